@@ -1,0 +1,301 @@
+"""What has already been done, and is it whole?
+
+Every artefact is a readable file or folder, written beside its place, flushed to disk and renamed into it, so a
+kill at any moment leaves either the old state or the new one. Folders of a stage carry a digest of the stage's
+inputs and, once finished, the size and SHA-256 of every file; reading checks them.
+
+`LIMBECK_KILL_AT=stage:n` in the environment sends SIGKILL at the n-th durable write of a stage, before the rename:
+the hardest moment there is. Tests of resuming use it.
+
+This module knows no model, no collection and no method.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import safetensors
+import safetensors.torch
+import torch
+
+from limbeck.errors import StoreError
+
+_writes: Counter[str] = Counter()
+
+
+def digest(value: object) -> str:
+    """The SHA-256 (hex) of a JSON-able value, the same for equal values whatever their key order.
+
+    Example:
+        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+        True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """The SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_folder(path: Path) -> str:
+    """The SHA-256 (hex) of every file below a folder and its relative name."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return digest({str(file.relative_to(path)): digest_file(file) for file in files})
+
+
+def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The SHA-256 (hex) of named tensors: names, types, shapes and bytes."""
+    hasher = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        hasher.update(tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return hasher.hexdigest()
+
+
+@contextmanager
+def new_file(path: Path, *, stage: str) -> Iterator[Path]:
+    """A temporary path to write to; on leaving it is flushed and renamed to `path`.
+
+    Raises:
+        StoreError: when the file system refuses (full disk, read-only folder); what was there before stays.
+    """
+    temporary = path.parent / f".tmp-{os.getpid()}-{path.name}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush(temporary)
+        _count_write(stage)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def new_folder(path: Path, *, stage: str) -> Iterator[Path]:
+    """A temporary folder to fill; on leaving every file is flushed and the folder renamed to `path`.
+
+    A folder already at `path` is replaced.
+
+    Raises:
+        StoreError: when the file system refuses; what was there before stays.
+    """
+    temporary = path.parent / f".tmp-{os.getpid()}-{path.name}"
+    old = path.parent / f".old-{os.getpid()}-{path.name}"
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for found in sorted(temporary.rglob("*")):
+            _flush(found)
+        _flush(temporary)
+        _count_write(stage)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(temporary, path)
+        _flush(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _unwritable(path, error) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_text(path: Path, text: str, *, stage: str) -> None:
+    """Write a text file atomically."""
+    with new_file(path, stage=stage) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object, *, stage: str) -> None:
+    """Write a JSON file atomically, keys sorted."""
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    write_text(path, text, stage=stage)
+
+
+def write_parquet(path: Path, frame: pl.DataFrame, *, stage: str) -> None:
+    """Write a table atomically."""
+    with new_file(path, stage=stage) as temporary, temporary.open("wb") as file:
+        frame.write_parquet(file)
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    stage: str,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write named tensors as safetensors atomically."""
+    content = safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        dict(metadata) if metadata else None,
+    )
+    with new_file(path, stage=stage) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        StoreError: when it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is missing. Run the command that makes it first.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise damaged(path, str(error)) from error
+
+
+def read_parquet(path: Path) -> pl.DataFrame:
+    """The table in a parquet file.
+
+    Raises:
+        StoreError: when it is missing or damaged.
+    """
+    if not path.is_file():
+        raise StoreError(f"{path} is missing. Run the command that makes it first.")
+    try:
+        return pl.read_parquet(path)
+    except Exception as error:  # polars raises several unrelated types for a damaged file
+        raise damaged(path, str(error)) from error
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, in memory of their own.
+
+    Raises:
+        StoreError: when it is missing or damaged.
+    """
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} is missing. Run the command that makes it first.") from error
+    except safetensors.SafetensorError as error:
+        raise damaged(path, str(error)) from error
+
+
+def damaged(path: Path, why: str) -> StoreError:
+    """The error for an artefact that cannot be read back."""
+    return StoreError(f"{path} is damaged ({why}). Delete it and run the same command again.")
+
+
+class StageFolder:
+    """One stage's folder in a run: what it was made from, its files, and whether it is finished.
+
+    `inputs` is a JSON-able description of everything the stage depends on. A folder made from other inputs is
+    refused rather than reused.
+    """
+
+    def __init__(self, path: Path, inputs: Mapping[str, object]) -> None:
+        self.path = path
+        self.name = path.name
+        self.inputs_digest = digest(inputs)
+        found = path / "inputs.json"
+        if not found.exists():
+            write_json(found, {"digest": self.inputs_digest, "inputs": inputs}, stage=self.name)
+        elif (made_from := read_json(found))["digest"] != self.inputs_digest:
+            differs = sorted(
+                key
+                for key in {*made_from["inputs"], *inputs}
+                if digest(made_from["inputs"].get(key)) != digest(inputs.get(key))
+            )
+            raise StoreError(
+                f"{path} was made from other inputs ({', '.join(differs)} differ). "
+                "Use another --out, or delete that folder to make it again."
+            )
+
+    @property
+    def complete(self) -> bool:
+        """Whether the stage finished; when it did, every file is checked against its size and digest.
+
+        Raises:
+            StoreError: naming the first file that is missing or damaged.
+        """
+        done = self.path / "done.json"
+        if not done.exists():
+            return False
+        for name, expected in read_json(done)["files"].items():
+            file = self.path / name
+            if not file.is_file():
+                raise damaged(self.path, f"{name} is missing")
+            if file.stat().st_size != expected["bytes"]:
+                raise damaged(file, f"{file.stat().st_size} bytes, {expected['bytes']} expected")
+            if digest_file(file) != expected["sha256"]:
+                raise damaged(file, "its SHA-256 is not the recorded one")
+        return True
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What the stage recorded when it finished."""
+        metrics: dict[str, Any] = read_json(self.path / "done.json")["metrics"]
+        return metrics
+
+    def finish(self, **metrics: object) -> None:
+        """Seal the folder: record size and digest of every file, and the metrics given."""
+        files = sorted(
+            file
+            for file in self.path.rglob("*")
+            if file.is_file() and file.name != "done.json" and not file.name.startswith(".tmp-")
+        )
+        listing = {
+            str(file.relative_to(self.path)): {
+                "bytes": file.stat().st_size,
+                "sha256": digest_file(file),
+            }
+            for file in files
+        }
+        write_json(
+            self.path / "done.json", {"files": listing, "metrics": metrics}, stage=self.name
+        )
+
+
+def _flush(path: Path) -> None:
+    """Force a file's or folder's content to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _count_write(stage: str) -> None:
+    """Count a durable write of a stage, and die there when the environment asks for it."""
+    _writes[stage] += 1
+    wanted, _, number = os.environ.get("LIMBECK_KILL_AT", "").rpartition(":")
+    if wanted == stage and number == str(_writes[stage]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    """The error for a file system that refuses a write."""
+    advice = {
+        errno.ENOSPC: "Free some space and run the same command again: finished work is kept.",
+        errno.EFBIG: "The file-size limit (ulimit -f) is too low; raise it and run again.",
+        errno.EROFS: "The file system is read-only; choose another --out.",
+        errno.EACCES: "The folder is not writable; choose another --out.",
+    }.get(error.errno or 0, "Check the path and run the same command again.")
+    return StoreError(f"Cannot write {path}: {error.strerror or error}. {advice}")

@@ -1,0 +1,120 @@
+"""Which words does everything else speak?
+
+House conventions, said once:
+
+- Higher score = more relevant. `scores` are pre-softmax values, `probabilities` come after.
+- A temperature divides; a multiplier is called `scale`. KL is teacher || student unless named reverse.
+- Dimension letters: R rows, A alternatives, B batch (queries), L list, D width, T tokens.
+- Masked slots are False in `mask`, never a sentinel score. Reductions are means over weighted rows.
+- Teacher scores stay raw on disk. Files carry ids beside positions, never positions alone.
+
+This module knows no task, model, file or library but torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, NewType, Protocol
+
+import torch
+from torch import Tensor
+
+QueryId = NewType("QueryId", str)
+PassageId = NewType("PassageId", str)
+Split = Literal["train", "dev", "test"]
+Role = Literal["query", "passage"]
+Qrels = dict[QueryId, dict[PassageId, int]]  # grade > 0 is relevant, 0 or less is judged not relevant
+
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """R rows of A alternatives each, with the column that is right.
+
+    Retrieval: row = query, alternatives = passages. Classification: row = example, alternatives = classes.
+    Translation: row = target token, alternatives = vocabulary.
+
+    Shapes: `values` [R, A] float, pre-softmax; `mask` [R, A] bool, False = no alternative there;
+    `target` [R] long, the right column (0 for a query's own list, b*M for in-batch), -1 = not known;
+    `weight` [R] float >= 0, how much a row counts in a mean.
+    """
+
+    values: Tensor
+    mask: Tensor
+    target: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        values: Tensor,
+        *,
+        mask: Tensor | None = None,
+        target: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Scores:
+        """Scores with the usual defaults: nothing masked, target column 0, every row weighing 1."""
+        rows = values.shape[0]
+        device = values.device
+        return cls(
+            values,
+            torch.ones_like(values, dtype=torch.bool) if mask is None else mask,
+            torch.zeros(rows, dtype=torch.long, device=device) if target is None else target,
+            torch.ones(rows, device=device) if weight is None else weight,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """All that an objective may look at in one update.
+
+    `scores` by name: "student", "teacher/NAME", "reference", "student/layer/3", ...
+    `embeddings` by name, [n, D], row-aligned where two names are compared.
+    `labels` [R] long where a task has classes; `roles` name what rows or texts stand for;
+    `progress` in [0, 1], the share of the stage's updates already made.
+    """
+
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+    embeddings: Mapping[str, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
+    roles: Mapping[str, object] = field(default_factory=dict)
+    progress: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Named, already weighted parts of one loss; each part is a scalar tensor and is logged by name."""
+
+    parts: Mapping[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of the parts, a scalar."""
+        return torch.stack([part.float() for part in self.parts.values()]).sum()
+
+
+class Progress(Protocol):
+    """Where long work reports to; the command line shows rate and time left from it."""
+
+    def task(
+        self, label: str, total: int, unit: str
+    ) -> AbstractContextManager[Callable[[int], None]]:
+        """A context whose value is called with the number of units just done."""
+
+    def say(self, line: str) -> None:
+        """One line of plain text for the person who waits."""
+
+
+class Silent:
+    """A `Progress` that says nothing: the default of every Python call."""
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        """Count nothing."""
+        yield lambda done: None
+
+    def say(self, line: str) -> None:
+        """Say nothing."""
