@@ -63,7 +63,9 @@ def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        hasher.update(tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        hasher.update(
+            tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+        )
     return hasher.hexdigest()
 
 
@@ -268,9 +270,7 @@ class StageFolder:
             }
             for file in files
         }
-        write_json(
-            self.path / "done.json", {"files": listing, "metrics": metrics}, stage=self.name
-        )
+        write_json(self.path / "done.json", {"files": listing, "metrics": metrics}, stage=self.name)
 
 
 def _flush(path: Path) -> None:

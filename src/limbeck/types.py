@@ -25,7 +25,9 @@ QueryId = NewType("QueryId", str)
 PassageId = NewType("PassageId", str)
 Split = Literal["train", "dev", "test"]
 Role = Literal["query", "passage"]
-Qrels = dict[QueryId, dict[PassageId, int]]  # grade > 0 is relevant, 0 or less is judged not relevant
+Qrels = dict[
+    QueryId, dict[PassageId, int]
+]  # grade > 0 is relevant, 0 or less is judged not relevant
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 

@@ -1,0 +1,1 @@
+"""Limbeck distils strong, slow models into small, fast retrievers, on your own documents."""
