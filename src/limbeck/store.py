@@ -1,11 +1,12 @@
 """What has already been done, and is it whole?
 
-Every artefact is a readable file or folder, written beside its place, flushed to disk and renamed into it, so a
-kill at any moment leaves either the old state or the new one. Folders of a stage carry a digest of the stage's
-inputs and, once finished, the size and SHA-256 of every file; reading checks them.
+Every artefact is a readable file or folder, written beside its place, flushed to disk and renamed
+into it, so a kill at any moment leaves either the old state or the new one. Folders of a stage
+carry a digest of the stage's inputs and, once finished, the size and SHA-256 of every file;
+reading checks them.
 
-`LIMBECK_KILL_AT=stage:n` in the environment sends SIGKILL at the n-th durable write of a stage, before the rename:
-the hardest moment there is. Tests of resuming use it.
+`LIMBECK_KILL_AT=stage:n` in the environment sends SIGKILL at the n-th durable write of a stage,
+before the rename: the hardest moment there is. Tests of resuming use it.
 
 This module knows no model, no collection and no method.
 """
@@ -74,7 +75,7 @@ def new_file(path: Path, *, stage: str) -> Iterator[Path]:
     """A temporary path to write to; on leaving it is flushed and renamed to `path`.
 
     Raises:
-        StoreError: when the file system refuses (full disk, read-only folder); what was there before stays.
+        StoreError: when the file system refuses (full disk, read-only); what was there stays.
     """
     temporary = path.parent / f".tmp-{os.getpid()}-{path.name}"
     try:
@@ -82,7 +83,7 @@ def new_file(path: Path, *, stage: str) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         _count_write(stage)
-        os.replace(temporary, path)
+        temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -94,7 +95,7 @@ def new_file(path: Path, *, stage: str) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path, *, stage: str) -> Iterator[Path]:
-    """A temporary folder to fill; on leaving every file is flushed and the folder renamed to `path`.
+    """A temporary folder to fill; on leaving it is flushed, file by file, and renamed to `path`.
 
     A folder already at `path` is replaced.
 
@@ -112,8 +113,8 @@ def new_folder(path: Path, *, stage: str) -> Iterator[Path]:
         _flush(temporary)
         _count_write(stage)
         if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
+            path.replace(old)
+        temporary.replace(path)
         _flush(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
@@ -208,8 +209,8 @@ def damaged(path: Path, why: str) -> StoreError:
 class StageFolder:
     """One stage's folder in a run: what it was made from, its files, and whether it is finished.
 
-    `inputs` is a JSON-able description of everything the stage depends on. A folder made from other inputs is
-    refused rather than reused.
+    `inputs` is a JSON-able description of everything the stage depends on. A folder made from other
+    inputs is refused rather than reused.
     """
 
     def __init__(self, path: Path, inputs: Mapping[str, object]) -> None:
@@ -232,7 +233,7 @@ class StageFolder:
 
     @property
     def complete(self) -> bool:
-        """Whether the stage finished; when it did, every file is checked against its size and digest.
+        """Whether the stage finished; if so, every file is checked against its size and digest.
 
         Raises:
             StoreError: naming the first file that is missing or damaged.

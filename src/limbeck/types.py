@@ -3,9 +3,11 @@
 House conventions, said once:
 
 - Higher score = more relevant. `scores` are pre-softmax values, `probabilities` come after.
-- A temperature divides; a multiplier is called `scale`. KL is teacher || student unless named reverse.
+- A temperature divides; a multiplier is called `scale`.
+- KL is teacher || student unless named reverse.
 - Dimension letters: R rows, A alternatives, B batch (queries), L list, D width, T tokens.
-- Masked slots are False in `mask`, never a sentinel score. Reductions are means over weighted rows.
+- Masked slots are False in `mask`, never a sentinel score.
+- Reductions are means over weighted rows.
 - Teacher scores stay raw on disk. Files carry ids beside positions, never positions alone.
 
 This module knows no task, model, file or library but torch.
@@ -36,12 +38,12 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 class Scores:
     """R rows of A alternatives each, with the column that is right.
 
-    Retrieval: row = query, alternatives = passages. Classification: row = example, alternatives = classes.
-    Translation: row = target token, alternatives = vocabulary.
+    Retrieval: row = query, alternatives = passages. Classification: row = example, alternatives =
+    classes. Translation: row = target token, alternatives = vocabulary.
 
     Shapes: `values` [R, A] float, pre-softmax; `mask` [R, A] bool, False = no alternative there;
-    `target` [R] long, the right column (0 for a query's own list, b*M for in-batch), -1 = not known;
-    `weight` [R] float >= 0, how much a row counts in a mean.
+    `target` [R] long, the right column (0 for a query's own list, b*M for in-batch), -1 = not
+    known; `weight` [R] float >= 0, how much a row counts in a mean.
     """
 
     values: Tensor
@@ -88,7 +90,7 @@ class Signals:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Named, already weighted parts of one loss; each part is a scalar tensor and is logged by name."""
+    """Named, already weighted parts of one loss: scalar tensors, logged by name."""
 
     parts: Mapping[str, Tensor]
 
