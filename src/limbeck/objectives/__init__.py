@@ -1,1 +1,10 @@
-"""."""
+"""How wrong is the student? One folder of pure functions, filed by what they look at.
+
+    rows.py        softmax over the slots that are there; the weighted mean every loss ends with
+    listwise.py    a row of scores as one distribution: cross-entropy, KL and its reverse
+    pairwise.py    differences of scores inside a row: margin-MSE
+    embedding.py   vectors against vectors: cosine distance, squared error
+
+Each takes numbers and returns one scalar tensor. None holds a model, runs a forward pass, reads
+settings or knows which method uses it.
+"""

@@ -1,0 +1,154 @@
+"""Which numbers may a user set, and is what they wrote one of them?
+
+A method's settings are one frozen class; its fields feed `--set key=value`, TOML files, the listing
+of recipes and the docs. Nothing is guessed: an unknown key is refused with the nearest spelling, a
+bad value with the reason.
+
+This module knows no method.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from limbeck.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """The base of every method's settings: frozen, no unknown keys, defaults checked too.
+
+    Each field carries `Field(description=...)` with its unit; `describe` prints it.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of a listing: a setting's name, its type in words, its default and what it means."""
+
+    name: str
+    type: str
+    default: object
+    description: str
+
+
+def parse_settings(
+    cls: type[SettingsT], values: Mapping[str, object], *, where: str = "--set"
+) -> SettingsT:
+    """The settings with some of them given, as typed values or as text from a command line.
+
+    Text is read by the field's type: `3`, `0.5`, `true`, `1,2,3` for a list, `none` where nothing
+    is allowed. `where` (a flag or a file's name) is what an error points at.
+
+    Raises:
+        ConfigError: for an unknown key (with the nearest spelling) or a value that does not fit.
+    """
+    for key in values:
+        if key not in cls.model_fields:
+            raise ConfigError(_unknown(key, cls, where))
+    read = {key: _read(value, cls.model_fields[key].annotation) for key, value in values.items()}
+    try:
+        return cls.model_validate(read)
+    except ValidationError as error:
+        raise ConfigError(_unfit(error, values, cls, where)) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        ConfigError: when it is missing, unreadable or not TOML; the message has the line.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}. Check the path.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} is not valid TOML: {error}. Correct it and try again."
+        ) from error
+
+
+def describe(cls: type[Settings]) -> list[Setting]:
+    """What can be set, in the order of the class.
+
+    Example:
+        >>> from pydantic import Field
+        >>> class Example(Settings):
+        ...     rate: float = Field(2e-5, description="peak learning rate")
+        >>> describe(Example)
+        [Setting(name='rate', type='float', default=2e-05, description='peak learning rate')]
+    """
+    return [
+        Setting(
+            name,
+            _in_words(field.annotation),
+            field.get_default(call_default_factory=True),
+            field.description or "",
+        )
+        for name, field in cls.model_fields.items()
+    ]
+
+
+def _unknown(key: str, cls: type[Settings], where: str) -> str:
+    near = difflib.get_close_matches(key, cls.model_fields, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{where}: unknown setting {key!r}; {hint}Settings here: {', '.join(cls.model_fields)}."
+
+
+def _unfit(
+    error: ValidationError, values: Mapping[str, object], cls: type[Settings], where: str
+) -> str:
+    """The first problem in words; a rule over several fields has no key of its own."""
+    problem = error.errors()[0]
+    reason = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return f"{where}: {reason}"
+    key = str(problem["loc"][0])
+    meaning = cls.model_fields[key].description
+    return f"{where}: {key} = {values.get(key)!r} cannot be used: {reason}" + (
+        f" ({key}: {meaning})." if meaning else "."
+    )
+
+
+def _read(value: object, annotation: Any) -> object:
+    """Text as the field's type wants it before pydantic reads numbers and truth values from it."""
+    if not isinstance(value, str):
+        return value
+    choices = get_args(annotation) if _is_union(annotation) else (annotation,)
+    if type(None) in choices and value.lower() == "none":
+        return None
+    if any((get_origin(choice) or choice) in (list, tuple) for choice in choices):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _in_words(annotation: Any) -> str:
+    """A type as a user reads it: `int`, `cosine | dot`, `list of float`, `int | none`."""
+    if annotation is type(None):
+        return "none"
+    if _is_union(annotation):
+        return " | ".join(_in_words(choice) for choice in get_args(annotation))
+    if get_origin(annotation) is Literal:
+        return " | ".join(str(choice) for choice in get_args(annotation))
+    if get_origin(annotation) in (list, tuple):
+        return f"list of {_in_words(get_args(annotation)[0])}"
+    return str(getattr(annotation, "__name__", annotation))
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)
