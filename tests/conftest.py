@@ -1,0 +1,129 @@
+"""Tiny models that every test may use: made from a config and a seed, never downloaded.
+
+`tiny_encoder_folder`: a BERT `SentenceTransformer`, 4 layers, width 32, mean pooling, normalised.
+`tiny_ranker_folder`: a BERT `CrossEncoder`, 3 layers, width 32, one label.
+`tiny_encoder`, `tiny_ranker`: fresh copies of them as Limbeck loads them, which a test may change.
+Both share one WordPiece tokenizer, which knows some words and every ASCII letter and digit.
+"""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import copy
+import string
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+if TYPE_CHECKING:
+    from limbeck.models.encoder import Encoder, Ranker
+
+WORDS = """
+the a an of to in is are and or not how what where which who why do does can with for from by on at
+file files list print find copy remove sort count line lines name names size disk user users search
+query passage cat dog bird fish sea sun moon star red green blue old new small large fast slow run
+read write open close make show all each more less than one two three
+""".split()
+
+
+def tiny_tokenizer() -> Any:
+    from transformers import BertTokenizer
+
+    characters = string.ascii_lowercase + string.digits
+    vocabulary = [
+        *["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+        *string.punctuation,
+        *characters,
+        *[f"##{character}" for character in characters],
+        *[f"##{ending}" for ending in ("ing", "ed", "er", "ly")],
+        *[word for word in WORDS if len(word) > 1],
+    ]
+    return BertTokenizer(
+        vocab={token: position for position, token in enumerate(vocabulary)}, model_max_length=64
+    )
+
+
+def bert_config(layers: int, **changes: Any) -> Any:
+    from transformers import BertConfig
+
+    settings: dict[str, Any] = {
+        "vocab_size": len(tiny_tokenizer()),
+        "hidden_size": 32,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        # ten times the usual spread, so that random layers and random texts differ visibly
+        "initializer_range": 0.2,
+    }
+    return BertConfig(**(settings | changes))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import (
+        Normalize,
+        Pooling,
+        Transformer,
+    )
+    from transformers import BertModel
+
+    folder = tmp_path_factory.mktemp("tiny-encoder")
+    body = folder / "body"
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        BertModel(bert_config(4)).save_pretrained(body)
+    tiny_tokenizer().save_pretrained(body)
+    modules = [Transformer(str(body), max_seq_length=48), Pooling(32, "mean"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"))
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny_ranker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from sentence_transformers import CrossEncoder
+    from transformers import BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("tiny-ranker")
+    body = folder / "body"
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        BertForSequenceClassification(bert_config(3, num_labels=1)).save_pretrained(body)
+    tiny_tokenizer().save_pretrained(body)
+    CrossEncoder(str(body), device="cpu", max_length=64).save_pretrained(str(folder / "model"))
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def _encoder(tiny_encoder_folder: Path) -> "Encoder":
+    from limbeck.models.loading import load_encoder
+
+    return load_encoder(str(tiny_encoder_folder))
+
+
+@pytest.fixture(scope="session")
+def _ranker(tiny_ranker_folder: Path) -> "Ranker":
+    from limbeck.models.loading import load_ranker
+
+    return load_ranker(str(tiny_ranker_folder))
+
+
+@pytest.fixture
+def tiny_encoder(_encoder: "Encoder") -> "Encoder":
+    return copy.deepcopy(_encoder)
+
+
+@pytest.fixture
+def tiny_ranker(_ranker: "Ranker") -> "Ranker":
+    return copy.deepcopy(_ranker)
