@@ -1,1 +1,84 @@
-"""."""
+"""Which words does a person type, and what do they get back?
+
+Every command parses, calls one public function, and prints: results on stdout, progress and errors
+on stderr. This is the only place that turns `limbeck.errors` into exit codes:
+
+    0 done    2 input that cannot be used    3 a teacher that was refused    130 interrupted
+
+Nothing heavy is imported before a command runs, so `--help` answers at once and needs no extra.
+This package knows no method, model or file format.
+"""
+
+import os
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from limbeck.cli import data, demo, distill, evaluate, recipes, store
+from limbeck.errors import LimbeckError
+
+__all__ = ["main"]
+
+
+class Commands(TyperGroup):
+    """The root command: says what went wrong in one message and leaves by its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except LimbeckError as error:
+            typer.echo(f"limbeck: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            typer.echo(
+                "limbeck: interrupted. Finished work is kept: the same command resumes.", err=True
+            )
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Distil strong, slow models into small, fast retrievers, on your own documents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("distill")(distill.distill)
+app.command("evaluate")(evaluate.evaluate)
+app.command("demo")(demo.demo)
+app.command("recipes")(recipes.recipes)
+app.add_typer(data.app, name="data")
+app.add_typer(store.app, name="store")
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+    ] = False,
+) -> None:
+    """Distil strong, slow models into small, fast retrievers, on your own documents."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"limbeck {installed('limbeck')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """The `limbeck` command."""
+    _quieten_libraries()
+    app()
+
+
+def _quieten_libraries() -> None:
+    """Keep other libraries' bars and warnings off the terminal, unless they are asked for."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")

@@ -1,0 +1,34 @@
+# Two commands for everyone: `make demo` (see it work) and `make test` (prove it works). Both set up .venv first.
+# PyPI's torch for Linux brings CUDA with it; on a machine without a GPU the download is much smaller with
+#     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+PYTHON ?= python3
+BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test check bench
+.DEFAULT_GOAL := test
+
+# torch goes first: everything else accepts the build of it that is there.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt torch
+	$(BIN)/python -m pip install -c constraints.txt -e '.[offline,openvino,dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	HF_HUB_OFFLINE=1 $(BIN)/limbeck demo --out demo-run
+
+# One thread in each of the two test processes: more would only make them wait for each other.
+test: $(INSTALLED)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(MAKE) test
+
+bench: $(INSTALLED)
+	@for script in $(BENCHMARKS); do echo "== $$script"; HF_HUB_OFFLINE=1 $(BIN)/python $$script || exit 1; done

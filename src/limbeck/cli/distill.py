@@ -1,0 +1,126 @@
+"""`limbeck distill`: one command from files to a small retriever, with proof of what it keeps.
+
+Parses, calls `limbeck.pipeline.distill` or `limbeck.pipeline.dry_run`, prints.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from limbeck.cli import options
+from limbeck.cli.output import as_dict, print_json, print_result
+from limbeck.cli.progress import on_stderr
+
+
+def distill(
+    data: options.Data,
+    out: Annotated[
+        Path, typer.Option(help="The run's folder; the result is OUT/student.", file_okay=False)
+    ],
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="A model's folder or hub name, `kind:path` to say what it is, or "
+            "`train[:dual|cross|ensemble]` to fit one on the training judgements."
+        ),
+    ] = "train",
+    student: Annotated[
+        str | None,
+        typer.Option(
+            help="The encoder to start from: a folder or hub name.",
+            show_default="the offline model, cut to 2 layers",
+        ),
+    ] = None,
+    student_layers: Annotated[
+        int | None, typer.Option(help="Keep this many of the student's layers.", min=1)
+    ] = None,
+    layer_choice: Annotated[
+        Literal["spread", "first"], typer.Option(help="Which layers to keep.")
+    ] = "spread",
+    dim: Annotated[
+        int | None, typer.Option(help="Give the student vectors of this width.", min=1)
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="The method; `limbeck recipes` lists them.")] = "auto",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the recipe; repeatable."),
+    ] = None,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--settings", metavar="FILE", help="Settings in a TOML file; --set overrules it."
+        ),
+    ] = None,
+    labels: Annotated[
+        int | None,
+        typer.Option(
+            help="Use the judgements of only this many training queries, drawn by seed; "
+            "the others count as unlabelled.",
+            min=0,
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            parser=options.parse_duration,
+            metavar="TIME",
+            help="Fit updates, list length and candidate depth to a time such as 90s, 20m or 1.5h.",
+        ),
+    ] = None,
+    seed: options.Seed = 0,
+    store: options.Store = None,
+    backend: options.Backend = "auto",
+    precision: options.Precision = "auto",
+    force_teacher: Annotated[
+        bool, typer.Option("--force-teacher", help="Use the teacher even if a check refuses it.")
+    ] = False,
+    drop_unknown_judgements: options.DropUnknownJudgements = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Resume although versions, processor or thread count differ from the run's.",
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the stages and leave.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Mine, score, train, evaluate and report; the same command resumes a run that was stopped."""
+    from limbeck import pipeline
+    from limbeck.settings import read_toml
+
+    given = read_toml(settings_file) if settings_file else {}
+    arguments: dict[str, Any] = {
+        "out": out,
+        "teacher": teacher,
+        "student": student,
+        "student_layers": student_layers,
+        "layer_choice": layer_choice,
+        "dim": dim,
+        "recipe": recipe,
+        "settings": {**given, **options.parse_assignments(assignments or [])},
+        "labels": labels,
+        "seed": seed,
+        "budget_seconds": budget,
+        "store": store,
+        "backend": backend,
+        "precision": precision,
+        "force_teacher": force_teacher,
+        "drop_unknown_judgements": drop_unknown_judgements,
+        "force": force,
+    }
+    with on_stderr() as progress:
+        if dry_run:
+            stages = pipeline.dry_run(data, **arguments, progress=progress)
+        else:
+            result = pipeline.distill(data, **arguments, progress=progress)
+    if dry_run and as_json:
+        print_json({"stages": stages})
+    elif dry_run:
+        typer.echo("\n".join(stages))
+    elif as_json:
+        print_json(as_dict(result))
+    else:
+        print_result(result)
+        typer.echo(f"\nStudent: {result.out / 'student'}")

@@ -1,0 +1,80 @@
+"""How are the values that several commands share written?
+
+Durations carry a unit, settings are `key=value`, and every shared option has one wording, here.
+This module knows what a value looks like, not what it is used for.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from limbeck.errors import ConfigError
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration(text: str) -> float:
+    """The seconds in a duration such as `90s`, `20m` or `1.5h`.
+
+    Raises:
+        typer.BadParameter: when the unit is missing, or the time is not above zero.
+
+    Example:
+        >>> parse_duration("20m"), parse_duration("1.5h")
+        (1200.0, 5400.0)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip().lower())
+    if found is None or float(found[1]) == 0:
+        raise typer.BadParameter(f"{text!r} is not a time. Write it like 90s, 20m or 1.5h.")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
+    """The settings in `key=value` texts; of a repeated key the last one counts.
+
+    Raises:
+        ConfigError: when there is no `=`, or nothing before it.
+
+    Example:
+        >>> parse_assignments(["updates=200", "rate=2e-5"])
+        {'updates': '200', 'rate': '2e-5'}
+    """
+    settings = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {assignment!r} is not a setting. Write --set key=value.")
+        settings[key.strip()] = value.strip()
+    return settings
+
+
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="A folder in the BEIR layout, or `pydocs`.")
+]
+Seed = Annotated[int, typer.Option(help="Where every random draw comes from.", min=0)]
+Store = Annotated[
+    Path | None,
+    typer.Option(
+        help="The folder of kept teacher scores.",
+        show_default="$XDG_CACHE_HOME/limbeck, or ~/.cache/limbeck",
+        file_okay=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Backend = Annotated[
+    Literal["auto", "torch"], typer.Option(help="What computes embeddings and scores.")
+]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16"],
+    typer.Option(help="Numbers to compute with; `auto` is bf16 where the processor has it."),
+]
+DropUnknownJudgements = Annotated[
+    bool,
+    typer.Option(
+        "--drop-unknown-judgements",
+        help="Leave out judgements of ids that are in no file, and count them, rather than refuse.",
+    ),
+]

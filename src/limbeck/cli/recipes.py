@@ -1,0 +1,63 @@
+"""`limbeck recipes`: which methods are there, and what can be set?
+
+Reads the registry; recipes and their settings describe themselves.
+"""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from limbeck.cli import options
+from limbeck.cli.output import print_json
+
+if TYPE_CHECKING:  # the registry imports every recipe, and with them torch
+    from limbeck.recipes import Recipe
+
+
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A recipe, to see its settings.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the methods, or print one with its settings, their defaults and presets."""
+    from limbeck.recipes import find, registry
+
+    chosen = [find(name)] if name else list(registry().values())
+    if as_json:
+        print_json([_as_dict(recipe) for recipe in chosen])
+    elif name:
+        typer.echo(_page(chosen[0]))
+    else:
+        width = max(len(recipe.name) for recipe in chosen)
+        typer.echo("\n".join(f"{recipe.name:<{width}}  {recipe.summary}" for recipe in chosen))
+
+
+def _as_dict(recipe: "Recipe") -> dict[str, Any]:
+    """The stable JSON form of a recipe."""
+    from limbeck.settings import describe
+
+    return {
+        "name": recipe.name,
+        "summary": recipe.summary,
+        "paper": recipe.paper,
+        "task": str(recipe.task),
+        "settings": [asdict(setting) for setting in describe(recipe.settings)],
+        "presets": {preset: dict(values) for preset, values in recipe.presets.items()},
+    }
+
+
+def _page(recipe: "Recipe") -> str:
+    """A recipe for people: what it is, then a line for every setting and preset."""
+    from limbeck.settings import describe
+
+    lines = [f"{recipe.name}: {recipe.summary}", f"Paper: {recipe.paper}", "", "Settings (--set):"]
+    lines += [
+        f"  {setting.name} = {setting.default}  ({setting.type}) {setting.description}"
+        for setting in describe(recipe.settings)
+    ]
+    for preset, values in recipe.presets.items():
+        written = " ".join(f"{key}={value}" for key, value in values.items())
+        lines.append(f"Preset {preset}: {written}")
+    return "\n".join(lines)
