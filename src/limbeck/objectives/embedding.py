@@ -50,9 +50,7 @@ def squared_error(teacher: Tensor, student: Tensor, weight: Tensor | None = None
 def _aligned(
     teacher: Tensor, student: Tensor, weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Both sides in fp32 at least, rows of weight 0 as zeros (so that not even a NaN in them
-    counts).
-    """
+    """Both sides in fp32 at least, with zeros for rows of weight 0: a NaN there does not count."""
     if teacher.shape != student.shape:
         raise ValueError(
             f"teacher vectors have shape {tuple(teacher.shape)}, student vectors "

@@ -1,5 +1,4 @@
-"""How far is the student's distribution over a row's alternatives from the right one, or from the
-teacher's?
+"""How far is the student's distribution over a row from the right one, or from the teacher's?
 
 Every function takes raw scores (before the softmax), sums over the alternatives of a row and takes
 the mean over rows under their weights. None detaches anything: a frozen teacher has no gradient
@@ -19,8 +18,7 @@ from limbeck.types import Scores
 
 
 def cross_entropy(scores: Scores, temperature: float = 1.0) -> Tensor:
-    """L = mean_r -log softmax(s_r / temperature)[target_r]: how little the right column is believed
-    in.
+    """L = mean_r -log softmax(s_r / temperature)[target_r], low when the right column wins.
 
     With in-batch scores this is the contrastive loss (InfoNCE); with a query's own list, its
     own-candidate form. Rows with weight 0 or target -1 (not known) contribute nothing, also not to
@@ -48,13 +46,12 @@ def cross_entropy(scores: Scores, temperature: float = 1.0) -> Tensor:
 def kl_divergence(
     teacher: Scores, student: Scores, *, teacher_temperature: float, student_temperature: float
 ) -> Tensor:
-    """KL(teacher || student) = mean_r sum_j p_rj (log p_rj - log q_rj), not scaled by any
-    temperature.
+    """KL(teacher || student) = mean_r sum_j p_rj (log p_rj - log q_rj), unscaled.
 
     p = softmax(t / teacher_temperature) and q = softmax(s / student_temperature), both over the
-    alternatives that are in both masks. Rows count by `student.weight`; targets and the teacher's
-    weights are not read. Neither side is detached: with a teacher that requires a gradient, it gets
-    one through p.
+    alternatives that are in both masks. Rows count by `student.weight` (a row that shares no
+    alternative counts too, with 0); targets and the teacher's weights are not read. Neither side is
+    detached: a teacher that requires a gradient gets one through p.
 
     Raises:
         ValueError: when the two have different shapes, or a temperature is not above 0.
@@ -71,8 +68,7 @@ def kl_divergence(
 def reverse_kl_divergence(
     teacher: Scores, student: Scores, *, teacher_temperature: float, student_temperature: float
 ) -> Tensor:
-    """KL(student || teacher): as `kl_divergence`, with the student's distribution as the one that
-    weighs.
+    """KL(student || teacher) = mean_r sum_j q_rj (log q_rj - log p_rj), as `kl_divergence` else.
 
     Rows count by `student.weight` here too, and neither side is detached.
 

@@ -12,8 +12,7 @@ from limbeck.types import Scores
 
 
 def margin_mse(teacher: Scores, student: Scores) -> Tensor:
-    """L = mean_r mean_j ((s_r,target - s_rj) - (t_r,target - t_rj))^2 over every other column j of
-    the row.
+    """L = mean_r mean_j ((s_r0 - s_rj) - (t_r0 - t_rj))^2, 0 the target, j every other column.
 
     Raw scores on both sides, no softmax: the student learns the teacher's units. The target
     (`student.target`) need not be a positive: it is the column that the others are compared with. A
