@@ -1,0 +1,254 @@
+"""Which passages come first for a query, by words or by vectors?
+
+`BM25` searches by words (bm25s weights, PyStemmer stems), `search_dense` by inner products,
+exactly. Both give positions and scores, best first, and break ties by position, so the same input
+always gives the same list. Slots without a passage hold position -1 (and score -inf): look at the
+position, never at the score.
+
+This module knows no ids, no collection, no model and no file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limbeck.errors import ConfigError, ScoreError
+from limbeck.types import Progress, Silent
+
+Positions = NDArray[np.int32]
+Vectors = NDArray[np.float32]
+
+_WORD = re.compile(r"\w+")  # single letters too: they carry meaning in commands, units and formulas
+_POSTINGS_AT_ONCE = 2_000_000  # postings summed before lists are cut to k: some 50 MB of work space
+_QUERIES_AT_ONCE = 256  # wider blocks make the matrix product no faster
+_ROW_BYTES = 64  # per slot of one query's list, while two lists are merged
+_COLUMN_BYTES = 32  # per passage of a block, while one query's list is cut
+
+
+class _Words:
+    """Texts to terms: lower case, words, no stop words, stems."""
+
+    def __init__(self, language: str) -> None:
+        import Stemmer
+        from bm25s import stopwords
+
+        if language not in Stemmer.algorithms():
+            known = ", ".join(sorted(Stemmer.algorithms()))
+            raise ConfigError(f"No stemmer for language {language!r}. Use one of: {known}.")
+        self._stemmer = Stemmer.Stemmer(language)
+        # A language without a list needs none: frequent words weigh little anyway.
+        lists = {"english": stopwords.STOPWORDS_EN}
+        listed = lists.get(language, getattr(stopwords, f"STOPWORDS_{language.upper()}", ()))
+        self._stop_words = frozenset(listed)
+        self._terms: dict[str, str | None] = {}
+
+    def terms(self, text: str) -> list[str]:
+        """The terms of a text, in its order, repeats kept."""
+        found = []
+        for word in _WORD.findall(text.lower()):
+            if word not in self._terms:
+                stem = None if word in self._stop_words else self._stemmer.stemWord(word)
+                self._terms[word] = stem
+            term = self._terms[word]
+            if term is not None:
+                found.append(term)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class BM25:
+    """An index of passages by words, in memory: about 8 bytes per distinct word of each passage.
+
+    Source: Robertson et al. 1995, in Lucene's form (Kamphuis et al. 2020): the inverse document
+    frequency is ln(1 + (N - n + 0.5) / (n + 0.5)), never negative.
+
+    Example:
+        >>> index = BM25.build(["copy a file", "list open ports", "copying files"])
+        >>> index.search(["how to copy files?"], k=2)[0].tolist()
+        [[0, 2]]
+    """
+
+    postings: Any  # scipy.sparse.csr_array [terms, passages], float32 weights
+    vocabulary: dict[str, int]
+    words: _Words
+
+    @classmethod
+    def build(
+        cls, texts: Sequence[str], *, language: str = "english", k1: float = 1.2, b: float = 0.75
+    ) -> BM25:
+        """The index of these passages; their positions in `texts` are what `search` gives back.
+
+        `k1` sets how fast repeats of a word stop counting, `b` in [0, 1] how much long passages are
+        held back; the defaults are Lucene's.
+
+        Raises:
+            ConfigError: for a language without a stemmer.
+        """
+        import bm25s
+        from scipy.sparse import csr_array
+
+        words = _Words(language)
+        vocabulary: dict[str, int] = {}
+        rows = [
+            [vocabulary.setdefault(term, len(vocabulary)) for term in words.terms(text)]
+            for text in texts
+        ]
+        if not vocabulary:  # no text holds a word: nothing to weigh, nothing will be found
+            return cls(csr_array((0, len(texts)), dtype=np.float32), vocabulary, words)
+        index = bm25s.BM25(k1=k1, b=b, method="lucene")
+        index.index((rows, vocabulary), create_empty_token=False, show_progress=False)
+        parts = index.scores  # columns are terms; read as rows, they are the postings of each term
+        shape = (len(vocabulary), len(texts))
+        postings = csr_array((parts["data"], parts["indices"], parts["indptr"]), shape=shape)
+        return cls(postings, vocabulary, words)
+
+    def search(
+        self, queries: Sequence[str], k: int, *, progress: Progress | None = None
+    ) -> tuple[Positions, Vectors]:
+        """The k best passages of each query that share a term with it.
+
+        Returns: positions [Q, k] int32 and scores [Q, k], best first, equal scores by position;
+        -1 and -inf where a query meets fewer than k passages.
+        """
+        _check_depth(k)
+        positions = np.full((len(queries), k), -1, dtype=np.int32)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        asked = [Counter(self._known(query)) for query in queries]
+        lengths = np.diff(self.postings.indptr)
+        with (progress or Silent()).task("search by words", len(queries), "queries") as advance:
+            start = 0
+            while start < len(asked):
+                stop = start + 1
+                work = sum(int(lengths[term]) for term in asked[start])
+                while stop < len(asked):
+                    work += sum(int(lengths[term]) for term in asked[stop])
+                    if work > _POSTINGS_AT_ONCE:
+                        break
+                    stop += 1
+                block = self._score(asked[start:stop])
+                for row in range(stop - start):
+                    inside = slice(block.indptr[row], block.indptr[row + 1])
+                    found, values = _cut(block.indices[inside], block.data[inside], k)
+                    positions[start + row, : len(found)] = found
+                    scores[start + row, : len(found)] = values
+                advance(stop - start)
+                start = stop
+        return positions, scores
+
+    def _known(self, query: str) -> list[int]:
+        """The numbers of a query's terms, those that no passage holds left out."""
+        known = (self.vocabulary.get(term) for term in self.words.terms(query))
+        return [number for number in known if number is not None]
+
+    def _score(self, asked: Sequence[Counter[int]]) -> Any:
+        """Scores of every passage met, as a csr_array [queries, passages]."""
+        from scipy.sparse import csr_array
+
+        offsets = np.cumsum([0, *(len(counts) for counts in asked)])
+        terms = np.array([term for counts in asked for term in sorted(counts)], dtype=np.int32)
+        times = np.array(
+            [counts[term] for counts in asked for term in sorted(counts)], dtype=np.float32
+        )
+        shape = (len(asked), self.postings.shape[0])
+        return csr_array((times, terms, offsets), shape=shape) @ self.postings
+
+
+def search_dense(
+    query_vectors: Vectors,
+    passage_vectors: Vectors,
+    k: int,
+    *,
+    memory_bytes: int = 256 * 2**20,
+    progress: Progress | None = None,
+) -> tuple[Positions, Vectors]:
+    """The k passages with the largest inner products, for each query, exactly.
+
+    Passages are read in one pass, block by block, so they may be a memory map larger than memory.
+    The product is numpy's: measured beside torch's on a CPU, it took a third of the time for one
+    query and two thirds for 256.
+
+    Shapes: `query_vectors` [Q, D], `passage_vectors` [N, D], float32.
+    Units: `memory_bytes` caps the work space, without the arrays given and returned.
+    Returns: positions [Q, k] int32 and scores [Q, k], best first, equal scores by position; -1 and
+    -inf in the last columns when k > N. Another `memory_bytes` may change the last bit of a score.
+
+    Raises:
+        ValueError: when shapes or types do not fit.
+        ScoreError: when an inner product is NaN or infinite.
+    """
+    _check_depth(k)
+    if query_vectors.ndim != 2 or query_vectors.shape[1:] != passage_vectors.shape[1:]:
+        raise ValueError(
+            f"queries of shape {query_vectors.shape} do not fit passages of {passage_vectors.shape}"
+        )
+    if query_vectors.dtype != np.float32 or passage_vectors.dtype != np.float32:
+        raise ValueError("query_vectors and passage_vectors must be float32")
+    count, total = len(query_vectors), len(passage_vectors)
+    positions = np.full((count, k), -1, dtype=np.int32)
+    scores = np.full((count, k), -np.inf, dtype=np.float32)
+    height = min(count, _QUERIES_AT_ONCE, max(1, memory_bytes // (2 * _ROW_BYTES * k)))
+    width = min(total, max(1, memory_bytes // 2 // (4 * max(1, height) + _COLUMN_BYTES)))
+    work = np.empty(height * width, dtype=np.float32)
+    with (progress or Silent()).task("search by vectors", total, "passages") as advance:
+        for first in range(0, total, max(1, width)):
+            passages = passage_vectors[first : first + width]
+            for start in range(0, count, max(1, height)):
+                queries = query_vectors[start : start + height]
+                block = work[: len(queries) * len(passages)].reshape(len(queries), len(passages))
+                with np.errstate(invalid="ignore", over="ignore"):  # refused below, by name
+                    np.matmul(queries, passages.T, out=block)
+                for row, values in enumerate(block, start):
+                    _check_finite(values, row, first)
+                    _take_better(positions[row], scores[row], values, first)
+            advance(len(passages))
+    return positions, scores
+
+
+def _take_better(best: Positions, best_scores: Vectors, values: Vectors, first: int) -> None:
+    """Merge the scores of passages first, first + 1, ... into one query's list, in place.
+
+    An equal score never displaces one that is already there: it belongs to an earlier position.
+    """
+    better = np.flatnonzero(values > best_scores[-1])
+    if not len(better):
+        return
+    found, found_scores = _cut(better, values[better], len(best))
+    all_scores = np.concatenate([best_scores, found_scores])
+    order = np.argsort(-all_scores, kind="stable")[: len(best)]
+    best[:] = np.concatenate([best, (found + first).astype(np.int32)])[order]
+    best_scores[:] = all_scores[order]
+
+
+def _cut(
+    positions: NDArray[np.integer[Any]], scores: Vectors, k: int
+) -> tuple[NDArray[np.integer[Any]], Vectors]:
+    """The k best of one list, best first, equal scores by position."""
+    if len(scores) > k:
+        worst = np.partition(scores, len(scores) - k)[len(scores) - k]
+        kept = scores >= worst
+        positions, scores = positions[kept], scores[kept]
+    order = np.lexsort((positions, -scores))[:k]
+    return positions[order], scores[order]
+
+
+def _check_depth(k: int) -> None:
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+
+
+def _check_finite(values: Vectors, row: int, first: int) -> None:
+    """Refuse one query's scores when any is NaN or infinite."""
+    if np.isfinite(values.min()) and np.isfinite(values.max()):  # min and max carry NaN along
+        return
+    place = first + int(np.flatnonzero(~np.isfinite(values))[0])
+    raise ScoreError(
+        f"The inner product of query {row} and passage {place} (positions) is "
+        f"{values[place - first]}. The model's vectors are damaged: check it with --precision fp32, or use another model."
+    )
