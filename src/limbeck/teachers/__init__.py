@@ -1,1 +1,1 @@
-"""."""
+"""Who teaches, what do they think, and should they be believed?"""
