@@ -1,0 +1,175 @@
+"""What is being searched, by whom, and what is known to be right?
+
+A `Collection` is passages, queries and judgements in memory, with ids beside every text. Judgements
+(qrels) are kept per split; queries that no split judges are **unlabelled**: recipes that learn from
+the teacher alone use them.
+
+`notes` are plain sentences on everything that was decided while reading: they reach the report.
+
+This module knows no file format, no tokenizer and no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection as Countable
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from limbeck.errors import ConfigError
+from limbeck.types import SPLITS, PassageId, Qrels, QueryId, Split
+
+DEV_SHARE = 0.1  # of the labelled training queries, when a collection has no dev split
+DEV_AT_MOST = 500  # queries: enough to choose a checkpoint by
+DEV_NEEDS = 10  # labelled training queries; below, every one of them is worth more in training
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts with their ids, in file order; `ids[i]` names `texts[i]`."""
+
+    ids: list[str]
+    texts: list[str]
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.texts):
+            raise ValueError(f"{len(self.ids)} ids but {len(self.texts)} texts")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The position of each id."""
+        return {id_: position for position, id_ in enumerate(self.ids)}
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Passages, queries and what is known about which answers which.
+
+    `passages` hold title and text joined by one space; `qrels` have only the splits that exist and
+    hold judgements.
+    """
+
+    name: str
+    passages: Texts
+    queries: Texts
+    qrels: Mapping[Split, Qrels]
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 (hex) of ids, texts and judgements: equal for equal content, whatever its
+        name or folder.
+        """
+        hasher = hashlib.sha256()
+
+        def add(*words: str) -> None:
+            for word in words:
+                content = word.encode("utf-8", "surrogatepass")
+                hasher.update(len(content).to_bytes(8, "little"))
+                hasher.update(content)
+
+        for field in (self.passages, self.queries):
+            add("texts", str(len(field)))
+            for id_, text in zip(field.ids, field.texts, strict=True):
+                add(id_, text)
+        for split in SPLITS:
+            judged = self.qrels.get(split, {})
+            add("qrels", split)
+            for query in sorted(judged):
+                for passage in sorted(judged[query]):
+                    add(query, passage, str(judged[query][passage]))
+        return hasher.hexdigest()
+
+    @cached_property
+    def labelled(self) -> list[QueryId]:
+        """Training queries with at least one positive, in file order."""
+        train = self.qrels.get("train", {})
+        return [QueryId(id_) for id_ in self.queries.ids if positives(train.get(QueryId(id_), {}))]
+
+    @cached_property
+    def unlabelled(self) -> list[QueryId]:
+        """Training queries without a positive: judged in no split, or only negatively in train; in
+        file order.
+        """
+        used: set[str] = {*self.labelled, *self.qrels.get("dev", {}), *self.qrels.get("test", {})}
+        return [QueryId(id_) for id_ in self.queries.ids if id_ not in used]
+
+
+def positives(judged: Mapping[PassageId, int]) -> list[PassageId]:
+    """The relevant passages of one query: those of a grade above 0, in the order of the judgements.
+
+    Example:
+        >>> positives({"a": 2, "b": 0, "c": 1})
+        ['a', 'c']
+    """
+    return [passage for passage, grade in judged.items() if grade > 0]
+
+
+def with_labels(collection: Collection, count: int, seed: int) -> Collection:
+    """The collection with only `count` labelled training queries, drawn by seed; the others become
+    unlabelled.
+
+    A query that is drawn for a small count is drawn for every larger one, so label budgets nest.
+
+    Raises:
+        ConfigError: when the count is not between 1 and the number of labelled training queries.
+    """
+    available = len(collection.labelled)
+    if not 1 <= count <= available:
+        advice = f"Ask for 1 to {available}." if available else "Leave the number of labels out."
+        raise ConfigError(
+            f"{count} labelled training queries were asked for, but {collection.name} has "
+            f"{available}. {advice}"
+        )
+    kept = set(_draw(collection.labelled, count, seed, "labels"))
+    train = {query: judged for query, judged in collection.qrels["train"].items() if query in kept}
+    note = f"labels: {count:,} of {available:,} labelled training queries kept, seed {seed}"
+    return replace(
+        collection,
+        qrels={**collection.qrels, "train": train},
+        notes=(*collection.notes, note),
+    )
+
+
+def with_dev(collection: Collection, seed: int) -> Collection:
+    """The collection with a dev split: its own, or 10 % of the labelled training queries (1 to 500)
+    drawn by seed.
+
+    Without a dev split and with fewer than 10 labelled training queries there is nothing to spare,
+    and a note says what follows from that.
+    """
+    if "dev" in collection.qrels:
+        return collection
+    available = len(collection.labelled)
+    if available < DEV_NEEDS:
+        note = (
+            f"dev: none, and {available} labelled training queries are too few to set some aside "
+            f"({DEV_NEEDS} needed); checkpoints are not chosen on dev"
+        )
+        return replace(collection, notes=(*collection.notes, note))
+    count = min(max(1, round(available * DEV_SHARE)), DEV_AT_MOST)
+    chosen = set(_draw(collection.labelled, count, seed, "dev"))
+    train = collection.qrels["train"]
+    note = f"dev: {count:,} of {available:,} training queries set aside, seed {seed}"
+    return replace(
+        collection,
+        qrels={
+            **collection.qrels,
+            "train": {query: judged for query, judged in train.items() if query not in chosen},
+            "dev": {query: judged for query, judged in train.items() if query in chosen},
+        },
+        notes=(*collection.notes, note),
+    )
+
+
+def _draw(ids: Countable[QueryId], count: int, seed: int, purpose: str) -> list[QueryId]:
+    """`count` of the ids, by hash of (seed, purpose, id): their order changes nothing."""
+
+    def rank(id_: QueryId) -> bytes:
+        return hashlib.blake2b(f"{seed} {purpose} {id_}".encode(), digest_size=16).digest()
+
+    return sorted(ids, key=rank)[:count]
