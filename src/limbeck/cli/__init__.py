@@ -55,18 +55,28 @@ app.add_typer(data.app, name="data")
 app.add_typer(store.app, name="store")
 
 
+def _print_version(wanted: bool) -> None:
+    """Print the version and leave, if it was asked for."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"limbeck {version('limbeck')}")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and leave.",
+            callback=_print_version,
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
     """Distil strong, slow models into small, fast retrievers, on your own documents."""
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"limbeck {installed('limbeck')}")
-        raise typer.Exit
 
 
 def main() -> None:
