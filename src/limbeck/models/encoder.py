@@ -1,0 +1,206 @@
+"""What is an encoder, and what is a ranker?
+
+An encoder turns one text into one vector; a ranker turns a query and a passage into one raw score. Both wrap a class of
+sentence-transformers, take the tensors that a collator makes, and save to a folder that plain `SentenceTransformer(path)`
+or `CrossEncoder(path)` opens. The bytes of that folder depend on the model alone: no times, paths, versions, or traces
+of how its tokenizer was used.
+
+This module knows no training, no teacher and no collection.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from torch import Tensor, nn
+
+from limbeck.data.collate import Collator, collator_for
+from limbeck.errors import ModelError
+from limbeck.models.quiet import quiet
+from limbeck.store import digest, digest_tensors, new_folder
+from limbeck.types import Role
+
+# What says how a folder came to be, not what the model is.
+_VOLATILE = {
+    "config.json": ("_name_or_path", "transformers_version", "sentence_transformers"),
+    "config_sentence_transformers.json": ("__version__",),
+    "tokenizer.json": ("truncation", "padding"),
+    "tokenizer_config.json": (
+        *("name_or_path", "tokenizer_file", "vocab_file", "special_tokens_map_file", "cache_dir"),
+        *("is_local", "local_files_only", "token", "revision", "subfolder", "trust_remote_code"),
+        *("max_length", "stride", "truncation", "truncation_strategy", "padding"),
+        *("pad_to_multiple_of", "pad_token_type_id", "files_loaded", "backend"),
+    ),
+}
+
+
+class _Model(nn.Module):
+    """What encoders and rankers share: a wrapped model, its tokenizer, its digests, its folder."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise ModelError(
+                f"The tokenizer {type(self.tokenizer).__name__} has no fast form (tokenizer.json). "
+                "Name another model."
+            )
+        if self.max_length < 1:
+            raise ModelError(
+                f"The model's longest input is {self.max_length} tokens. Mend its config."
+            )
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, a fast one of transformers."""
+        return self.model.tokenizer
+
+    @property
+    def transformer(self) -> Any:
+        """The model of transformers inside."""
+        return self.model[0].model
+
+    @property
+    def max_length(self) -> int:
+        """The longest input, in tokens, special ones included: what the config says and the positions allow."""
+        config = self.transformer.config
+        positions = getattr(config, "max_position_embeddings", None)
+        return min(int(self.model.max_seq_length), self._usable(positions))
+
+    def _usable(self, positions: int | None) -> int:
+        """How many of the position embeddings an input can use: RoBERTa's kin start after the padding index."""
+        if positions is None or positions < 0:
+            return int(self.model.max_seq_length)
+        first: int = self.model[0]._infer_flatten_position_offset()
+        return positions - first
+
+    def frozen(self) -> Self:
+        """A copy in eval mode that takes no gradient: a former self."""
+        return copy.deepcopy(self).eval().requires_grad_(False)
+
+    def weights_digest(self) -> str:
+        """The SHA-256 of all weights, by name."""
+        return digest_tensors(self.state_dict())
+
+    def config_digest(self) -> str:
+        """The SHA-256 of all that shapes a score besides weights and tokenizer: parts, activations, prompts, lengths."""
+        config = self.transformer.config.to_dict()
+        for name in _VOLATILE["config.json"]:
+            config.pop(name, None)
+        parts = [
+            {"type": type(part).__name__, "config": part.get_config_dict()} for part in self.model
+        ]
+        return digest([config, parts, self.model.prompts, self.max_length, self._kind_of_score()])
+
+    def _kind_of_score(self) -> str:
+        raise NotImplementedError
+
+    def save(self, folder: Path, *, card: str, stage: str) -> None:
+        """Write the model to `folder`, with `card` as its README.md; equal models give equal bytes.
+
+        Raises:
+            StoreError: when the file system refuses; what was there before stays.
+        """
+        with new_folder(folder, stage=stage) as temporary:
+            with quiet():
+                self.model.save_pretrained(str(temporary), create_model_card=False)
+            for path in sorted(temporary.rglob("*.json")):
+                _rewrite(path, max_length=int(self.model.max_seq_length))
+            (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+class Encoder(_Model):
+    """One text in, one vector out: a `SentenceTransformer` whose first module is a Transformer.
+
+    Raises:
+        ModelError: when its similarity is neither cosine nor dot product, or it leaves prompts out of its pooling.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        if model.similarity_fn_name not in ("cosine", "dot"):
+            raise ModelError(
+                f"The encoder compares vectors by {model.similarity_fn_name}; Limbeck knows cosine and dot. "
+                "Name another model."
+            )
+        leaves_out = any(getattr(part, "include_prompt", True) is False for part in model)
+        if leaves_out and any(model.prompts.values()):
+            raise ModelError(
+                "The encoder leaves its prompts out of its pooling, which Limbeck does not do. Name another model."
+            )
+
+    @property
+    def dimension(self) -> int:
+        """How many numbers a vector has."""
+        return int(self.model.get_embedding_dimension())
+
+    @property
+    def similarity(self) -> Literal["cosine", "dot"]:
+        """How its vectors are to be compared."""
+        return "dot" if self.model.similarity_fn_name == "dot" else "cosine"
+
+    def prompt(self, role: Role) -> str:
+        """The text put before every query or passage; often empty."""
+        return str(self.model.prompts.get("query" if role == "query" else "document") or "")
+
+    def collator(self, role: Role) -> Collator:
+        """What turns token ids of a role into the tensors of `forward`."""
+        return collator_for(self.tokenizer, max_length=self.max_length, prompt=self.prompt(role))
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """The vectors of a batch, [B, D], fp32."""
+        vectors: Tensor = self.model(dict(features))["sentence_embedding"]
+        return vectors.float()
+
+    def _kind_of_score(self) -> str:
+        return self.similarity
+
+
+class Ranker(_Model):
+    """A query and a passage in, one raw score out: a `CrossEncoder` with one label.
+
+    Raises:
+        ModelError: when it has several labels, or puts a prompt before its inputs.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        if model.num_labels != 1:
+            raise ModelError(
+                f"The ranker has {model.num_labels} labels; one score per pair is needed. Name another model."
+            )
+        if model.default_prompt_name and model.prompts.get(model.default_prompt_name):
+            raise ModelError(
+                f"The ranker puts a prompt before its inputs ({model.default_prompt_name}), which Limbeck does "
+                "not do. Name another model."
+            )
+
+    @property
+    def collator(self) -> Collator:
+        """What turns token ids of queries and passages into the tensors of `forward`."""
+        return collator_for(self.tokenizer, max_length=self.max_length)
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """The raw logits of a batch of pairs, [B], fp32."""
+        logits: Tensor = self.model(dict(features))["scores"]
+        return logits.reshape(-1).float()
+
+    def _kind_of_score(self) -> str:
+        return "logit"
+
+
+def _rewrite(path: Path, *, max_length: int) -> None:
+    """A JSON file of a model folder without what says how it came to be, its keys in order."""
+    value = json.loads(path.read_text(encoding="utf-8"))
+    for name in _VOLATILE.get(path.name, ()):
+        value.pop(name, None)
+    if path.name == "tokenizer.json":
+        value |= {"truncation": None, "padding": None}  # its reader asks for both
+    if path.name == "tokenizer_config.json":
+        value["model_max_length"] = max_length
+    ordered = path.name != "tokenizer.json"  # the order of a vocabulary is its own
+    text = json.dumps(value, indent=1, sort_keys=ordered, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")

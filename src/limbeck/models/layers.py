@@ -1,0 +1,190 @@
+"""What may be cut from an encoder, put on it, or seen inside it?
+
+A student is an encoder with fewer layers or a narrower vector; a fitted ranker starts from an encoder's body. Everything
+here returns a new model and leaves its argument alone.
+
+This module knows which attribute of an architecture holds its layers, and no method that uses them.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from functools import reduce
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import ConfigError, ModelError
+from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.loading import load_ranker
+from limbeck.models.quiet import quiet
+
+LayerChoice = Literal["spread", "first"]
+
+# model_type of transformers -> where the list of layers is, below the model
+LAYER_LISTS = {
+    "bert": "encoder.layer",
+    "camembert": "encoder.layer",
+    "distilbert": "transformer.layer",
+    "electra": "encoder.layer",
+    "modernbert": "layers",
+    "mpnet": "encoder.layer",
+    "roberta": "encoder.layer",
+    "xlm-roberta": "encoder.layer",
+}
+
+
+def layer_count(encoder: Encoder) -> int:
+    """How many layers the encoder has, the embedding layer not counted.
+
+    Raises:
+        ModelError: when the architecture is not one of `LAYER_LISTS`.
+    """
+    return len(_layers(encoder))
+
+
+def chosen_layers(available: int, count: int, choice: LayerChoice) -> list[int]:
+    """The layers that a cut keeps: the first `count`, or as many spread evenly from the first to the last.
+
+    Spread is how DistilBERT was cut from BERT (Sanh et al. 2019, arXiv:1910.01108): 6 of 12 are 0, 2, 4, 7, 9, 11.
+
+    Example:
+        >>> chosen_layers(6, 2, "spread"), chosen_layers(6, 3, "spread"), chosen_layers(6, 2, "first")
+        ([0, 5], [0, 3, 5], [0, 1])
+
+    Raises:
+        ConfigError: when there are not that many layers.
+    """
+    if not 1 <= count <= available:
+        raise ConfigError(
+            f"Cannot keep {count} layers: the encoder has {available}. Choose from 1 to {available}."
+        )
+    if choice == "first" or count == 1:
+        return list(range(count))
+    gaps = count - 1
+    return [(2 * kept * (available - 1) + gaps) // (2 * gaps) for kept in range(count)]
+
+
+def cut_layers(encoder: Encoder, count: int, choice: LayerChoice = "spread") -> Encoder:
+    """The encoder with only `count` of its layers, weights kept.
+
+    Raises:
+        ModelError: when the architecture is not one of `LAYER_LISTS`.
+        ConfigError: when there are not that many layers.
+    """
+    kept = chosen_layers(layer_count(encoder), count, choice)
+    cut = copy.deepcopy(encoder)
+    layers = _layers(cut)
+    for index in reversed(range(len(layers))):
+        if index not in kept:
+            del layers[index]
+    config = cut.transformer.config
+    config.num_hidden_layers = count
+    if getattr(config, "layer_types", None):  # architectures whose layers differ: local, global
+        config.layer_types = [config.layer_types[index] for index in kept]
+    return cut
+
+
+def with_dimension(encoder: Encoder, dimension: int, seed: int) -> Encoder:
+    """The encoder with vectors of `dimension` numbers: a linear map before its normalisation, if it has one.
+
+    The map starts as a random orthogonal one, which keeps inner products in expectation.
+
+    Raises:
+        ConfigError: when the dimension is not positive.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+
+    if dimension < 1:
+        raise ConfigError(
+            f"A vector of {dimension} numbers is none. Choose a dimension of at least 1."
+        )
+    weight = torch.empty(dimension, encoder.dimension)
+    nn.init.orthogonal_(weight, generator=torch.Generator().manual_seed(seed))
+    dense = Dense(
+        encoder.dimension,
+        dimension,
+        bias=False,
+        activation_function=nn.Identity(),
+        init_weight=weight,
+    )
+    old = copy.deepcopy(encoder.model)
+    parts = list(old)
+    at = next((i for i, part in enumerate(parts) if isinstance(part, Normalize)), len(parts))
+    with quiet():
+        model = SentenceTransformer(
+            modules=[*parts[:at], dense, *parts[at:]],
+            device=str(old.device),
+            prompts=dict(old.prompts),
+            default_prompt_name=old.default_prompt_name,
+            similarity_fn_name=old.similarity_fn_name,
+        )
+    return Encoder(model)
+
+
+def ranker_from_encoder(encoder: Encoder, seed: int) -> Ranker:
+    """A ranker with the encoder's body and a fresh head, the same for the same seed.
+
+    A pair is cut to the encoder's own maximum length, query and passage together.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    body = encoder.transformer
+    config = copy.deepcopy(body.config)
+    config.num_labels = 1
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(config)
+        own = getattr(model, model.base_model_prefix)
+        weights = body.state_dict()
+        names = own.state_dict().keys()
+        missing = [name for name in names - weights.keys() if "pooler." not in name]
+        if missing:
+            raise ModelError(
+                f"A ranker cannot start from this encoder: its body lacks {', '.join(sorted(missing)[:3])}. "
+                "Name a ranker with --teacher, or another encoder."
+            )
+        own.load_state_dict({name: weights[name] for name in names & weights.keys()}, strict=False)
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer = copy.deepcopy(encoder.tokenizer)
+            tokenizer.model_max_length = encoder.max_length
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            return load_ranker(f"CrossEncoder:{Path(folder)}")
+
+
+def layer_states(encoder: Encoder, features: dict[str, Tensor]) -> Tensor:
+    """What every layer says about each text, pooled as the encoder pools its last: [B, layers, D].
+
+    The embedding layer is left out; vectors are neither projected nor normalised.
+
+    Raises:
+        ModelError: when the architecture is not one of `LAYER_LISTS`, or has no pooling.
+    """
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    count = layer_count(encoder)
+    pooling = next((part for part in encoder.model if isinstance(part, Pooling)), None)
+    if pooling is None:
+        raise ModelError("The encoder has no pooling to apply to its layers. Name another model.")
+    output = encoder.transformer(**features, output_hidden_states=True, return_dict=True)
+    states = output.hidden_states[-count:]
+    pooled = [
+        pooling({**features, "token_embeddings": state})["sentence_embedding"] for state in states
+    ]
+    return torch.stack(pooled, dim=1).float()
+
+
+def _layers(encoder: Encoder) -> Any:
+    """The encoder's `nn.ModuleList` of layers."""
+    architecture = str(encoder.transformer.config.model_type)
+    if architecture not in LAYER_LISTS:
+        raise ModelError(
+            f"The layers of a {architecture} model cannot be taken apart; those of {', '.join(LAYER_LISTS)} can. "
+            "Use the encoder whole, or name one of these."
+        )
+    return reduce(getattr, LAYER_LISTS[architecture].split("."), encoder.transformer)

