@@ -250,5 +250,5 @@ def _check_finite(values: Vectors, row: int, first: int) -> None:
     place = first + int(np.flatnonzero(~np.isfinite(values))[0])
     raise ScoreError(
         f"The inner product of query {row} and passage {place} (positions) is "
-        f"{values[place - first]}. The model's vectors are damaged: check it with --precision fp32, or use another model."
+        f"{values[place - first]}. The vectors are damaged: try --precision fp32, or another model."
     )
