@@ -21,10 +21,10 @@ def constant() -> Schedule:
 
 
 def linear_warmup_decay(warmup: int, total: int) -> Schedule:
-    """Rises from 0 to 1 over `warmup` updates, then falls in a line to 0 at `total`, and stays
-    there.
+    """Rises from 0 to 1 over `warmup` updates, then falls in a line to 0 at `total`.
 
     Equal to `transformers.get_linear_schedule_with_warmup`: with a warm-up, update 0 has factor 0.
+    After `total` the factor stays 0.
 
     Raises:
         ValueError: unless 0 <= warmup <= total and total >= 1.
@@ -39,10 +39,9 @@ def linear_warmup_decay(warmup: int, total: int) -> Schedule:
 
 
 def cosine(warmup: int, total: int) -> Schedule:
-    """Rises from 0 to 1 over `warmup` updates, then falls along half a cosine to 0 at `total`, and
-    stays there.
+    """Rises from 0 to 1 over `warmup` updates, then falls along half a cosine to 0 at `total`.
 
-    Equal to `transformers.get_cosine_schedule_with_warmup` up to `total`.
+    Equal to `transformers.get_cosine_schedule_with_warmup` up to `total`; after it the factor stays 0.
 
     Raises:
         ValueError: unless 0 <= warmup <= total and total >= 1.

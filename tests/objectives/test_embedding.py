@@ -71,7 +71,7 @@ def test_on_unit_vectors_squared_error_is_twice_the_cosine_distance() -> None:
 def test_equals_sentence_transformers_mse_loss_times_the_width() -> None:
     from sentence_transformers.sentence_transformer.losses import MSELoss
 
-    expected = MSELoss(model=None).compute_loss_from_embeddings([S], T.unsqueeze(0))
+    expected = MSELoss(model=None).compute_loss_from_embeddings([S], [T])
     torch.testing.assert_close(squared_error(T, S), 2 * expected)
 
 

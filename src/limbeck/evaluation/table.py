@@ -1,0 +1,175 @@
+"""What did a run reach, at what cost, and what should its owner do now?
+
+A row of `metrics.json` is one system on one split: each measure's mean as `nDCG@10`, its 95 %
+interval as `nDCG@10_ci`, the number of queries, and what it costs to use. The printed table and the
+advice are made from such rows alone.
+
+This module knows no model and no run folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import polars as pl
+from rich.table import Table
+
+from limbeck.evaluation.comparison import mean_ci
+
+Row = Mapping[str, object]
+
+NAMES = {
+    "bm25": "BM25",
+    "zero_shot": "zero-shot base",
+    "undistilled": "student, undistilled",
+    "student": "student, distilled",
+    "teacher": "teacher",
+}
+_DECIDES = "nDCG@10"  # the measure that advice is given by
+_PROSE = {
+    "bm25": "BM25",
+    "zero_shot": "the base encoder without any training",
+    "undistilled": "itself before distillation",
+}
+_REMEDIES = {
+    "bm25": (
+        "Use BM25 for now. More training queries (they need no judgements), a stronger --teacher "
+        "or more --student-layers usually help most."
+    ),
+    "zero_shot": (
+        "If speed allows, use the base encoder as it is. Otherwise keep more --student-layers, add "
+        "training queries (they need no judgements) or raise --budget."
+    ),
+    "undistilled": (
+        "Distilling did harm: check the teacher's row, and that the training queries look like the "
+        "test queries; then try a lower learning rate."
+    ),
+}
+
+_WORDS = {"model": "model", "split": "split"}
+_COSTS = {
+    "ms_per_query": "ms/query",
+    "passages_per_second": "passages/s",
+    "parameters": "parameters",
+    "megabytes": "MB",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a system costs to use; None where it has no such number (BM25 has no parameters)."""
+
+    ms_per_query: float | None = None
+    passages_per_second: float | None = None
+    parameters: int | None = None
+    megabytes: float | None = None
+
+
+def row(
+    model: str, split: str, per_query: pl.DataFrame, *, cost: Cost, seed: int
+) -> dict[str, object]:
+    """One row of `metrics.json` from a frame of `measures.per_query`.
+
+    Raises:
+        ValueError: when the frame has no queries.
+    """
+    measured: dict[str, object] = {}
+    for measure in per_query.columns[1:]:
+        estimate = mean_ci(per_query[measure].to_numpy(), seed)
+        measured[measure] = estimate.mean
+        measured[f"{measure}_ci"] = [estimate.low, estimate.high]
+    return {
+        "model": model,
+        "split": split,
+        "queries": len(per_query),
+        **measured,
+        **asdict(cost),
+    }
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """The table in plain text, columns aligned, one line per row."""
+    cells = [_headings(rows), *(_cells(found, rows) for found in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    words = len(_WORDS)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < words else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
+
+
+def as_rich(rows: Sequence[Row]) -> Table:
+    """The table for a terminal."""
+    table = Table()
+    for column, heading in enumerate(_headings(rows)):
+        table.add_column(heading, justify="left" if column < len(_WORDS) else "right")
+    for found in rows:
+        table.add_row(*_cells(found, rows))
+    return table
+
+
+def advice(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each system that the distilled student should beat and does not, by nDCG@10.
+
+    Empty when there is no student row, or when it wins everywhere. Rows are compared within a
+    split.
+
+    Example:
+        >>> advice([{"model": "student", "split": "test", "nDCG@10": 0.4},
+        ...         {"model": "zero_shot", "split": "test", "nDCG@10": 0.3}])
+        []
+    """
+    found = {(found["split"], found["model"]): _number(found.get(_DECIDES)) for found in rows}
+    sentences = []
+    for (split, model), value in found.items():
+        student = found.get((split, "student"))
+        if model in _REMEDIES and student is not None and value is not None and student < value:
+            sentences.append(
+                f"On {split} the student ({student:.3f} {_DECIDES}) loses to {_PROSE[model]} "
+                f"({value:.3f}). {_REMEDIES[model]}"
+            )
+    return sentences
+
+
+def _headings(rows: Sequence[Row]) -> list[str]:
+    return [*_WORDS.values(), *_measures(rows), *_COSTS.values()]
+
+
+def _measures(rows: Sequence[Row]) -> list[str]:
+    """Every measure in the rows, in order of appearance: the keys that have an interval."""
+    keys = dict.fromkeys(key for found in rows for key in found if key.endswith("_ci"))
+    return [key.removesuffix("_ci") for key in keys]
+
+
+def _cells(found: Row, rows: Sequence[Row]) -> list[str]:
+    model = str(found["model"])
+    return [
+        NAMES.get(model, model),
+        str(found["split"]),
+        *(_interval(found, measure) for measure in _measures(rows)),
+        *(_cost(key, _number(found.get(key))) for key in _COSTS),
+    ]
+
+
+def _interval(found: Row, measure: str) -> str:
+    value, interval = _number(found.get(measure)), found.get(f"{measure}_ci")
+    if value is None or not isinstance(interval, Sequence):
+        return "-"
+    low, high = interval
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _cost(key: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    if key == "parameters":
+        return f"{value / 1e6:.1f} M"
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
