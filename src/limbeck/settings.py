@@ -106,8 +106,8 @@ def describe(cls: type[Settings]) -> list[Setting]:
 
 def _unknown(key: str, cls: type[Settings], where: str) -> str:
     near = difflib.get_close_matches(key, cls.model_fields, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{where}: unknown setting {key!r}; {hint}Settings here: {', '.join(cls.model_fields)}."
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"{where}: unknown setting {key!r}{hint} Settings here: {', '.join(cls.model_fields)}."
 
 
 def _unfit(
@@ -119,10 +119,9 @@ def _unfit(
     if not problem["loc"]:
         return f"{where}: {reason}"
     key = str(problem["loc"][0])
-    meaning = cls.model_fields[key].description
-    return f"{where}: {key} = {values.get(key)!r} cannot be used: {reason}" + (
-        f" ({key}: {meaning})." if meaning else "."
-    )
+    field = cls.model_fields[key]
+    meaning = "; ".join(filter(None, [_in_words(field.annotation), field.description]))
+    return f"{where}: {key} = {values.get(key)!r} cannot be used: {reason} ({key}: {meaning})."
 
 
 def _read(value: object, annotation: Any) -> object:
@@ -146,7 +145,10 @@ def _in_words(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " | ".join(str(choice) for choice in get_args(annotation))
     if get_origin(annotation) in (list, tuple):
-        return f"list of {_in_words(get_args(annotation)[0])}"
+        parts = get_args(annotation)
+        if len(parts) == 1 or parts[1] is Ellipsis:
+            return f"list of {_in_words(parts[0])}"
+        return ", ".join(_in_words(part) for part in parts)
     return str(getattr(annotation, "__name__", annotation))
 
 

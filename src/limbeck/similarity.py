@@ -35,7 +35,7 @@ def dot_lists(queries: Tensor, passages: Tensor) -> Tensor:
 
 
 def cosine_lists(queries: Tensor, passages: Tensor) -> Tensor:
-    """The cosine, in [-1, 1], of query b of [B, D] with each of its own passages [B, L, D]: [B, L]."""
+    """The cosine, in [-1, 1], of query b of [B, D] with each of its passages [B, L, D]: [B, L]."""
     return dot_lists(unit(queries), unit(passages))
 
 
