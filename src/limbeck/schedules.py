@@ -41,7 +41,8 @@ def linear_warmup_decay(warmup: int, total: int) -> Schedule:
 def cosine(warmup: int, total: int) -> Schedule:
     """Rises from 0 to 1 over `warmup` updates, then falls along half a cosine to 0 at `total`.
 
-    Equal to `transformers.get_cosine_schedule_with_warmup` up to `total`; after it the factor stays 0.
+    Equal to `transformers.get_cosine_schedule_with_warmup` up to `total`.
+    After `total` the factor stays 0.
 
     Raises:
         ValueError: unless 0 <= warmup <= total and total >= 1.
