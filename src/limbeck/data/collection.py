@@ -155,13 +155,14 @@ def with_dev(collection: Collection, seed: int) -> Collection:
     chosen = set(_draw(collection.labelled, count, seed, "dev"))
     train = collection.qrels["train"]
     note = f"dev: {count:,} of {available:,} training queries set aside, seed {seed}"
+    parts: dict[Split, Qrels] = {
+        "train": {query: judged for query, judged in train.items() if query not in chosen},
+        "dev": {query: judged for query, judged in train.items() if query in chosen},
+        "test": collection.qrels.get("test", {}),
+    }
     return replace(
         collection,
-        qrels={
-            **collection.qrels,
-            "train": {query: judged for query, judged in train.items() if query not in chosen},
-            "dev": {query: judged for query, judged in train.items() if query in chosen},
-        },
+        qrels={split: judged for split, judged in parts.items() if judged},
         notes=(*collection.notes, note),
     )
 

@@ -1,0 +1,200 @@
+"""Can this data be used, and what should its owner know about it?
+
+A `Report` has every kind of error at its first place, warnings, and counts. Errors are exactly what
+reading the collection refuses; warnings stop nothing.
+
+This module knows no tokenizer, no model and no recipe.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from limbeck.data import folder_of
+from limbeck.data.beir import Problem, scan_beir
+from limbeck.data.collection import Collection, Texts, positives
+from limbeck.data.pydocs import read_pydocs
+from limbeck.types import SPLITS, Qrels
+
+LONG_TEXT = 100_000  # characters; models read the first few thousand
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found in a collection.
+
+    `errors` are what distilling would refuse, one line per kind with its first place and its count;
+    `counts` are nested by subject and ready for JSON.
+    """
+
+    data: str
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+    counts: dict[str, dict[str, object]]
+
+    def lines(self) -> list[str]:
+        """The report for people: counts, then warnings, then errors, then the verdict."""
+        lines = [
+            f"{subject}: " + ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
+            for subject, values in self.counts.items()
+        ]
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        lines += [f"error: {error}" for error in self.errors]
+        verdict = "cannot be used" if self.errors else "can be used"
+        return [*lines, f"{self.data} {verdict}."]
+
+    def to_json(self) -> dict[str, object]:
+        """The report for programs."""
+        return {
+            "data": self.data,
+            "usable": not self.errors,
+            "errors": list(self.errors),
+            "warnings": list(self.warnings),
+            "counts": self.counts,
+        }
+
+
+def check(data: str | Path, *, drop_unknown_judgements: bool = False) -> Report:
+    """The report on a collection.
+
+    Raises:
+        ConfigError: when DATA is neither a folder nor `pydocs`.
+    """
+    folder = folder_of(data)
+    first: dict[str, Problem] = {}
+    times: Counter[str] = Counter()
+
+    def note(problem: Problem) -> None:
+        first.setdefault(problem.kind, problem)
+        times[problem.kind] += 1
+
+    collection = (
+        read_pydocs()
+        if folder is None
+        else scan_beir(folder, note, drop_unknown_judgements=drop_unknown_judgements)
+    )
+    errors = [
+        f"{problem}" + (f" ({times[kind] - 1:,} more like it)" if times[kind] > 1 else "")
+        for kind, problem in first.items()
+    ]
+    return Report(
+        str(data),
+        tuple(errors),
+        (*collection.notes, *_warnings(collection)) if folder else tuple(_warnings(collection)),
+        _counts(collection),
+    )
+
+
+def _counts(collection: Collection) -> dict[str, dict[str, object]]:
+    counts: dict[str, dict[str, object]] = {
+        "passages": _text_counts(collection.passages),
+        "queries": {
+            **_text_counts(collection.queries),
+            "labelled": len(collection.labelled),
+            "unlabelled": len(collection.unlabelled),
+        },
+    }
+    counts |= {
+        split: _split_counts(collection.qrels[split])
+        for split in SPLITS
+        if split in collection.qrels
+    }
+    return counts
+
+
+def _text_counts(texts: Texts) -> dict[str, object]:
+    """Number, lengths in words, and texts that are empty or repeat another's."""
+    lengths = sorted(len(text.split()) for text in texts.texts) or [0]
+    return {
+        "number": len(texts),
+        "empty": sum(not text for text in texts.texts),
+        "repeated": len(texts) - len(set(texts.texts)),
+        "mean words": round(mean(lengths), 1),
+        "median words": lengths[len(lengths) // 2],
+        "p95 words": lengths[int(len(lengths) * 0.95)],
+        "max words": lengths[-1],
+    }
+
+
+def _split_counts(qrels: Qrels) -> dict[str, object]:
+    """Queries, judged pairs and grades of one split."""
+    grades = Counter(grade for judged in qrels.values() for grade in judged.values())
+    return {
+        "queries": len(qrels),
+        "queries with a positive": sum(bool(positives(judged)) for judged in qrels.values()),
+        "judged pairs": grades.total(),
+        "grades": {str(grade): number for grade, number in sorted(grades.items())},
+    }
+
+
+def _warnings(collection: Collection) -> list[str]:
+    found = []
+    for noun, texts in (("passages", collection.passages), ("queries", collection.queries)):
+        empty = [id_ for id_, text in zip(texts.ids, texts.texts, strict=True) if not text]
+        if empty:
+            found.append(f"{len(empty):,} {noun} are empty ({_examples(empty)})")
+        by_text: dict[str, str] = {}
+        again = [
+            id_
+            for id_, text in zip(texts.ids, texts.texts, strict=True)
+            if text and by_text.setdefault(text, id_) != id_
+        ]
+        if again:
+            found.append(f"{len(again):,} {noun} repeat another's text ({_examples(again)})")
+        long = [
+            id_ for id_, text in zip(texts.ids, texts.texts, strict=True) if len(text) > LONG_TEXT
+        ]
+        if long:
+            found.append(
+                f"{len(long):,} {noun} are longer than {LONG_TEXT:,} characters "
+                f"({_examples(long)}); only their beginning is read"
+            )
+        spaced = [id_ for id_ in texts.ids if len(id_.split()) != 1]
+        if spaced:
+            found.append(
+                f"{len(spaced):,} ids of {noun} hold spaces ({_examples(spaced)}), "
+                "which TREC run files cannot"
+            )
+    if "dev" not in collection.qrels and "train" in collection.qrels:
+        found.append("dev: no judgements, so a part of the training queries is set aside")
+    return [*found, *_shared_texts(collection)]
+
+
+def _shared_texts(collection: Collection) -> list[str]:
+    """Warnings on different queries of equal text in two splits."""
+    queries = collection.queries
+    by_split = {
+        split: {
+            queries.texts[queries.index[query]]: query for query in collection.qrels.get(split, {})
+        }
+        for split in SPLITS
+    }
+    found = []
+    for index, one in enumerate(SPLITS):
+        for other in SPLITS[index + 1 :]:
+            shared = [
+                query
+                for text, query in by_split[other].items()
+                if by_split[one].get(text, query) != query
+            ]
+            if shared:
+                found.append(
+                    f"{len(shared):,} queries of {other} have the text of a query of {one} "
+                    f"({_examples(shared)})"
+                )
+    return found
+
+
+def _examples(ids: Sequence[str]) -> str:
+    """The first few of some ids."""
+    return ", ".join(f'"{id_}"' for id_ in ids[:3]) + (", ..." if len(ids) > 3 else "")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {number:,}" for key, number in value.items()) + "}"
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
