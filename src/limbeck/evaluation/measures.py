@@ -154,8 +154,9 @@ def _ranked(run: Run, query_id: QueryId) -> list[tuple[PassageId, float]]:
                 f"the score of query {query_id!r} and passage {passage_id!r} is not a number. "
                 "Check the model that made it."
             )
-    scored = [(passage_id, float(score)) for passage_id, score in found.items()]
-    return sorted(scored, key=lambda item: (float(np.float32(item[1])), item[0]), reverse=True)
+    rounded = np.array(list(found.values()), dtype=np.float32).tolist()
+    order = sorted(zip(rounded, found, strict=True), reverse=True)
+    return [(passage_id, float(found[passage_id])) for _, passage_id in order]
 
 
 def _measure(name: str) -> object:
