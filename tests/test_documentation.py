@@ -1,8 +1,8 @@
 """The README and docs say what is true: commands exist, code runs, links lead somewhere.
 
 Python blocks run in order, one namespace per page, in an empty folder. Blocks marked
-`python long-run` need models or hours: they are compiled, what they import is imported, and calls of
-it are held to its signature.
+`python long-run` need models or hours: they are compiled, what they import is imported, and calls
+of it are held to its signature.
 """
 
 import ast

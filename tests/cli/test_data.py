@@ -1,6 +1,5 @@
 import json
-import sys
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
@@ -8,20 +7,42 @@ from .conftest import Invoke
 
 
 @pytest.fixture
-def report(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    report = SimpleNamespace(errors=[], lines=["3 passages"], to_json=lambda: {"passages": 3})
-    fake = SimpleNamespace(check=lambda data: report)
-    monkeypatch.setitem(sys.modules, "limbeck.data.check", fake)
-    return report
+def docs(tmp_path: Path) -> Path:
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "p1", "text": "sort orders lines"}\n')
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "put lines in order"}\n')
+    (tmp_path / "qrels" / "train.tsv").write_text("q1\tp1\t1\n")
+    return tmp_path
 
 
-def test_usable_data_exits_0(invoke: Invoke, report: SimpleNamespace) -> None:
-    result = invoke("data", "check", "docs")
-    assert (result.exit_code, result.stdout) == (0, "3 passages\n")
-    assert json.loads(invoke("data", "check", "docs", "--json").stdout) == {"passages": 3}
+def test_usable_data_exits_0(invoke: Invoke, docs: Path) -> None:
+    result = invoke("data", "check", docs)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.endswith(f"{docs} can be used.\n")
+    assert json.loads(invoke("data", "check", docs, "--json").stdout)["usable"] is True
 
 
-def test_what_distill_refuses_exits_2(invoke: Invoke, report: SimpleNamespace) -> None:
-    report.errors = ["corpus.jsonl:7: no `text`."]
-    assert invoke("data", "check", "docs").exit_code == 2
-    assert invoke("data", "check", "docs", "--json").exit_code == 2
+def test_what_distill_refuses_exits_2_with_the_whole_report(invoke: Invoke, docs: Path) -> None:
+    with (docs / "corpus.jsonl").open("a") as corpus:
+        corpus.write('{"_id": "p2"}\n')
+    result = invoke("data", "check", docs)
+    assert result.exit_code == 2
+    assert "corpus.jsonl:2" in result.stdout
+    assert result.stdout.endswith(f"{docs} cannot be used.\n")
+    result = invoke("data", "check", docs, "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["usable"] is False
+
+
+def test_unknown_judgements_can_be_left_out(invoke: Invoke, docs: Path) -> None:
+    with (docs / "qrels" / "train.tsv").open("a") as qrels:
+        qrels.write("q1\tp9\t1\n")
+    assert invoke("data", "check", docs).exit_code == 2
+    assert invoke("data", "check", docs, "--drop-unknown-judgements").exit_code == 0
+
+
+def test_a_folder_that_is_not_there_is_one_message(invoke: Invoke, tmp_path: Path) -> None:
+    result = invoke("data", "check", tmp_path / "none")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("limbeck: ")

@@ -18,14 +18,18 @@ def root() -> None:
 
 
 @app.command("check")
-def check(data: options.Data, as_json: options.Json = False) -> None:
+def check(
+    data: options.Data,
+    drop_unknown_judgements: options.DropUnknownJudgements = False,
+    as_json: options.Json = False,
+) -> None:
     """Count and check a collection; exits 2 only for what `distill` refuses."""
     from limbeck.data.check import check as look
 
-    report = look(data)
+    report = look(data, drop_unknown_judgements=drop_unknown_judgements)
     if as_json:
         print_json(report.to_json())
     else:
-        typer.echo("\n".join(report.lines))
+        typer.echo("\n".join(report.lines()))
     if report.errors:
         raise typer.Exit(DataError.exit_code)
