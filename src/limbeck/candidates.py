@@ -230,9 +230,10 @@ def mine_lexical(
     """
 
     def prepare() -> _Search:
-        index = BM25.build(collection.passages.texts, language=language)
-        texts = collection.queries.texts
-        return lambda block: index.search([texts[query] for query in queries[block]], depth)
+        texts = collection.passages.texts
+        index = BM25.build(texts, language=language, progress=progress)
+        asked = collection.queries.texts
+        return lambda block: index.search([asked[query] for query in queries[block]], depth)
 
     settings = {"language": language}
     job = _Job(collection, queries, "bm25", depth, shard_queries, settings)
@@ -330,10 +331,9 @@ def _mine(job: _Job, path: Path, prepare: Callable[[], _Search], progress: Progr
         return _read_shards(job, path)
     missing = {name: block for name, block in job.blocks().items() if not (path / name).exists()}
     count = sum(block.stop - block.start for block in missing.values())
+    search = prepare()
     with progress.task(f"mine {job.source}", count, "queries") as advance:
-        search = prepare() if missing else None
         for name, block in missing.items():
-            assert search is not None
             found = Candidates.of(job.source, job.queries[block], *search(block))
             write_parquet(path / name, found.to_frame(job.collection), stage=folder.name)
             advance(len(found))

@@ -26,6 +26,7 @@ Positions = NDArray[np.int32]
 Vectors = NDArray[np.float32]
 
 _WORD = re.compile(r"\w+")  # single letters too: they carry meaning in commands, units and formulas
+_TEXTS_AT_ONCE = 1000  # between two reports of progress
 _POSTINGS_AT_ONCE = 2_000_000  # postings summed before lists are cut to k: some 50 MB of work space
 _QUERIES_AT_ONCE = 256  # wider blocks make the matrix product no faster
 _ROW_BYTES = 64  # per slot of one query's list, while two lists are merged
@@ -81,7 +82,13 @@ class BM25:
 
     @classmethod
     def build(
-        cls, texts: Sequence[str], *, language: str = "english", k1: float = 1.2, b: float = 0.75
+        cls,
+        texts: Sequence[str],
+        *,
+        language: str = "english",
+        k1: float = 1.2,
+        b: float = 0.75,
+        progress: Progress | None = None,
     ) -> BM25:
         """The index of these passages; their positions in `texts` are what `search` gives back.
 
@@ -96,10 +103,15 @@ class BM25:
 
         words = _Words(language)
         vocabulary: dict[str, int] = {}
-        rows = [
-            [vocabulary.setdefault(term, len(vocabulary)) for term in words.terms(text)]
-            for text in texts
-        ]
+        rows: list[list[int]] = []
+        with (progress or Silent()).task("index by words", len(texts), "passages") as advance:
+            for start in range(0, len(texts), _TEXTS_AT_ONCE):
+                block = texts[start : start + _TEXTS_AT_ONCE]
+                rows += [
+                    [vocabulary.setdefault(term, len(vocabulary)) for term in words.terms(text)]
+                    for text in block
+                ]
+                advance(len(block))
         if not vocabulary:  # no text holds a word: nothing to weigh, nothing will be found
             return cls(csr_array((0, len(texts)), dtype=np.float32), vocabulary, words)
         index = bm25s.BM25(k1=k1, b=b, method="lucene")

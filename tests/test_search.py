@@ -1,0 +1,166 @@
+"""Lists against hand-worked numbers, against brute force, and under every awkward shape."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from limbeck.errors import ConfigError, ScoreError
+from limbeck.search import BM25, search_dense
+
+TEXTS = ["red apple pie", "green apple", "blue sky", "apple apple apple"]
+
+
+def test_bm25_scores_worked_by_hand() -> None:
+    """Terms: red apple pie | green apple | blue sky | apple x 3; N = 4, mean length 10 / 4 = 2.5.
+
+    idf(apple) = ln(1 + (4 - 3 + 0.5) / (3 + 0.5)) = ln(1 + 1.5 / 3.5).
+    Weight = idf * tf / (tf + 1.2 * (1 - 0.75 + 0.75 * length / 2.5)).
+    """
+    positions, scores = BM25.build(TEXTS).search(["apples"], k=4)
+    idf = math.log(1 + 1.5 / 3.5)
+
+    def weight(frequency: int, length: int) -> float:
+        return idf * frequency / (frequency + 1.2 * (0.25 + 0.75 * length / 2.5))
+
+    assert positions.tolist() == [[3, 1, 0, -1]]
+    assert scores[0, :3] == pytest.approx([weight(3, 3), weight(1, 2), weight(1, 3)], rel=1e-6)
+    assert scores[0, 3] == -np.inf
+
+
+def test_a_repeated_query_word_counts_as_often_as_it_is_said() -> None:
+    index = BM25.build(TEXTS)
+    once, twice = index.search(["sky"], k=1)[1], index.search(["sky sky"], k=1)[1]
+    assert twice[0, 0] == pytest.approx(2 * once[0, 0])
+
+
+def test_bm25_gives_only_passages_that_share_a_word() -> None:
+    index = BM25.build(TEXTS)
+    positions, _ = index.search(["sky", "unheard of", "", "the"], k=3)
+    assert positions.tolist() == [[2, -1, -1], [-1] * 3, [-1] * 3, [-1] * 3]
+
+
+def test_bm25_breaks_ties_by_position_at_every_depth() -> None:
+    index = BM25.build(["other words", *["same text"] * 9])
+    for k in range(1, 12):
+        positions, _ = index.search(["same"], k)
+        assert positions[0].tolist() == [*range(1, 10), -1, -1][:k]
+
+
+def test_bm25_survives_texts_without_any_word() -> None:
+    for texts in ([], ["", "the of", "?!"]):
+        positions, _ = BM25.build(texts).search(["apple", ""], k=2)
+        assert positions.tolist() == [[-1, -1], [-1, -1]]
+    assert BM25.build(["", "apple", "\x00 🍎"]).search(["apple"], k=2)[0].tolist() == [[1, -1]]
+
+
+def test_bm25_finds_other_scripts_and_single_letters() -> None:
+    index = BM25.build(["ls -l", "ls -a", "水 果", "תפוח ירוק"])
+    assert index.search(["l", "水", "תפוח"], k=1)[0].tolist() == [[0], [2], [3]]
+
+
+def test_bm25_stems_in_the_language_asked_for() -> None:
+    index = BM25.build(["die Häuser", "der Baum"], language="german")
+    assert index.search(["Haus", "die"], k=1)[0].tolist() == [[0], [-1]]
+    assert BM25.build(["casas"], language="portuguese").search(["casa"], k=1)[0].tolist() == [[0]]
+    with pytest.raises(ConfigError, match=r"'klingon'.*english"):
+        BM25.build(TEXTS, language="klingon")
+
+
+def test_bm25_does_not_depend_on_the_other_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(list("abcdefghij"), 6)) for _ in range(200)]
+    index = BM25.build(texts)
+    together = index.search(texts, k=20)
+    monkeypatch.setattr("limbeck.search._POSTINGS_AT_ONCE", 1)
+    for one, other in zip(together, index.search(texts, k=20), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_dense_search_worked_by_hand() -> None:
+    """q = (1, 2): products with (1, 0), (0, 1), (1, 1), (-1, 0) are 1, 2, 3, -1."""
+    passages = np.array([[1, 0], [0, 1], [1, 1], [-1, 0]], dtype=np.float32)
+    positions, scores = search_dense(np.array([[1, 2]], dtype=np.float32), passages, k=6)
+    assert positions.tolist() == [[2, 1, 0, 3, -1, -1]]
+    assert scores.tolist() == [[3, 2, 1, -1, -np.inf, -np.inf]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    queries=st.integers(0, 5),
+    passages=st.integers(0, 40),
+    k=st.integers(1, 50),
+    memory=st.sampled_from([1, 500, 3000, 2**20]),
+    seed=st.integers(0, 2**20),
+)
+def test_dense_search_is_a_stable_sort(
+    queries: int, passages: int, k: int, memory: int, seed: int
+) -> None:
+    """Small whole numbers are exact in float32 and often tie: the oracle is a stable sort."""
+    random = np.random.default_rng(seed)
+    Q = random.integers(-1, 2, (queries, 3)).astype(np.float32)
+    P = random.integers(-1, 2, (passages, 3)).astype(np.float32)
+    positions, scores = search_dense(Q, P, k, memory_bytes=memory)
+    products = Q @ P.T
+    order = np.argsort(-products, axis=1, kind="stable")[:, :k]
+    filled = min(k, passages)
+    assert positions.shape == scores.shape == (queries, k)
+    np.testing.assert_array_equal(positions[:, :filled], order)
+    np.testing.assert_array_equal(scores[:, :filled], np.take_along_axis(products, order, axis=1))
+    assert (positions[:, filled:] == -1).all()
+    assert (scores[:, filled:] == -np.inf).all()
+
+
+def test_dense_search_reads_a_memory_map(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    P = random.standard_normal((500, 8), dtype=np.float32)
+    np.save(tmp_path / "vectors.npy", P)
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    Q = random.standard_normal((3, 8), dtype=np.float32)
+    np.testing.assert_array_equal(search_dense(Q, mapped, 5)[0], search_dense(Q, P, 5)[0])
+
+
+@pytest.mark.parametrize("k", [10, 2000])
+@pytest.mark.parametrize("queries", [1, 300])
+def test_dense_search_stays_under_its_cap(queries: int, k: int) -> None:
+    random = np.random.default_rng(0)
+    P = random.standard_normal((30_000, 4), dtype=np.float32)
+    Q = random.standard_normal((queries, 4), dtype=np.float32)
+    cap = 2**20
+    tracemalloc.start()
+    try:
+        positions, scores = search_dense(Q, P, k, memory_bytes=cap)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak - positions.nbytes - scores.nbytes < cap
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("queries", [1, 2])
+def test_damaged_vectors_are_refused_by_position(bad: float, queries: int) -> None:
+    P = np.ones((50, 2), dtype=np.float32)
+    P[33, 1] = bad
+    Q = np.ones((queries, 2), dtype=np.float32)
+    with pytest.raises(ScoreError, match="query 0 and passage 33 "):
+        search_dense(Q, P, k=3, memory_bytes=1000)
+
+
+def test_shapes_and_types_that_do_not_fit_are_refused() -> None:
+    Q, P = np.ones((2, 3), dtype=np.float32), np.ones((4, 3), dtype=np.float32)
+    with pytest.raises(ValueError, match="at least 1"):
+        search_dense(Q, P, 0)
+    with pytest.raises(ValueError, match="at least 1"):
+        BM25.build(TEXTS).search(["apple"], 0)
+    with pytest.raises(ValueError, match="do not fit"):
+        search_dense(Q[:, :2], P, 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        search_dense(Q[0], P, 1)
+    with pytest.raises(ValueError, match="float32"):
+        search_dense(Q.astype(np.float16), P, 1)
