@@ -5,8 +5,9 @@ into it, so a kill at any moment leaves either the old state or the new one. Fol
 carry a digest of the stage's inputs and, once finished, the size and SHA-256 of every file;
 reading checks them.
 
-`LIMBECK_KILL_AT=stage:n` in the environment sends SIGKILL at the n-th durable write of a stage,
-before the rename: the hardest moment there is. Tests of resuming use it.
+`LIMBECK_KILL_AT=stage:n` in the environment sends SIGKILL at the n-th durable write of a kind of
+stage (`mine`, `score`, `train`: what comes before the first dash of its name), before the rename:
+the hardest moment there is. Tests of resuming use it.
 
 This module knows no model, no collection and no method.
 """
@@ -21,7 +22,7 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,10 @@ def new_file(path: Path, *, stage: str) -> Iterator[Path]:
         temporary.replace(path)
         _flush(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        _remove_file(temporary)
         raise _unwritable(path, error) from error
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove_file(temporary)
         raise
 
 
@@ -274,6 +275,12 @@ class StageFolder:
         write_json(self.path / "done.json", {"files": listing, "metrics": metrics}, stage=self.name)
 
 
+def _remove_file(path: Path) -> None:
+    """Delete what a failed write left, if it can be: the error that is on its way says more."""
+    with suppress(OSError):
+        path.unlink()
+
+
 def _flush(path: Path) -> None:
     """Force a file's or folder's content to disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -284,10 +291,11 @@ def _flush(path: Path) -> None:
 
 
 def _count_write(stage: str) -> None:
-    """Count a durable write of a stage, and die there when the environment asks for it."""
-    _writes[stage] += 1
+    """Count a durable write of a kind of stage, and die there when the environment asks for it."""
+    kind = stage.partition("-")[0]
+    _writes[kind] += 1
     wanted, _, number = os.environ.get("LIMBECK_KILL_AT", "").rpartition(":")
-    if wanted == stage and number == str(_writes[stage]):
+    if wanted == kind and number == str(_writes[kind]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

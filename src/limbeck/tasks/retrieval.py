@@ -1,0 +1,481 @@
+"""How do queries and passages become scores, and how good is a retriever?
+
+One object holds what every retrieval recipe needs of one collection in one run: its tokens, pools
+and teacher's answers, each made once and kept as an artefact, the forward that turns a batch into
+signals, and measures of encoders and teachers. It knows no recipe and no loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from limbeck.candidates import Candidates, merge, mine_dense, mine_lexical
+from limbeck.data.collection import Collection, positives
+from limbeck.data.tokens import TokenStore, tokenize, tokenizer_digest
+from limbeck.evaluation.measures import Run as Results
+from limbeck.evaluation.measures import per_query, run_of
+from limbeck.inference import embed, score
+from limbeck.models.encoder import Encoder, Ranker
+from limbeck.negatives import apply_rules, drop_by_margin
+from limbeck.schedules import linear_warmup_decay
+from limbeck.search import search_dense
+from limbeck.settings import Settings
+from limbeck.similarity import matrix_similarity
+from limbeck.sources import ListBatch, QueryList
+from limbeck.store import digest
+from limbeck.teachers.score_store import ScoreStore
+from limbeck.teachers.scoring import embed_collection, score_pairs
+from limbeck.teachers.teachers import DualTeacher, Teacher
+from limbeck.training import (
+    Measure,
+    Pass,
+    Player,
+    Run,
+    Source,
+    Stage,
+    Turn,
+    train,
+    trained_player,
+)
+from limbeck.types import PassageId, QueryId, Role, Scores, Signals, Split
+
+DEV_QUERIES = 300  # enough to choose a checkpoint by
+DEV_POOL = 20  # passages per dev query that a checkpoint is measured on
+
+
+class TrainingSettings(Settings):
+    """What every recipe that trains a model on queries has to decide."""
+
+    updates: int = Field(300, ge=1, description="optimiser steps")
+    queries_per_update: int = Field(64, ge=1, description="queries in one update")
+    list_length: int = Field(4, ge=2, description="passages drawn for each query of an update")
+    depth: int = Field(32, ge=2, description="candidates kept per query after merging all miners")
+    learning_rate: float = Field(2e-4, gt=0, description="peak of the learning rate")
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the updates spent warming up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of matrices")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training")
+    measures: int = Field(3, ge=0, description="times dev is measured in training; 0 = never")
+    keep: Literal["best", "last"] = Field("best", description="which weights to keep, by dev")
+
+
+Forward = Callable[[Pass, Any], Signals]
+
+
+@dataclass
+class Retrieval:
+    """One collection in one run, for recipes to work on.
+
+    `base` is the encoder that the student is cut from, as a teacher: it mines where no better one
+    can. `counts` say what rules left out; they reach the report.
+    """
+
+    collection: Collection
+    run: Run
+    base: DualTeacher
+    store: ScoreStore | None
+    counts: dict[str, int] = field(default_factory=dict)
+    _tokens: dict[tuple[str, Role, str], TokenStore] = field(default_factory=dict)
+
+    # --- what is there -------------------------------------------------------------------------
+
+    def positions(self, ids: Sequence[QueryId]) -> np.ndarray:
+        """Where queries stand in the collection."""
+        index = self.collection.queries.index
+        return np.array([index[query] for query in ids], dtype=np.int32)
+
+    def labelled_queries(self) -> np.ndarray:
+        """The training queries with a positive, as positions."""
+        return self.positions(self.collection.labelled)
+
+    def training_queries(self) -> np.ndarray:
+        """The labelled training queries, then the unlabelled ones, as positions."""
+        return self.positions([*self.collection.labelled, *self.collection.unlabelled])
+
+    def split_queries(self, split: Split) -> np.ndarray:
+        """The judged queries of a split that have a positive, as positions."""
+        judged = self.collection.qrels.get(split, {})
+        return self.positions([query for query in judged if positives(judged[query])])
+
+    def positives_of(self, query: int, split: Split) -> np.ndarray:
+        """The passages that a split judges relevant to a query, as positions."""
+        query_id = QueryId(self.collection.queries.ids[query])
+        judged = self.collection.qrels.get(split, {}).get(query_id, {})
+        index = self.collection.passages.index
+        return np.array([index[passage] for passage in positives(judged)], dtype=np.int64)
+
+    def tokens(self, tokenizer: Any, role: Role, prompt: str) -> TokenStore:
+        """A field's tokens, made once per tokenizer and prompt."""
+        key = (tokenizer_digest(tokenizer), role, prompt)
+        if key not in self._tokens:
+            texts = self.collection.queries if role == "query" else self.collection.passages
+            name = f"{role}-{digest(list(key))[:12]}"
+            self._tokens[key] = self.run.first(
+                lambda: tokenize(
+                    texts.texts,
+                    tokenizer,
+                    self.run.folder / "stages" / "tokens" / name,
+                    stage="tokens",
+                    prompt=prompt,
+                    progress=self.run.progress,
+                )
+            )
+        return self._tokens[key]
+
+    def tokens_of(self, encoder: Encoder, role: Role) -> TokenStore:
+        """A field's tokens as an encoder reads them."""
+        return self.tokens(encoder.tokenizer, role, encoder.prompt(role))
+
+    # --- candidates, and what teachers think of them -------------------------------------------
+
+    def vectors(
+        self, teacher: Teacher, role: Role, queries: np.ndarray | None = None
+    ) -> np.ndarray:
+        """A dual teacher's vectors of all passages, or of the queries at these positions."""
+        what = "passages" if role == "passage" else "queries"
+        positions = np.arange(len(self.collection.passages)) if queries is None else queries
+        inputs = {"collection": self.collection.digest, "teacher": teacher.digest, "role": role}
+        inputs["positions"] = digest(positions.tolist())
+        name = f"encode-{teacher.name}-{what}-{digest(inputs)[:8]}"
+        folder = self.run.first(lambda: self.run.stage(name, inputs))
+        return self.run.first(
+            lambda: embed_collection(
+                teacher,
+                self.collection,
+                role,
+                positions,
+                self.tokens,
+                folder=folder,
+                store=self.store,
+                engine=self.run.engine,
+                progress=self.run.progress,
+            )
+        )
+
+    def pools(self, queries: np.ndarray, *, depth: int, teacher: Teacher) -> Candidates:
+        """The candidates of queries by words and by the vectors of a dual teacher, merged by rank.
+
+        At most `depth` passages per query; the vectors' first comes first.
+        """
+        folder = self.run.folder / "stages"
+        key = digest([queries.tolist(), depth, teacher.digest])[:8]
+        lexical = self.run.first(
+            lambda: mine_lexical(
+                self.collection,
+                queries,
+                depth=depth,
+                folder=folder / f"mine-bm25-{digest([queries.tolist(), depth])[:8]}",
+                progress=self.run.progress,
+            )
+        )
+        asked = self.vectors(teacher, "query", queries)
+        answers = self.vectors(teacher, "passage")
+        if teacher.similarity == "cosine":
+            asked, answers = normalised(asked), normalised(answers)
+        dense = self.run.first(
+            lambda: mine_dense(
+                self.collection,
+                queries,
+                asked,
+                answers,
+                source=teacher.name,
+                depth=depth,
+                folder=folder / f"mine-{teacher.name}-{key}",
+                progress=self.run.progress,
+            )
+        )
+        return merge([dense, lexical], depth)
+
+    def pair_scores(self, teacher: Teacher, pairs: np.ndarray) -> np.ndarray:
+        """A teacher's raw scores [n] of (query, passage) positions [n, 2]."""
+        inputs = {
+            "collection": self.collection.digest,
+            "teacher": teacher.digest,
+            "pairs": digest(pairs.tolist()),
+        }
+        name = f"score-{teacher.name}-{digest(inputs)[:8]}"
+        folder = self.run.first(lambda: self.run.stage(name, inputs))
+        return self.run.first(
+            lambda: score_pairs(
+                teacher,
+                self.collection,
+                pairs,
+                self.tokens,
+                folder=folder,
+                store=self.store,
+                engine=self.run.engine,
+                progress=self.run.progress,
+            )
+        )
+
+    def lists(
+        self, pools: Candidates, *, teacher: Teacher | None = None, margin: float | None = None
+    ) -> list[QueryList]:
+        """What each query of the pools may be shown with: its positives, and candidates to draw.
+
+        Judged positives leave the pool. With a teacher, everything is scored by it; an unlabelled
+        query's pool is put in its order, and with a `margin` (in its own units) a labelled query's
+        candidates that score above its best positive minus `margin` leave as likely false
+        negatives. Queries without two passages to compare are left out. Both are counted.
+        """
+        entries = []
+        for place, query in enumerate(pools.queries.tolist()):
+            judged = self.positives_of(query, "train")
+            pool = pools.for_query(place).astype(np.int64)
+            entries.append((query, judged, pool[~np.isin(pool, judged)]))
+        scores: list[np.ndarray | None] = [None] * len(entries)
+        if teacher is not None and entries:
+            pairs = [
+                np.stack([np.full(len(judged) + len(pool), query), np.append(judged, pool)], axis=1)
+                for query, judged, pool in entries
+            ]
+            ends = np.cumsum([len(rows) for rows in pairs])[:-1]
+            scores = list(np.split(self.pair_scores(teacher, np.concatenate(pairs)), ends))
+        lists = []
+        for (query, judged, pool), own in zip(entries, scores, strict=True):
+            kept, own = self._ordered(judged, pool, own, margin)
+            if len(judged) + len(kept) < 2:
+                self._count("training queries without two passages to compare", 1)
+                continue
+            query_id = QueryId(self.collection.queries.ids[query])
+            lists.append(QueryList(query, query_id, judged, kept, own))
+        return lists
+
+    def _ordered(
+        self, judged: np.ndarray, pool: np.ndarray, own: np.ndarray | None, margin: float | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """A pool and the scores of positives and pool, after the teacher had its say."""
+        if own is None:
+            return pool, None
+        marks, others = own[: len(judged)], own[len(judged) :]
+        if not len(judged):
+            order = np.argsort(-others, kind="stable")
+            return pool[order], others[order]
+        if margin is not None:
+            kept = apply_rules({"near": drop_by_margin(others, float(marks.max()), margin)})
+            self._count("candidates dropped: scored near the positive", kept.dropped["near"])
+            pool, others = pool[kept.mask], others[kept.mask]
+        return pool, np.concatenate([marks, others])
+
+    def _count(self, what: str, number: int) -> None:
+        self.counts[what] = self.counts.get(what, 0) + number
+
+    # --- batches to signals --------------------------------------------------------------------
+
+    def score_update(self, student: Encoder, teacher: Teacher | None = None) -> Forward:
+        """A forward over `ListBatch`: the student's scores, and those of a teacher.
+
+        Gives `student` [B, L] over each query's own list and `student/in_batch` [B, P] over all
+        passages of the update, other positives of the row masked; of a dual teacher the same two
+        as `teacher` and `teacher/in_batch`; of one that scores pairs, `teacher` from the batch.
+        """
+        answers = (
+            self.vectors(teacher, "passage") if teacher is not None and teacher.in_batch else None
+        )
+        asked = None
+        if teacher is not None and teacher.in_batch:
+            queries = self.training_queries()
+            found = self.vectors(teacher, "query", queries)
+            asked = np.zeros((len(self.collection.queries), found.shape[1]), dtype=np.float32)
+            asked[queries] = found
+
+        def forward(update: Pass, batch: ListBatch) -> Signals:
+            queries = self.embed_update(update, student, "query", batch.queries)
+            passages = self.embed_update(update, student, "passage", batch.passages)
+            values = matrix_similarity(student.similarity)(queries, passages)
+            scores = _both("student", values, batch)
+            if asked is not None and answers is not None and teacher is not None:
+                values = matrix_similarity(teacher.similarity)(
+                    torch.from_numpy(asked[batch.queries]).to(queries.device),
+                    torch.from_numpy(answers[batch.passages]).to(queries.device),
+                )
+                scores |= _both("teacher", values, batch)
+            elif batch.teacher is not None:
+                own = scores["student"]
+                values = torch.from_numpy(batch.teacher).to(queries.device)
+                scores["teacher"] = Scores(values, own.mask, own.target, own.weight)
+            return Signals(scores, progress=update.progress)
+
+        return forward
+
+    def embed_update(
+        self, update: Pass, encoder: Encoder, role: Role, positions: np.ndarray
+    ) -> Tensor:
+        """The player `student`'s vectors of some queries or passages: [n, D]."""
+        tokens = self.tokens_of(encoder, role)
+        collator = encoder.collator(role)
+        lengths = np.array([collator.length(int(n)) for n in tokens.lengths[positions]])
+        return update.run(
+            "student",
+            lengths,
+            lambda chosen: collator.singles([tokens[int(at)] for at in positions[chosen]]),
+        )
+
+    # --- how good is it ------------------------------------------------------------------------
+
+    def first_stage(
+        self, encoder: Encoder, queries: np.ndarray, passages: np.ndarray, *, depth: int
+    ) -> Results:
+        """What an encoder finds for queries among passages, both given as positions."""
+        engine, progress = self.run.engine, self.run.progress
+        asked = embed(
+            encoder,
+            self.tokens_of(encoder, "query"),
+            "query",
+            engine=engine,
+            positions=queries,
+            progress=progress,
+        )
+        answers = embed(
+            encoder,
+            self.tokens_of(encoder, "passage"),
+            "passage",
+            engine=engine,
+            positions=passages,
+            progress=progress,
+        )
+        if encoder.similarity == "cosine":
+            asked, answers = normalised(asked), normalised(answers)
+        found, scores = search_dense(asked, answers, depth)
+        return self.results(queries, np.where(found < 0, -1, passages[found]), scores)
+
+    def reranked(self, teacher: Teacher, pools: Candidates) -> Results:
+        """The pools of queries in the order of a teacher's scores."""
+        sizes = np.diff(pools.offsets)
+        pairs = np.stack([np.repeat(pools.queries, sizes), pools.passages], axis=1)
+        scores = self.pair_scores(teacher, pairs.astype(np.int64))
+        ids = self.collection.passages.ids
+        return {
+            QueryId(self.collection.queries.ids[query]): {
+                PassageId(ids[passage]): float(score)
+                for passage, score in zip(
+                    pools.passages[pools.rows(place)], scores[pools.rows(place)], strict=True
+                )
+            }
+            for place, query in enumerate(pools.queries.tolist())
+        }
+
+    def results(self, queries: np.ndarray, found: np.ndarray, scores: np.ndarray) -> Results:
+        """Positions and scores of a search [Q, k] by ids."""
+        ids = [QueryId(self.collection.queries.ids[query]) for query in queries]
+        names = [PassageId(passage) for passage in self.collection.passages.ids]
+        return run_of(ids, names, found, scores)
+
+    def quality(self, results: Results, split: Split) -> pl.DataFrame:
+        """Measures per judged query of a split that the results are about."""
+        judged = self.collection.qrels[split]
+        return per_query(results, {query: judged[query] for query in results if query in judged})
+
+    def dev_pools(self) -> Candidates | None:
+        """The candidates on which checkpoints and rankers are measured; None without dev."""
+        queries = self.split_queries("dev")[:DEV_QUERIES]
+        return self.pools(queries, depth=DEV_POOL, teacher=self.base) if len(queries) else None
+
+    def dev_measure(self, settings: TrainingSettings, player: str) -> Measure | None:
+        """nDCG@10 of a player on dev, among the pooled candidates and positives of dev queries."""
+        pools = self.dev_pools() if settings.measures else None
+        if pools is None:
+            return None
+        judged = [self.positives_of(query, "dev") for query in pools.queries.tolist()]
+        passages = np.unique(np.concatenate([pools.passages, *judged]))
+        queries = pools.queries.astype(np.int64)
+
+        def value(players: Mapping[str, Player]) -> float:
+            model = players[player].model
+            if isinstance(model, Ranker):
+                results = self._reranked_now(model, pools)
+            else:
+                assert isinstance(model, Encoder)
+                results = self.first_stage(model, queries, passages, depth=10)
+            return float(self.quality(results, "dev")["nDCG@10"].mean())  # type: ignore[arg-type]
+
+        every = max(1, settings.updates // settings.measures)
+        return Measure("dev nDCG@10, pooled", value, player, every, settings.keep)
+
+    def _reranked_now(self, ranker: Ranker, pools: Candidates) -> Results:
+        """The pools in the order of a ranker that is being trained: nothing is kept."""
+        pairs = np.stack(
+            [np.repeat(pools.queries, np.diff(pools.offsets)), pools.passages], axis=1
+        ).astype(np.int64)
+        scores = score(
+            ranker,
+            self.tokens(ranker.tokenizer, "query", ""),
+            self.tokens(ranker.tokenizer, "passage", ""),
+            pairs,
+            engine=self.run.engine,
+        )
+        found = pools.passages
+        return {
+            QueryId(self.collection.queries.ids[query]): {
+                PassageId(self.collection.passages.ids[found[at]]): float(scores[at])
+                for at in range(pools.rows(place).start, pools.rows(place).stop)
+            }
+            for place, query in enumerate(pools.queries.tolist())
+        }
+
+    # --- training ------------------------------------------------------------------------------
+
+    def train_model(
+        self,
+        name: str,
+        model: Encoder | Ranker,
+        source: Source,
+        turn: Turn,
+        settings: TrainingSettings,
+        *,
+        needs: frozenset[str] = frozenset(),
+        parts: nn.Module | None = None,
+    ) -> None:
+        """Train the player `student` (and `parts`) in place: one stage of one turn."""
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = settings.dropout
+        schedule = linear_warmup_decay(int(settings.warmup * settings.updates), settings.updates)
+        player, beside = (
+            trained_player(
+                who,
+                trained,
+                learning_rate=settings.learning_rate,
+                schedule=schedule,
+                weight_decay=settings.weight_decay,
+            )
+            for who, trained in (("student", model), ("parts", parts or nn.Identity()))
+        )
+        stage = Stage(
+            f"train-{name}",
+            [player],
+            source,
+            [turn],
+            settings.updates,
+            parts=beside if parts is not None else None,
+            needs=needs,
+            settings=settings.model_dump(),
+            measure=self.dev_measure(settings, "student"),
+        )
+        train(stage, self.run)
+
+
+def normalised(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [n, D] scaled to length 1, so that inner products are cosines."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    result: np.ndarray = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return result
+
+
+def _both(name: str, values: Tensor, batch: ListBatch) -> dict[str, Scores]:
+    """Scores over own lists [B, L] and over all passages of the update [B, P]."""
+    device = values.device
+    lists = torch.from_numpy(batch.lists).to(device)
+    labelled = torch.from_numpy(batch.labelled).to(device)
+    own = Scores.of(values.gather(1, lists.clamp(min=0)), mask=lists >= 0)
+    target = torch.where(labelled, lists[:, 0], -1)
+    others = torch.from_numpy(batch.positives).to(device)
+    others[torch.arange(len(others)), lists[:, 0]] = False
+    return {name: own, f"{name}/in_batch": Scores.of(values, mask=~others, target=target)}

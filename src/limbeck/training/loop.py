@@ -1,0 +1,234 @@
+"""How does a stage get from its first update to its last, exactly once, whatever happens?
+
+Every update: the source's batch, each due turn's forward, loss and backward, gradients summed over
+processes and clipped, one step of each trained player. Weights, optimiser states and the loss
+curve are written every `checkpoint_every` updates; a stage that was interrupted goes on from there
+and ends with the same bytes as one that was not. It knows no task and no method.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+
+from limbeck.errors import StageError
+from limbeck.store import (
+    StageFolder,
+    damaged,
+    digest_tensors,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from limbeck.training.passes import Pass
+from limbeck.training.players import Player, load_weights, weights
+from limbeck.training.run import Run
+from limbeck.training.stages import Measure, Stage
+
+STATE = "state.safetensors"
+BEST = "best.safetensors"
+
+
+@dataclass(slots=True)
+class _Log:
+    """What a stage has done so far: the loss curve, the measurements and the work counted."""
+
+    updates: int = 0
+    losses: list[dict[str, float]] = field(default_factory=list)
+    measured: list[list[float]] = field(default_factory=list)  # [update, value]
+    items: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    final: bool = False  # the weights are those the stage ends with
+
+    @property
+    def best(self) -> float:
+        """The best measured value so far; -inf before the first."""
+        return max((value for _, value in self.measured), default=-math.inf)
+
+
+def train(stage: Stage, run: Run) -> dict[str, Player]:
+    """The stage's players after its updates, by name, with optimiser and schedule state.
+
+    The players given are the players returned: they are moved in place. A finished stage is read
+    back instead of repeated; an unfinished one goes on from its last checkpoint.
+
+    Raises:
+        StageError: when a loss is not finite, naming the update and its parts.
+        StoreError: when the stage's folder was made from other inputs, or is damaged.
+    """
+    players = {player.name: player for player in stage.everyone}
+    folder = run.first(lambda: run.stage(stage.name, _inputs(stage, run)))
+    if folder.complete:
+        _restore(folder.path / STATE, players)
+        return players
+    log = _Log()
+    if run.first((folder.path / STATE).exists):
+        log = _restore(folder.path / STATE, players)
+    for player in players.values():
+        player.model.to(run.engine.device)
+    started = time.perf_counter() - log.seconds
+    bytes_per_token: dict[str, float] = {}
+    with run.progress.task(stage.name, stage.updates, "updates") as advance:
+        advance(log.updates)
+        while log.updates < stage.updates:
+            log.losses.append(_update(stage, run, players, log, bytes_per_token))
+            log.updates += 1
+            log.seconds = time.perf_counter() - started
+            last = log.updates == stage.updates
+            if stage.measure is not None and (last or log.updates % stage.measure.every == 0):
+                _measure(stage.measure, run, folder, players, log)
+            if run.group.rank == 0 and not last and log.updates % run.checkpoint_every == 0:
+                _checkpoint(folder, players, log)
+            advance(1)
+    if not log.final:
+        if stage.measure is not None and stage.measure.keep == "best":
+            run.group.barrier()
+            load_weights(players[stage.measure.player].model, read_tensors(folder.path / BEST))
+        log.final = True
+        if run.group.rank == 0:
+            _checkpoint(folder, players, log)
+    if run.group.rank == 0:
+        _finish(folder, run, log)
+    run.group.barrier()
+    for player in players.values():
+        player.model.eval()
+    return players
+
+
+def _update(
+    stage: Stage,
+    run: Run,
+    players: Mapping[str, Player],
+    log: _Log,
+    bytes_per_token: dict[str, float],
+) -> dict[str, float]:
+    """One update of every due turn; the values of the losses' parts by name."""
+    batch = stage.source.batch(log.updates)
+    values: dict[str, float] = {}
+    for number, turn in enumerate(stage.turns):
+        if log.updates % turn.every:
+            continue
+        forward = Pass(
+            run,
+            players,
+            turn.trains,
+            stage=f"{stage.name}/{number}",
+            update=log.updates,
+            progress=log.updates / stage.updates,
+            bytes_per_token=bytes_per_token,
+        )
+        loss = turn.loss(turn.forward(forward, batch))
+        parts = {name: float(part.detach()) for name, part in loss.parts.items()}
+        if not all(math.isfinite(value) for value in parts.values()):
+            raise StageError(
+                f"Stage {stage.name!r}, update {log.updates}: the loss is not finite ({parts}). "
+                "Lower the learning rate, or check the teacher's scores."
+            )
+        forward.backward(loss.total)
+        for name in sorted(turn.trains):
+            player = players[name]
+            if player is stage.parts:  # every process has its whole gradient already
+                for parameter in player.trainable:
+                    if parameter.grad is not None:
+                        parameter.grad /= run.group.size
+            run.group.sum_gradients(player.trainable)
+            torch.nn.utils.clip_grad_norm_(player.trainable, stage.clip)
+            player.step()
+        for player in players.values():  # what a gradient passed through keeps none of it
+            player.model.zero_grad(set_to_none=True)
+        values |= parts
+        log.items += forward.items
+        log.tokens += forward.tokens
+    return values
+
+
+def _measure(
+    measure: Measure, run: Run, folder: StageFolder, players: Mapping[str, Player], log: _Log
+) -> None:
+    """Measure, say so, and keep the weights when they are the best so far."""
+    value = 0.0
+    if run.group.rank == 0:
+        for player in players.values():
+            player.model.eval()
+        value = measure.value(players)
+    value = run.group.broadcast(value)
+    run.progress.say(f"{folder.name}: {measure.name} {value:.4f} after {log.updates} updates")
+    if value > log.best and measure.keep == "best" and run.group.rank == 0:
+        tensors = weights(players[measure.player].model)
+        write_tensors(folder.path / BEST, tensors, stage=folder.name)
+    log.measured.append([log.updates, value])
+
+
+def _checkpoint(folder: StageFolder, players: Mapping[str, Player], log: _Log) -> None:
+    """Write everything that training needs to go on, in one file and one rename."""
+    tensors = {
+        f"{name}/{key}": value
+        for name, player in players.items()
+        if player.optimizer is not None  # a frozen player is what the stage was given
+        for key, value in player.state().items()
+    }
+    metadata = {"log": json.dumps(asdict(log))}
+    write_tensors(folder.path / STATE, tensors, stage=folder.name, metadata=metadata)
+
+
+def _restore(path: Path, players: Mapping[str, Player]) -> _Log:
+    """Take players and log from a checkpoint."""
+    tensors = read_tensors(path)
+    for name, player in players.items():
+        if player.optimizer is not None:
+            prefix = f"{name}/"
+            player.load_state(
+                {
+                    key[len(prefix) :]: value
+                    for key, value in tensors.items()
+                    if key.startswith(prefix)
+                }
+            )
+        player.model.eval()
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return _Log(**json.loads(file.metadata()["log"]))
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise damaged(path, f"its log cannot be read: {error}") from error
+
+
+def _finish(folder: StageFolder, run: Run, log: _Log) -> None:
+    """Write the curves for people, drop the best weights' copy, seal the folder."""
+    (folder.path / BEST).unlink(missing_ok=True)
+    write_json(
+        folder.path / "curves.json",
+        {"losses": log.losses, "measured": log.measured},
+        stage=folder.name,
+    )
+    folder.finish(
+        updates=log.updates,
+        measured=log.measured,
+        items=log.items,
+        padded_tokens=log.tokens,
+        seconds=round(log.seconds, 3),
+        processes=run.group.size,
+    )
+
+
+def _inputs(stage: Stage, run: Run) -> dict[str, Any]:
+    """What a stage depends on, for its digest."""
+    return {
+        "settings": dict(stage.settings),
+        "players": {player.name: digest_tensors(player.state()) for player in stage.everyone},
+        "source": stage.source.digest,
+        "updates": stage.updates,
+        "clip": stage.clip,
+        "seed": run.seed,
+        "precision": run.engine.precision,
+        "train_tokens": run.train_tokens,
+        "processes": run.group.size,
+    }

@@ -1,0 +1,232 @@
+"""How does one update get a player's outputs, and the gradient back into it?
+
+A forward asks for the outputs of a player over items (texts, pairs, images). The pass sorts the
+items by length, deals them to the processes, runs them in micro-batches under a token budget and
+gathers the outputs, so that forward and loss see the whole update whatever the memory and however
+many processes: every passage of an update is a possible negative for every query of it, and means
+over rows are means over the update's rows.
+
+Backward goes through the gathered outputs: the loss gives their gradient, and each micro-batch
+takes its slice. Activations are kept while they fit; above the limit micro-batches are computed a
+second time with the same dropout, after Gao et al. 2021, arXiv:2101.06983.
+
+A pass knows no task, loss or optimiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import StageError
+from limbeck.inference import Engine, plan_batches
+from limbeck.store import digest
+from limbeck.training.players import Player
+from limbeck.training.run import Run
+
+Features = dict[str, Tensor]
+Collate = Callable[[np.ndarray], Features]
+Call = Callable[[nn.Module, Features], Tensor]
+
+
+@dataclass(slots=True)
+class _MicroBatch:
+    """One slice of a player's items: where its rows go, and its output with its graph.
+
+    `output` is None where the graph was not kept; `compute` then gives it again.
+    """
+
+    positions: Tensor
+    compute: Callable[[], Tensor]
+    output: Tensor | None
+
+
+@dataclass(slots=True)
+class _Record:
+    """One player's outputs in this update: the gathered leaf and the slices behind it."""
+
+    leaf: Tensor
+    slices: list[_MicroBatch]
+
+
+class Pass:
+    """The forward and backward of one turn of one update.
+
+    `trains` names the players whose weights get gradients; the others answer in evaluation mode.
+    `bytes_per_token` remembers, over the updates of a stage, what each player keeps for its
+    backward pass.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        players: Mapping[str, Player],
+        trains: frozenset[str],
+        *,
+        stage: str,
+        update: int,
+        progress: float,
+        bytes_per_token: dict[str, float],
+    ) -> None:
+        self.progress = progress
+        self.items = 0  # items this process ran
+        self.tokens = 0  # padded tokens this process ran
+        self._run = run
+        self._players = players
+        self._trains = trains
+        self._place = f"{run.seed} {stage} {update}"
+        self._bytes_per_token = bytes_per_token
+        self._kept_bytes = 0.0
+        self._records: list[_Record] = []
+
+    def model(self, player: str) -> nn.Module:
+        """A player's model, for parts whose few parameters act on whole updates."""
+        return self._players[player].model
+
+    def run(
+        self, player: str, lengths: np.ndarray, collate: Collate, call: Call | None = None
+    ) -> Tensor:
+        """A player's outputs over n items, in their order: [n, ...] float32.
+
+        `lengths` [n] are tokens per item; `collate(positions)` gives the features of some of them;
+        `call(model, features)` gives their outputs [b, ...], by default `model(features)`.
+
+        Raises:
+            StageError: when there are fewer items than processes.
+        """
+        group = self._run.group
+        if len(lengths) < group.size:
+            raise StageError(
+                f"Player {player!r} has {len(lengths)} items in an update for {group.size} "
+                "processes. Use more queries per update, or fewer processes."
+            )
+        model = self._players[player].model
+        training = player in self._trains
+        model.train(training)
+        share = np.argsort(lengths, kind="stable")[group.rank :: group.size]
+        slices: list[_MicroBatch] = []
+        leaf: Tensor | None = None
+        for number, chosen in enumerate(plan_batches(lengths[share], self._run.train_tokens)):
+            positions = share[chosen]
+            features = {
+                name: value.to(self._run.engine.device)
+                for name, value in collate(positions).items()
+            }
+            grad = training or any(value.requires_grad for value in features.values())
+            padded = len(positions) * int(lengths[positions].max(initial=1))
+            self.items += len(positions)
+            self.tokens += padded
+            seed = f"{self._place} {player} {group.rank} {number}"
+            compute = self._computation(
+                model, features, call or _forward, seed if training else None
+            )
+            output = self._output(player, compute, padded) if grad else _without_graph(compute)
+            if leaf is None:
+                leaf = torch.zeros((len(lengths), *output.shape[1:]), device=output.device)
+            rows = torch.from_numpy(positions).to(output.device)
+            leaf[rows] = output.detach()
+            if grad:
+                slices.append(_MicroBatch(rows, compute, output if output.requires_grad else None))
+        assert leaf is not None  # every process has an item
+        group.sum_(leaf)
+        if slices:
+            leaf.requires_grad_()
+            self._records.append(_Record(leaf, slices))
+        return leaf
+
+    def backward(self, total: Tensor) -> None:
+        """The gradient of a scalar that every process computed, into the trained players.
+
+        Gradients are this process's share: their sum over processes is the update's gradient.
+        """
+        total.backward()  # type: ignore[no-untyped-call]
+        of_loss = [record.leaf.grad for record in self._records]  # the same on every process
+        for record in self._records:
+            record.leaf.grad = None
+        for record, direct in zip(reversed(self._records), reversed(of_loss), strict=True):
+            # What later players sent back through their inputs is each process's share.
+            through = record.leaf.grad
+            if through is not None:
+                self._run.group.sum_(through)
+            gradient = (
+                direct if through is None else through if direct is None else direct + through
+            )
+            if gradient is None:
+                continue
+            for part in record.slices:
+                with torch.enable_grad():
+                    output = part.compute() if part.output is None else part.output
+                torch.autograd.backward(output, gradient[part.positions].to(output.dtype))
+                part.output = None
+
+    def _computation(
+        self, model: nn.Module, features: Features, call: Call, seed: str | None
+    ) -> Callable[[], Tensor]:
+        """A micro-batch's forward that gives the same output whenever it is called."""
+
+        def compute() -> Tensor:
+            with _autocast(self._run.engine), _dropout_seed(seed):
+                return call(model, features).float()
+
+        return compute
+
+    def _output(self, player: str, compute: Callable[[], Tensor], padded: int) -> Tensor:
+        """A micro-batch's output, with its graph while the activations fit in memory."""
+        rate = self._bytes_per_token.get(player)
+        if rate is None:
+            with _saved_bytes() as saved:
+                output = compute()
+            self._bytes_per_token[player] = rate = sum(saved.values()) / padded
+            self._kept_bytes += rate * padded
+            return output
+        if self._kept_bytes + rate * padded > self._run.activation_bytes:
+            return _without_graph(compute)
+        self._kept_bytes += rate * padded
+        return compute()
+
+
+def _autocast(engine: Engine) -> torch.autocast:
+    """The engine's precision for the forwards inside."""
+    return torch.autocast(engine.device, torch.bfloat16, enabled=engine.precision == "bf16")
+
+
+def _forward(model: nn.Module, features: Features) -> Tensor:
+    """What a model gives when it is called."""
+    output: Tensor = model(features)
+    return output
+
+
+def _without_graph(compute: Callable[[], Tensor]) -> Tensor:
+    """An output that remembers nothing for a backward pass."""
+    with torch.no_grad():
+        return compute()
+
+
+@contextmanager
+def _dropout_seed(seed: str | None) -> Iterator[None]:
+    """The global generator, which dropout draws from, set for one forward and then put back."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(int(digest(seed)[:15], 16))
+        yield
+
+
+@contextmanager
+def _saved_bytes() -> Iterator[dict[int, int]]:
+    """The bytes that operations inside keep for the backward pass, by address."""
+    saved: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            saved[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        yield saved
