@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +58,19 @@ def test_other_libraries_are_quiet_unless_asked(monkeypatch: pytest.MonkeyPatch)
         warnings.warn("for the library's own developers", stacklevel=1)
     assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
     assert os.environ["TRANSFORMERS_VERBOSITY"] == "info"
+
+
+def test_a_terminal_without_unicode_is_no_reason_to_fail(tmp_path: Path) -> None:
+    folder = tmp_path / "文書"
+    folder.mkdir()
+    done = subprocess.run(
+        [*LIMBECK, "store", "list", "--store", folder],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u6587" in done.stdout
 
 
 @pytest.mark.parametrize(

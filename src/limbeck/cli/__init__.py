@@ -12,6 +12,7 @@ This package knows no method, model or file format.
 import os
 import sys
 import warnings
+from io import TextIOWrapper
 from typing import Annotated, Any
 
 import typer
@@ -82,6 +83,8 @@ def root(
 def main() -> None:
     """The `limbeck` command."""
     _quieten_libraries()
+    if isinstance(sys.stdout, TextIOWrapper):  # a passage may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()
 
 
