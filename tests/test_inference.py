@@ -1,0 +1,251 @@
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from limbeck import inference
+from limbeck.data.tokens import TokenStore, tokenize_here
+from limbeck.errors import ConfigError, ScoreError
+from limbeck.inference import (
+    Engine,
+    choose_engine,
+    embed,
+    embed_batches,
+    pair_lengths,
+    plan_batches,
+    score,
+    score_batches,
+)
+from limbeck.models.encoder import Encoder, Ranker
+
+EXACT = Engine("cpu", "fp32")
+TEXTS = [
+    "how to find the largest files on disk",
+    "",
+    "cat",
+    "the moon and the sea " * 20,
+    "dog 😀",
+    "list all users",
+]
+PAIRS = np.array([[0, 3], [2, 2], [4, 1], [0, 0], [5, 4]])
+
+
+@pytest.fixture
+def tokens(tiny_encoder: Encoder) -> TokenStore:
+    return tokenize_here(TEXTS, tiny_encoder.tokenizer)
+
+
+class Counted:
+    """A progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, tuple[int, int]] = {}
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        seen: list[int] = []
+        yield seen.append
+        self.tasks[f"{label} ({unit})"] = (total, sum(seen))
+
+    def say(self, line: str) -> None:
+        raise AssertionError(line)
+
+
+# --- plans ---------------------------------------------------------------------------------------
+
+
+def test_a_plan_worked_by_hand() -> None:
+    """Budget 12: 7 alone (7 + 7 > 12), then three of 4 (12), then 2 and 1 (2 x 2)."""
+    plan = plan_batches([4, 1, 7, 4, 2, 4], max_tokens=12)
+    assert [batch.tolist() for batch in plan] == [[2], [0, 3, 5], [4, 1]]
+
+
+def test_plans_are_partitions_within_the_budget_and_longest_first() -> None:
+    generator = np.random.default_rng(0)
+    for budget in (1, 16, 100, 5000):
+        lengths = generator.integers(1, 60, size=200)
+        plan = plan_batches(lengths, budget)
+        assert sorted(np.concatenate(plan).tolist()) == list(range(200))
+        for batch in plan:
+            assert len(batch) == 1 or len(batch) * lengths[batch].max() <= budget
+        ordered = lengths[np.concatenate(plan)]
+        assert (np.diff(ordered) <= 0).all()
+        again = plan_batches(lengths.tolist(), budget)
+        assert all(np.array_equal(one, other) for one, other in zip(plan, again, strict=True))
+
+
+def test_nothing_needs_no_batches() -> None:
+    assert plan_batches([], 100) == []
+
+
+# --- engines -------------------------------------------------------------------------------------
+
+
+def test_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_engine("torch", "fp32") == Engine("cpu", "fp32")
+    assert choose_engine("auto", "bf16") == Engine("cpu", "bf16")
+    monkeypatch.setattr(inference, "_computes_bf16", lambda device: True)
+    assert choose_engine() == Engine("cpu", "bf16")
+    monkeypatch.setattr(inference, "_computes_bf16", lambda device: False)
+    assert choose_engine() == Engine("cpu", "fp32")
+    with pytest.raises(ConfigError, match="no backend 'abacus'"):
+        choose_engine("abacus")
+    with pytest.raises(ConfigError, match="no precision 'int3'"):
+        choose_engine("auto", "int3")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fpu avx512f avx512_bf16", True),
+        ("fpu amx_bf16 amx_tile", True),
+        ("fpu avx2 avx512f", False),
+        ("", False),
+    ],
+)
+def test_bf16_is_read_off_the_processor(
+    flags: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"processor\t: 0\nflags\t\t: {flags}\n")
+    assert inference._computes_bf16("cpu") is expected
+    monkeypatch.setattr("platform.system", lambda: "Plan 9")
+    assert inference._computes_bf16("cpu") is False
+
+
+# --- vectors -------------------------------------------------------------------------------------
+
+
+def test_embed_gives_the_vectors_of_sentence_transformers_in_order(
+    tiny_encoder: Encoder, tiny_encoder_folder: Path, tokens: TokenStore
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    expected = SentenceTransformer(str(tiny_encoder_folder), device="cpu").encode(TEXTS)
+    for budget in (1, 60, 100_000):
+        found = embed(tiny_encoder, tokens, "passage", engine=Engine("cpu", "fp32", budget))
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_embed_of_some_positions(tiny_encoder: Encoder, tokens: TokenStore) -> None:
+    every = embed(tiny_encoder, tokens, "query", engine=EXACT)
+    some = embed(tiny_encoder, tokens, "query", engine=EXACT, positions=np.array([4, 0, 4]))
+    np.testing.assert_allclose(some, every[[4, 0, 4]], atol=1e-6)
+    none = embed(tiny_encoder, tokens, "query", engine=EXACT, positions=np.array([], dtype=int))
+    assert none.shape == (0, 32)
+
+
+def test_batches_follow_the_plan_and_give_the_same_bytes_again(
+    tiny_encoder: Encoder, tokens: TokenStore
+) -> None:
+    plan = [np.array([5, 1]), np.array([0])]
+    for engine in (EXACT, Engine("cpu", "bf16")):
+        first = list(embed_batches(tiny_encoder, tokens, "query", plan, engine))
+        assert [positions.tolist() for positions, _ in first] == [[5, 1], [0]]
+        rest = list(embed_batches(tiny_encoder, tokens, "query", plan[1:], engine))
+        assert first[1][1].tobytes() == rest[0][1].tobytes()  # a resumed run starts in the middle
+
+
+def test_running_leaves_the_model_in_its_mode(tiny_encoder: Encoder, tokens: TokenStore) -> None:
+    tiny_encoder.train()
+    one = embed(tiny_encoder, tokens, "query", engine=EXACT)
+    assert tiny_encoder.training
+    np.testing.assert_array_equal(one, embed(tiny_encoder, tokens, "query", engine=EXACT))
+    tiny_encoder.eval()
+    np.testing.assert_array_equal(one, embed(tiny_encoder, tokens, "query", engine=EXACT))
+    assert not tiny_encoder.training
+
+
+def test_bf16_is_close_to_fp32(
+    tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore
+) -> None:
+    half = Engine("cpu", "bf16")
+    exact = embed(tiny_encoder, tokens, "query", engine=EXACT)
+    rough = embed(tiny_encoder, tokens, "query", engine=half)
+    assert not np.array_equal(exact, rough)
+    assert (exact * rough).sum(axis=1).min() > 0.998
+    one = score(tiny_ranker, tokens, tokens, PAIRS, engine=EXACT)
+    other = score(tiny_ranker, tokens, tokens, PAIRS, engine=half)
+    np.testing.assert_allclose(one, other, atol=0.1)
+
+
+def test_progress_is_told(tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore) -> None:
+    progress = Counted()
+    embed(tiny_encoder, tokens, "query", engine=EXACT, progress=progress)
+    embed(tiny_encoder, tokens, "passage", engine=EXACT, progress=progress)
+    score(tiny_ranker, tokens, tokens, PAIRS, engine=EXACT, progress=progress)
+    assert progress.tasks == {
+        "Encoding queries (texts)": (6, 6),
+        "Encoding passages (texts)": (6, 6),
+        "Scoring pairs (pairs)": (5, 5),
+    }
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_sentence_transformers_in_order(
+    tiny_ranker: Ranker, tiny_ranker_folder: Path, tokens: TokenStore
+) -> None:
+    from sentence_transformers import CrossEncoder
+
+    theirs = CrossEncoder(str(tiny_ranker_folder), device="cpu")
+    expected = theirs.predict(
+        [(TEXTS[query], TEXTS[passage]) for query, passage in PAIRS],
+        activation_fn=torch.nn.Identity(),
+    )
+    for budget in (1, 100, 100_000):
+        found = score(tiny_ranker, tokens, tokens, PAIRS, engine=Engine("cpu", "fp32", budget))
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_pair_lengths_are_what_a_batch_is_padded_to(
+    tiny_ranker: Ranker, tokens: TokenStore
+) -> None:
+    lengths = pair_lengths(tiny_ranker, tokens, tokens, PAIRS)
+    for (query, passage), length in zip(PAIRS, lengths, strict=True):
+        features = tiny_ranker.collator.pairs([tokens[query]], [tokens[passage]])
+        assert features["input_ids"].shape == (1, length)
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def test_vectors_that_are_not_finite_name_their_text(
+    tiny_encoder: Encoder, tokens: TokenStore
+) -> None:
+    word = int(tokens[2][0])  # "cat", only in text 2
+    with torch.no_grad():
+        tiny_encoder.transformer.embeddings.word_embeddings.weight[word] = torch.nan
+    with pytest.raises(ScoreError, match="not finite for passage 2"):
+        embed(tiny_encoder, tokens, "passage", engine=EXACT)
+
+
+def test_scores_that_are_not_finite_name_their_pair(
+    tiny_ranker: Ranker, tokens: TokenStore
+) -> None:
+    word = int(tokens[2][0])
+    with torch.no_grad():
+        tiny_ranker.transformer.bert.embeddings.word_embeddings.weight[word] = torch.inf
+    plan = [np.array([0, 3]), np.array([4, 1])]
+    with pytest.raises(ScoreError, match="not finite for query 2 and passage 2"):
+        list(score_batches(tiny_ranker, tokens, tokens, PAIRS, plan, EXACT))
+
+
+def test_a_model_that_does_not_survive_bf16_is_refused(
+    tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = Engine("cpu", "bf16")
+    monkeypatch.setattr(inference, "LEAST_COSINE", 1.1)
+    with pytest.raises(ScoreError, match=r"other vectors than in fp32 .* Use --precision fp32"):
+        embed(tiny_encoder, tokens, "query", engine=half)
+    embed(tiny_encoder, tokens, "query", engine=EXACT)
+    monkeypatch.setattr(inference, "MOST_DIFFERENCE", 0.0)
+    with pytest.raises(ScoreError, match=r"other scores than in fp32 .* Use --precision fp32"):
+        score(tiny_ranker, tokens, tokens, PAIRS, engine=half)
+    score(tiny_ranker, tokens, tokens, PAIRS, engine=EXACT)
