@@ -331,12 +331,13 @@ def _mine(job: _Job, path: Path, prepare: Callable[[], _Search], progress: Progr
         return _read_shards(job, path)
     missing = {name: block for name, block in job.blocks().items() if not (path / name).exists()}
     count = sum(block.stop - block.start for block in missing.values())
-    search = prepare()
-    with progress.task(f"mine {job.source}", count, "queries") as advance:
-        for name, block in missing.items():
-            found = Candidates.of(job.source, job.queries[block], *search(block))
-            write_parquet(path / name, found.to_frame(job.collection), stage=folder.name)
-            advance(len(found))
+    if missing:
+        search = prepare()
+        with progress.task(f"mine {job.source}", count, "queries") as advance:
+            for name, block in missing.items():
+                found = Candidates.of(job.source, job.queries[block], *search(block))
+                write_parquet(path / name, found.to_frame(job.collection), stage=folder.name)
+                advance(len(found))
     mined = _read_shards(job, path)
     folder.finish(
         queries=len(mined),
