@@ -22,11 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from limbeck.data.collection import Collection, Texts, positives
+from limbeck.data.collection import LONE_SURROGATE, Collection, Texts, positives
 from limbeck.errors import DataError
 from limbeck.types import SPLITS, PassageId, Qrels, QueryId, Split
 
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 GRADE = re.compile(r"[+-]?\d{1,9}")  # what trec_eval's 32-bit integers hold
 
 

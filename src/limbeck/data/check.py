@@ -167,19 +167,19 @@ def _warnings(collection: Collection) -> list[str]:
 def _shared_texts(collection: Collection) -> list[str]:
     """Warnings on different queries of equal text in two splits."""
     queries = collection.queries
-    by_split = {
-        split: {
-            queries.texts[queries.index[query]]: query for query in collection.qrels.get(split, {})
-        }
-        for split in SPLITS
-    }
+
+    def text(query: str) -> str:
+        return queries.texts[queries.index[query]]
+
     found = []
     for index, one in enumerate(SPLITS):
+        earlier = collection.qrels.get(one, {})
+        texts = {text(query) for query in earlier}
         for other in SPLITS[index + 1 :]:
             shared = [
                 query
-                for text, query in by_split[other].items()
-                if by_split[one].get(text, query) != query
+                for query in collection.qrels.get(other, {})
+                if query not in earlier and text(query) in texts
             ]
             if shared:
                 found.append(

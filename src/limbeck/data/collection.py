@@ -12,6 +12,7 @@ This module knows no file format, no tokenizer and no model.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection as Countable
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from functools import cached_property
 from limbeck.errors import ConfigError
 from limbeck.types import SPLITS, PassageId, Qrels, QueryId, Split
 
+# half of a character: JSON and Python can hold it, UTF-8, and so every tokenizer, cannot
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 DEV_SHARE = 0.1  # of the labelled training queries, when a collection has no dev split
 DEV_AT_MOST = 500  # queries: enough to choose a checkpoint by
 DEV_NEEDS = 10  # labelled training queries; below, every one of them is worth more in training

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
-from limbeck.data.collection import Collection, Texts
+from limbeck.data.collection import LONE_SURROGATE, Collection, Texts
 from limbeck.errors import DataError
 from limbeck.types import PassageId, Qrels, QueryId, Split
 
@@ -42,7 +42,7 @@ TEST_QUERIES = 300
 DEV_QUERIES = 200
 SUMMARY_WORDS = range(4, 25)  # shorter ones ask nothing, longer ones are no query
 PASSAGE_WORDS = range(12, 65)  # shorter rests are left out, longer ones cut
-PER_FILE = 8  # docstrings; files that repeat one pattern would crowd out the others
+PER_FILE = 12  # docstrings; files that repeat one pattern would crowd out the others
 SKIPPED_FOLDERS = {"test", "tests", "testing", "_testing", "_vendor", "vendor", "third_party"}
 WORD = re.compile(r"[A-Za-z]{2,}")
 RULE = re.compile(r"([-=~^`*_])\1{2,}")  # the lines under headings
@@ -127,7 +127,8 @@ def docstrings_of(source: bytes, module: str) -> Iterator[Docstring]:
         words = RULE.sub(" ", rest).split()
         asks = len(summary.split()) in SUMMARY_WORDS and len(WORD.findall(summary)) >= 3
         answers = len(WORD.findall(rest)) >= PASSAGE_WORDS.start
-        if asks and answers and name not in seen:
+        readable = not LONE_SURROGATE.search(text)
+        if asks and answers and readable and name not in seen:
             seen.add(name)
             yield Docstring(name, summary, " ".join(words[: PASSAGE_WORDS.stop - 1]))
 
