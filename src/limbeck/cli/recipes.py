@@ -30,8 +30,7 @@ def recipes(
     elif name:
         typer.echo(_page(chosen[0]))
     else:
-        width = max(len(recipe.name) for recipe in chosen)
-        typer.echo("\n".join(f"{recipe.name:<{width}}  {recipe.summary}" for recipe in chosen))
+        typer.echo(_listing(chosen))
 
 
 def _as_dict(recipe: "Recipe") -> dict[str, Any]:
@@ -42,22 +41,45 @@ def _as_dict(recipe: "Recipe") -> dict[str, Any]:
         "name": recipe.name,
         "summary": recipe.summary,
         "paper": recipe.paper,
-        "task": str(recipe.task),
+        "task": recipe.task,
+        "makes": recipe.makes,
+        "needs": sorted(recipe.needs),
         "settings": [asdict(setting) for setting in describe(recipe.settings)],
         "presets": {preset: dict(values) for preset, values in recipe.presets.items()},
     }
+
+
+def _listing(known: "list[Recipe]") -> str:
+    """A line per recipe: those that train a student first, then those that fit a teacher."""
+    width = max(len(recipe.name) for recipe in known)
+    return "\n".join(
+        f"{recipe.name:<{width}}  {recipe.makes}  {recipe.summary}"
+        for recipe in sorted(known, key=lambda recipe: (recipe.makes, recipe.name))
+    )
 
 
 def _page(recipe: "Recipe") -> str:
     """A recipe for people: what it is, then a line for every setting and preset."""
     from limbeck.settings import describe
 
-    lines = [f"{recipe.name}: {recipe.summary}", f"Paper: {recipe.paper}", "", "Settings (--set):"]
+    lines = [
+        f"{recipe.name}: {recipe.summary}",
+        f"Paper: {recipe.paper}",
+        f"Makes: a {recipe.makes}",
+        f"Needs: {', '.join(sorted(recipe.needs)) or 'queries and passages only'}",
+        "",
+        "Settings (--set):",
+    ]
     lines += [
-        f"  {setting.name} = {setting.default}  ({setting.type}) {setting.description}"
+        f"  {setting.name} = {_written(setting.default)}  ({setting.type}) {setting.description}"
         for setting in describe(recipe.settings)
     ]
     for preset, values in recipe.presets.items():
         written = " ".join(f"{key}={value}" for key, value in values.items())
         lines.append(f"Preset {preset}: {written}")
     return "\n".join(lines)
+
+
+def _written(default: object) -> str:
+    """A default as `--set` would take it."""
+    return str(default).lower() if default is None or isinstance(default, bool) else str(default)
