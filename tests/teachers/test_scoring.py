@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -264,6 +265,23 @@ def test_a_truncated_shard_of_the_store_is_named(ask, store, cross):
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(StoreError, match=shard.name):
         ask(cross, store=store, at="second")
+
+
+@pytest.mark.parametrize("kind", ["cross", "dual"])
+@pytest.mark.parametrize("room", [100, 700])  # bytes per file: not the plan; not the scores
+def test_a_full_disk_is_said_and_what_was_done_is_kept(ask, store, cross, dual, kind, room):
+    teacher = {"cross": cross, "dual": dual}[kind]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    folder = StageFolder(store.root.parent / "stages" / "score", {})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(StoreError, match="Cannot write"):
+            ask(teacher, store=store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not folder.complete
+    scores = ask(teacher, store=store)[0]
+    assert scores.tolist() == ask(teacher, store=store, at="again")[0].tolist()
 
 
 ASK = """

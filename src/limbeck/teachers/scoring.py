@@ -17,6 +17,7 @@ This module does not know what kinds of teacher there are; they say how to ask t
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -405,9 +406,12 @@ class _Part:
         if not folder.exists():
             frame, tensors = plan()
             with new_folder(folder, stage=self.work.stage) as temporary:
-                frame.write_parquet(temporary / "plan.parquet")
+                table = io.BytesIO()  # so that a full disk is an OSError, whatever the library
+                frame.write_parquet(table)
+                (temporary / "plan.parquet").write_bytes(table.getvalue())
                 if tensors:
-                    safetensors.torch.save_file(tensors, temporary / "known.safetensors")
+                    known = safetensors.torch.save(tensors)
+                    (temporary / "known.safetensors").write_bytes(known)
                 text = json.dumps(about, sort_keys=True) + "\n"
                 (temporary / "plan.json").write_text(text, encoding="utf-8")
         elif read_json(folder / "plan.json")["made_from"] != about["made_from"]:
@@ -415,8 +419,11 @@ class _Part:
                 f"{self.path} was planned for another teacher or other texts. "
                 "Use another --out, or delete that folder to make it again."
             )
-        known = folder / "known.safetensors"
-        return read_parquet(folder / "plan.parquet"), read_tensors(known) if known.exists() else {}
+        vectors = folder / "known.safetensors"
+        return (
+            read_parquet(folder / "plan.parquet"),
+            read_tensors(vectors) if vectors.exists() else {},
+        )
 
     def finished(self, frame: pl.DataFrame, asking: _Asking) -> Iterator[tuple[Positions, Floats]]:
         """Every shard's rows and values, after computing those that are missing."""
