@@ -114,8 +114,7 @@ def embed_batches(
                 bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
                 raise ScoreError(
                     f"The encoder gave a vector that is not finite for {role} "
-                    f"{int(positions[bad])}. "
-                    "Check its weights, or use --precision fp32."
+                    f"{int(positions[bad])}. Check its weights, or use --precision fp32."
                 )
             yield positions, vectors
 
@@ -195,8 +194,7 @@ def score_batches(
                 query, passage = pairs[rows[np.flatnonzero(~np.isfinite(scores))[0]]]
                 raise ScoreError(
                     f"The ranker gave a score that is not finite for query {query} and passage "
-                    f"{passage}. "
-                    "Check its weights, or use --precision fp32."
+                    f"{passage}. Check its weights, or use --precision fp32."
                 )
             yield rows, scores
 
@@ -266,9 +264,8 @@ def _compare_vectors(
     cosines = (exact * found).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)
     if np.isfinite(exact).all() and not cosines.min() >= LEAST_COSINE:
         raise ScoreError(
-            f"In bf16 the encoder gives other vectors than in fp32 (cosine {cosines.min():.4f}, at "
-            "least "
-            f"{LEAST_COSINE} expected). Use --precision fp32."
+            f"In bf16 the encoder gives other vectors than in fp32 (cosine {cosines.min():.4f}, "
+            f"at least {LEAST_COSINE} expected). Use --precision fp32."
         )
 
 
@@ -281,8 +278,7 @@ def _compare_scores(
     if np.isfinite(exact).all() and not difference <= MOST_DIFFERENCE:
         raise ScoreError(
             f"In bf16 the ranker gives other scores than in fp32 (they differ by {difference:.2f} "
-            "of the largest, "
-            f"at most {MOST_DIFFERENCE} expected). Use --precision fp32."
+            f"of the largest, at most {MOST_DIFFERENCE} expected). Use --precision fp32."
         )
 
 

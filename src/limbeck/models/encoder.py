@@ -46,8 +46,8 @@ class _Model(nn.Module):
         self.model = model
         if not getattr(self.tokenizer, "is_fast", False):
             raise ModelError(
-                f"The tokenizer {type(self.tokenizer).__name__} has no fast form (tokenizer.json). "
-                "Name another model."
+                f"The tokenizer {type(self.tokenizer).__name__} has no fast form "
+                "(tokenizer.json). Name another model."
             )
         self.max_length = _longest_input(model)  # tokens, special ones included; may be lowered
 
@@ -108,9 +108,8 @@ class Encoder(_Model):
         super().__init__(model)
         if model.similarity_fn_name not in ("cosine", "dot"):
             raise ModelError(
-                f"The encoder compares vectors by {model.similarity_fn_name}; Limbeck knows cosine "
-                "and dot. "
-                "Name another model."
+                f"The encoder compares vectors by {model.similarity_fn_name}; Limbeck knows "
+                "cosine and dot. Name another model."
             )
         leaves_out = any(getattr(part, "include_prompt", True) is False for part in model)
         if leaves_out and any(model.prompts.values()):
@@ -163,8 +162,7 @@ class Ranker(_Model):
         if model.default_prompt_name and model.prompts.get(model.default_prompt_name):
             raise ModelError(
                 f"The ranker puts a prompt before its inputs ({model.default_prompt_name}), which "
-                "Limbeck does "
-                "not do. Name another model."
+                "Limbeck does not do. Name another model."
             )
 
     @property

