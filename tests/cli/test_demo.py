@@ -7,10 +7,11 @@ from .conftest import FakePipeline, Invoke
 def test_it_ends_with_the_students_path_and_live_searches(
     invoke: Invoke, pipeline: FakePipeline
 ) -> None:
-    result = invoke("demo")
+    result = invoke("demo", "--precision", "fp32")
     assert pipeline.data == (Path("demo-run"),)
+    assert pipeline.arguments["precision"] == "fp32"
     assert result.stdout.endswith(
-        f"\nStudent: {pipeline.result.out / 'student'}\n\n"
+        f"\nStudent: {Path('demo-run') / 'student'}\n\n"
         "? read a file\n  0.910  Open a file. Return it.\n"
     )
 

@@ -26,6 +26,12 @@ def test_every_option_reaches_the_pipeline(invoke: Invoke, pipeline: FakePipelin
 def test_json(invoke: Invoke, pipeline: FakePipeline) -> None:
     printed = json.loads(invoke("evaluate", "model", "docs", "--json").stdout)
     assert printed["rows"] == pipeline.result.rows
+    assert printed["out"] == str(pipeline.result.out)
+
+
+def test_json_without_a_folder(invoke: Invoke, pipeline: FakePipeline) -> None:
+    pipeline.result.out = None
+    assert json.loads(invoke("evaluate", "model", "docs", "--json").stdout)["out"] is None
 
 
 def test_an_unknown_split_is_refused(invoke: Invoke, pipeline: FakePipeline) -> None:

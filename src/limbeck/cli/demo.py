@@ -17,19 +17,20 @@ def demo(
     out: Annotated[Path, typer.Option(help="The run's folder.", file_okay=False)] = Path(
         "demo-run"
     ),
+    precision: options.Precision = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Distil a small retriever for Python documentation, and search with it; takes minutes."""
     from limbeck import pipeline
 
     with on_stderr() as progress:
-        result, searches = pipeline.demo(out, progress=progress)
+        result, searches = pipeline.demo(out, precision=precision, progress=progress)
     if as_json:
         found = [{"query": query, "hits": hits} for query, hits in searches]
         print_json({**as_dict(result), "searches": found})
         return
     print_result(result)
-    typer.echo(f"\nStudent: {result.out / 'student'}")
+    typer.echo(f"\nStudent: {out / 'student'}")
     for query, hits in searches:
         typer.echo(f"\n? {query}")
         for score, text in hits:

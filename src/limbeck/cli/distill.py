@@ -90,7 +90,7 @@ def distill(
     from limbeck import pipeline
     from limbeck.settings import read_toml
 
-    given = read_toml(settings_file) if settings_file else {}
+    given = options.dotted(read_toml(settings_file)) if settings_file else {}
     arguments: dict[str, Any] = {
         "out": out,
         "teacher": teacher,
@@ -123,4 +123,4 @@ def distill(
         print_json(as_dict(result))
     else:
         print_result(result)
-        typer.echo(f"\nStudent: {result.out / 'student'}")
+        typer.echo(f"\nStudent: {out / 'student'}")

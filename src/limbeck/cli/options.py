@@ -5,7 +5,7 @@ This module knows what a value looks like, not what it is used for.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,6 +48,22 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
         if not equals or not key.strip():
             raise ConfigError(f"--set {assignment!r} is not a setting. Write --set key=value.")
         settings[key.strip()] = value.strip()
+    return settings
+
+
+def dotted(tables: Mapping[str, object]) -> dict[str, object]:
+    """The settings of a TOML file with those in a table named by it, as `--set` names them.
+
+    Example:
+        >>> dotted({"updates": 200, "teacher_dual": {"updates": 60}})
+        {'updates': 200, 'teacher_dual.updates': 60}
+    """
+    settings: dict[str, object] = {}
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            settings |= {f"{key}.{inner}": held for inner, held in dotted(value).items()}
+        else:
+            settings[key] = value
     return settings
 
 

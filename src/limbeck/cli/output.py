@@ -22,7 +22,7 @@ def print_result(result: "Result") -> None:
 def as_dict(result: "Result") -> dict[str, Any]:
     """The stable JSON form of a result: `out`, `rows`, `notes`, `advice`."""
     return {
-        "out": str(result.out),
+        "out": None if result.out is None else str(result.out),
         "rows": result.rows,
         "notes": list(result.notes),
         "advice": list(result.advice),
