@@ -92,6 +92,8 @@ def test_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_engine() == Engine("cpu", "bf16")
     monkeypatch.setattr(inference, "_computes_bf16", lambda device: False)
     assert choose_engine() == Engine("cpu", "fp32")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_engine("torch", "fp32") == Engine("cuda", "fp32", 16384)
     with pytest.raises(ConfigError, match="no backend 'abacus'"):
         choose_engine("abacus")
     with pytest.raises(ConfigError, match="no precision 'int3'"):

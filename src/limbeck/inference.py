@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16"]
 
+# Measured on MiniLM-L6 texts of 95 tokens, CPU seconds per text against 16384: 2048 takes 0.70 of
+# it in fp32 and bf16 alike (activations stay in the cache). A GPU wants large batches.
+CPU_BATCH_TOKENS = 2048
+GPU_BATCH_TOKENS = 16384
+
 COMPARED_ROWS = 8  # of the first batch, in bf16 and fp32
 LEAST_COSINE = 0.999  # between a vector in bf16 and in fp32
 MOST_DIFFERENCE = (
@@ -49,7 +54,7 @@ class Engine:
 
     device: str
     precision: Precision
-    max_batch_tokens: int = 16384
+    max_batch_tokens: int = CPU_BATCH_TOKENS
 
 
 def choose_engine(backend: str = "auto", precision: str = "auto") -> Engine:
@@ -62,13 +67,11 @@ def choose_engine(backend: str = "auto", precision: str = "auto") -> Engine:
     if backend not in ("auto", "torch"):
         raise ConfigError(f"There is no backend {backend!r}. Choose auto or torch.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if precision == "auto":
-        return Engine(device, "bf16" if _computes_bf16(device) else "fp32")
-    if precision == "fp32":
-        return Engine(device, "fp32")
-    if precision == "bf16":
-        return Engine(device, "bf16")
-    raise ConfigError(f"There is no precision {precision!r}. Choose auto, fp32 or bf16.")
+    if precision not in ("auto", "fp32", "bf16"):
+        raise ConfigError(f"There is no precision {precision!r}. Choose auto, fp32 or bf16.")
+    half = precision == "bf16" or (precision == "auto" and _computes_bf16(device))
+    tokens = GPU_BATCH_TOKENS if device == "cuda" else CPU_BATCH_TOKENS
+    return Engine(device, "bf16" if half else "fp32", tokens)
 
 
 def plan_batches(lengths: Sequence[int] | NDArray[np.int64], max_tokens: int) -> list[Positions]:

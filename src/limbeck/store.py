@@ -259,11 +259,17 @@ class StageFolder:
         return metrics
 
     def finish(self, **metrics: object) -> None:
-        """Seal the folder: record size and digest of every file, and the metrics given."""
+        """Seal the folder: record size and digest of every file, and the metrics given.
+
+        What a killed writer left behind is deleted first.
+        """
+        for left in [*self.path.rglob(".tmp-*"), *self.path.rglob(".old-*")]:
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                _remove_file(left)
         files = sorted(
-            file
-            for file in self.path.rglob("*")
-            if file.is_file() and file.name != "done.json" and not file.name.startswith(".tmp-")
+            file for file in self.path.rglob("*") if file.is_file() and file.name != "done.json"
         )
         listing = {
             str(file.relative_to(self.path)): {

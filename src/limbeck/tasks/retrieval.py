@@ -29,7 +29,7 @@ from limbeck.schedules import linear_warmup_decay
 from limbeck.search import search_dense
 from limbeck.settings import Settings
 from limbeck.similarity import matrix_similarity
-from limbeck.sources import ListBatch, QueryList
+from limbeck.sources import ListBatch, QueryList, TextBatch
 from limbeck.store import digest
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.scoring import embed_collection, score_pairs
@@ -52,18 +52,23 @@ DEV_POOL = 20  # passages per dev query that a checkpoint is measured on
 
 
 class TrainingSettings(Settings):
-    """What every recipe that trains a model on queries has to decide."""
+    """What every recipe that trains a model has to decide."""
 
     updates: int = Field(300, ge=1, description="optimiser steps")
-    queries_per_update: int = Field(64, ge=1, description="queries in one update")
-    list_length: int = Field(4, ge=2, description="passages drawn for each query of an update")
-    depth: int = Field(32, ge=2, description="candidates kept per query after merging all miners")
     learning_rate: float = Field(2e-4, gt=0, description="peak of the learning rate")
     warmup: float = Field(0.1, ge=0, le=1, description="share of the updates spent warming up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of matrices")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training")
     measures: int = Field(3, ge=0, description="times dev is measured in training; 0 = never")
     keep: Literal["best", "last"] = Field("best", description="which weights to keep, by dev")
+
+
+class ListSettings(TrainingSettings):
+    """What recipes decide that show queries with lists of passages."""
+
+    queries_per_update: int = Field(64, ge=1, description="queries in one update")
+    list_length: int = Field(4, ge=2, description="passages drawn for each query of an update")
+    depth: int = Field(32, ge=2, description="candidates kept per query after merging all miners")
 
 
 Forward = Callable[[Pass, Any], Signals]
@@ -100,9 +105,8 @@ class Retrieval:
         return self.positions([*self.collection.labelled, *self.collection.unlabelled])
 
     def split_queries(self, split: Split) -> np.ndarray:
-        """The judged queries of a split that have a positive, as positions."""
-        judged = self.collection.qrels.get(split, {})
-        return self.positions([query for query in judged if positives(judged[query])])
+        """The judged queries of a split, as positions."""
+        return self.positions(list(self.collection.qrels.get(split, {})))
 
     def positives_of(self, query: int, split: Split) -> np.ndarray:
         """The passages that a split judges relevant to a query, as positions."""
@@ -305,6 +309,75 @@ class Retrieval:
 
         return forward
 
+    def rank_update(self, ranker: Ranker) -> Forward:
+        """A forward over `ListBatch` that gives `student` [B, L]: a ranker's scores of lists."""
+        queries = self.tokens(ranker.tokenizer, "query", "")
+        passages = self.tokens(ranker.tokenizer, "passage", "")
+        collator = ranker.collator
+
+        def forward(update: Pass, batch: ListBatch) -> Signals:
+            rows, slots = np.nonzero(batch.lists >= 0)
+            asked = batch.queries[rows]
+            answers = batch.passages[batch.lists[rows, slots]]
+            lengths = np.array(
+                [
+                    collator.pair_length(int(query), int(passage))
+                    for query, passage in zip(
+                        queries.lengths[asked], passages.lengths[answers], strict=True
+                    )
+                ]
+            )
+            found = update.run(
+                "student",
+                lengths,
+                lambda chosen: collator.pairs(
+                    [queries[int(at)] for at in asked[chosen]],
+                    [passages[int(at)] for at in answers[chosen]],
+                ),
+            )
+            mask = torch.from_numpy(batch.lists >= 0).to(found.device)
+            values = torch.zeros(mask.shape, device=found.device).masked_scatter(mask, found)
+            return Signals({"student": Scores.of(values, mask=mask)}, progress=update.progress)
+
+        return forward
+
+    def embed_texts(self, student: Encoder, teacher: Teacher) -> tuple[Forward, int]:
+        """A forward over `TextBatch` that gives the embeddings `student` and `teacher`, and the
+        width of the teacher's. Rows are the queries, then the passages.
+        """
+        answers = self.vectors(teacher, "passage")
+        asked = self._query_vectors(teacher)
+
+        def forward(update: Pass, batch: TextBatch) -> Signals:
+            texts: list[tuple[Role, np.ndarray]] = [
+                ("query", batch.queries),
+                ("passage", batch.passages),
+            ]
+            own = [
+                self.embed_update(update, student, role, positions)
+                for role, positions in texts
+                if len(positions)
+            ]
+            taught = np.concatenate([asked[batch.queries], answers[batch.passages]])
+            return Signals(
+                embeddings={
+                    "student": torch.cat(own),
+                    "teacher": torch.from_numpy(taught).to(own[0].device),
+                },
+                progress=update.progress,
+            )
+
+        return forward, answers.shape[1]
+
+    def _query_vectors(self, teacher: Teacher) -> np.ndarray:
+        """A dual teacher's vectors of the training queries, by position; zeros elsewhere."""
+        queries = self.training_queries()
+        width = self.vectors(teacher, "passage").shape[1]
+        found = np.zeros((len(self.collection.queries), width), dtype=np.float32)
+        if len(queries):
+            found[queries] = self.vectors(teacher, "query", queries)
+        return found
+
     def embed_update(
         self, update: Pass, encoder: Encoder, role: Role, positions: np.ndarray
     ) -> Tensor:
@@ -346,21 +419,25 @@ class Retrieval:
         found, scores = search_dense(asked, answers, depth)
         return self.results(queries, np.where(found < 0, -1, passages[found]), scores)
 
-    def reranked(self, teacher: Teacher, pools: Candidates) -> Results:
-        """The pools of queries in the order of a teacher's scores."""
-        sizes = np.diff(pools.offsets)
-        pairs = np.stack([np.repeat(pools.queries, sizes), pools.passages], axis=1)
-        scores = self.pair_scores(teacher, pairs.astype(np.int64))
-        ids = self.collection.passages.ids
+    def pool_pairs(self, pools: Candidates) -> np.ndarray:
+        """The (query, passage) positions of pools: [n, 2]."""
+        owners = np.repeat(pools.queries, np.diff(pools.offsets))
+        return np.stack([owners, pools.passages], axis=1).astype(np.int64)
+
+    def ranked(self, pools: Candidates, scores: np.ndarray) -> Results:
+        """The pools with scores [n], row-aligned with `pool_pairs`."""
+        passages, queries = self.collection.passages.ids, self.collection.queries.ids
         return {
-            QueryId(self.collection.queries.ids[query]): {
-                PassageId(ids[passage]): float(score)
-                for passage, score in zip(
-                    pools.passages[pools.rows(place)], scores[pools.rows(place)], strict=True
-                )
+            QueryId(queries[query]): {
+                PassageId(passages[pools.passages[at]]): float(scores[at])
+                for at in range(pools.rows(place).start, pools.rows(place).stop)
             }
             for place, query in enumerate(pools.queries.tolist())
         }
+
+    def reranked(self, teacher: Teacher, pools: Candidates) -> Results:
+        """The pools in the order of a teacher's scores."""
+        return self.ranked(pools, self.pair_scores(teacher, self.pool_pairs(pools)))
 
     def results(self, queries: np.ndarray, found: np.ndarray, scores: np.ndarray) -> Results:
         """Positions and scores of a search [Q, k] by ids."""
@@ -390,7 +467,14 @@ class Retrieval:
         def value(players: Mapping[str, Player]) -> float:
             model = players[player].model
             if isinstance(model, Ranker):
-                results = self._reranked_now(model, pools)
+                scores = score(
+                    model,
+                    self.tokens(model.tokenizer, "query", ""),
+                    self.tokens(model.tokenizer, "passage", ""),
+                    self.pool_pairs(pools),
+                    engine=self.run.engine,
+                )
+                results = self.ranked(pools, scores)
             else:
                 assert isinstance(model, Encoder)
                 results = self.first_stage(model, queries, passages, depth=10)
@@ -398,27 +482,6 @@ class Retrieval:
 
         every = max(1, settings.updates // settings.measures)
         return Measure("dev nDCG@10, pooled", value, player, every, settings.keep)
-
-    def _reranked_now(self, ranker: Ranker, pools: Candidates) -> Results:
-        """The pools in the order of a ranker that is being trained: nothing is kept."""
-        pairs = np.stack(
-            [np.repeat(pools.queries, np.diff(pools.offsets)), pools.passages], axis=1
-        ).astype(np.int64)
-        scores = score(
-            ranker,
-            self.tokens(ranker.tokenizer, "query", ""),
-            self.tokens(ranker.tokenizer, "passage", ""),
-            pairs,
-            engine=self.run.engine,
-        )
-        found = pools.passages
-        return {
-            QueryId(self.collection.queries.ids[query]): {
-                PassageId(self.collection.passages.ids[found[at]]): float(scores[at])
-                for at in range(pools.rows(place).start, pools.rows(place).stop)
-            }
-            for place, query in enumerate(pools.queries.tolist())
-        }
 
     # --- training ------------------------------------------------------------------------------
 
@@ -438,28 +501,44 @@ class Retrieval:
             if isinstance(module, nn.Dropout):
                 module.p = settings.dropout
         schedule = linear_warmup_decay(int(settings.warmup * settings.updates), settings.updates)
-        player, beside = (
-            trained_player(
-                who,
-                trained,
+
+        def player(name: str, module: nn.Module) -> Player:
+            return trained_player(
+                name,
+                module,
                 learning_rate=settings.learning_rate,
                 schedule=schedule,
                 weight_decay=settings.weight_decay,
             )
-            for who, trained in (("student", model), ("parts", parts or nn.Identity()))
-        )
+
         stage = Stage(
             f"train-{name}",
-            [player],
+            [player("student", model)],
             source,
             [turn],
             settings.updates,
-            parts=beside if parts is not None else None,
+            parts=None if parts is None else player("parts", parts),
             needs=needs,
             settings=settings.model_dump(),
             measure=self.dev_measure(settings, "student"),
         )
         train(stage, self.run)
+
+
+def natural_temperature(teacher: Teacher) -> float:
+    """What divides a teacher's scores when nothing else is said: by the units it speaks in.
+
+    0.05 for cosines in [-1, 1], 0.3 for an ensemble's standardised scores, 1 for logits.
+    """
+    if teacher.kind == "ensemble":
+        return 0.3
+    return 0.05 if teacher.kind == "dual" and teacher.similarity == "cosine" else 1.0
+
+
+def signals_with(teacher: Teacher) -> frozenset[str]:
+    """What `Retrieval.score_update` gives with this teacher."""
+    own = {"student", "student/in_batch", "teacher"}
+    return frozenset(own | {"teacher/in_batch"} if teacher.in_batch else own)
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:

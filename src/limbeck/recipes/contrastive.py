@@ -1,0 +1,62 @@
+"""Contrastive training on judged queries: the baseline that every distillation has to beat.
+
+    L = -(1/B) sum_b log softmax(s_b / tau)[p_b]      (InfoNCE, van den Oord et al. 2018, eq. 4)
+
+s_b are the student's similarities of query b with every passage of the update: its own positive
+p_b, its own mined negatives, and those of all other queries (Karpukhin et al. 2020,
+arXiv:2004.04906, section 3.2, with more than one mined negative). No teacher is involved.
+
+Departures: other positives of the row are masked, since they are no negatives.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from limbeck.models.encoder import Encoder
+from limbeck.objectives.listwise import cross_entropy
+from limbeck.recipes.registry import recipe
+from limbeck.sources import ListSource
+from limbeck.tasks.retrieval import ListSettings, Retrieval
+from limbeck.training import Turn
+from limbeck.types import Loss, Signals
+
+
+class ContrastiveSettings(ListSettings):
+    """Settings of `contrastive`."""
+
+    temperature: float = Field(0.05, gt=0, description="divides similarities before the softmax")
+
+
+@recipe(
+    "contrastive",
+    summary="Judged positives against mined and in-batch negatives, without a teacher.",
+    paper="van den Oord et al. 2018, arXiv:1807.03748; Karpukhin et al. 2020, arXiv:2004.04906",
+    settings=ContrastiveSettings,
+    needs=frozenset({"labels"}),
+)
+def contrastive(
+    task: Retrieval, teacher: object, student: Encoder, settings: ContrastiveSettings
+) -> None:
+    """Train the student in place."""
+    # 1. Candidates of the judged queries, by words and by the base encoder.
+    pools = task.pools(task.labelled_queries(), depth=settings.depth, teacher=task.base)
+    # 2. One positive and some mined negatives per query; every passage serves every query.
+    source = ListSource(
+        task.lists(pools), settings.queries_per_update, settings.list_length, task.run.seed
+    )
+
+    # 3. The equation.
+    def loss(signals: Signals) -> Loss:
+        scores = signals.scores["student/in_batch"]
+        return Loss({"contrastive": cross_entropy(scores, settings.temperature)})
+
+    turn = Turn(
+        task.score_update(student),
+        loss,
+        trains=frozenset({"student"}),
+        gives=frozenset({"student", "student/in_batch"}),
+    )
+    task.train_model(
+        "contrastive", student, source, turn, settings, needs=frozenset({"student/in_batch"})
+    )

@@ -1,0 +1,91 @@
+"""Distillation of the teacher's distribution over candidates.
+
+    L = KL( softmax(t / tau_t) || softmax(s / tau_s) )  +  lambda * L_contrastive on judged queries
+
+s are the student's similarities, t the teacher's raw scores (Hinton et al. 2015,
+arXiv:1503.02531, section 2; over candidate lists as in RocketQAv2, Ren et al. 2021,
+arXiv:2110.07367, eq. 3). Both softmaxes run over every passage of the update where the teacher has
+vectors and can score them all, and over the query's own list where it scores pairs.
+
+Departures: own temperatures for teacher and student, since their scores have different units, and
+no factor tau^2; unlabelled training queries take part in the first term; an unlabelled query's
+list begins with the teacher's first choice.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from limbeck.models.encoder import Encoder
+from limbeck.objectives.listwise import cross_entropy, kl_divergence
+from limbeck.recipes.registry import recipe
+from limbeck.sources import ListSource
+from limbeck.tasks.retrieval import ListSettings, Retrieval, natural_temperature, signals_with
+from limbeck.teachers.teachers import Teacher
+from limbeck.training import Turn
+from limbeck.types import Loss, Signals
+
+
+class KLSettings(ListSettings):
+    """Settings of `kl`."""
+
+    temperature: float = Field(
+        0.05, gt=0, description="divides the student's similarities before the softmax"
+    )
+    teacher_temperature: float | None = Field(
+        None,
+        gt=0,
+        description="divides the teacher's scores; none = 0.05 for cosines, 1 for logits",
+    )
+    contrastive_weight: float = Field(
+        0.1, ge=0, description="lambda: weight of the contrastive term on judged queries"
+    )
+
+
+@recipe(
+    "kl",
+    summary="The teacher's distribution over candidates, on judged and unlabelled queries.",
+    paper="Hinton et al. 2015, arXiv:1503.02531; Ren et al. 2021, arXiv:2110.07367",
+    settings=KLSettings,
+    needs=frozenset({"teacher"}),
+)
+def kl(task: Retrieval, teacher: Teacher, student: Encoder, settings: KLSettings) -> None:
+    """Train the student in place."""
+    # 1. Candidates of all training queries: by words, and by the teacher's vectors or the base's.
+    miner = teacher if teacher.in_batch else task.base
+    pools = task.pools(task.training_queries(), depth=settings.depth, teacher=miner)
+    # 2. A teacher without vectors scores each query's own list, once.
+    lists = task.lists(pools, teacher=None if teacher.in_batch else teacher)
+    source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
+    # 3. The whole update where the teacher can score it, own lists otherwise.
+    over = "/in_batch" if teacher.in_batch else ""
+    teacher_temperature = settings.teacher_temperature or natural_temperature(teacher)
+
+    def loss(signals: Signals) -> Loss:
+        parts = {
+            "kl": kl_divergence(
+                signals.scores["teacher" + over],
+                signals.scores["student" + over],
+                teacher_temperature=teacher_temperature,
+                student_temperature=settings.temperature,
+            )
+        }
+        if settings.contrastive_weight:
+            judged = cross_entropy(signals.scores["student/in_batch"], settings.temperature)
+            parts["contrastive"] = settings.contrastive_weight * judged
+        return Loss(parts)
+
+    turn = Turn(
+        task.score_update(student, teacher),
+        loss,
+        trains=frozenset({"student"}),
+        gives=signals_with(teacher),
+    )
+    task.train_model(
+        "kl",
+        student,
+        source,
+        turn,
+        settings,
+        needs=frozenset({"student" + over, "teacher" + over, "student/in_batch"}),
+    )

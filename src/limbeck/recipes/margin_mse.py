@@ -1,0 +1,71 @@
+"""Margin-MSE: the student keeps the teacher's score differences. Hofstaetter et al. 2020,
+arXiv:2010.02666, eq. 5.
+
+    L = MSE( beta (s(q,p+) - s(q,p-)),  t(q,p+) - t(q,p-) )     raw scores, no softmax
+
+Departures: every negative of the list is compared with the positive, where the paper has one; beta
+brings cosines, which lie in [-1, 1], to the size of a ranker's logits (1 where the teacher's scores
+are cosines too); an unlabelled training query compares with the teacher's first choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import Field
+
+from limbeck.models.encoder import Encoder
+from limbeck.objectives.pairwise import margin_mse as margin_mse_loss
+from limbeck.recipes.registry import recipe
+from limbeck.sources import ListSource
+from limbeck.tasks.retrieval import ListSettings, Retrieval, natural_temperature, signals_with
+from limbeck.teachers.teachers import Teacher
+from limbeck.training import Turn
+from limbeck.types import Loss, Signals
+
+
+class MarginMSESettings(ListSettings):
+    """Settings of `margin_mse`."""
+
+    list_length: int = Field(8, ge=2, description="passages drawn for each query of an update")
+    scale: float | None = Field(
+        None,
+        gt=0,
+        description="beta: multiplies similarities; none = 1 for cosine teachers, 20 for logits",
+    )
+
+
+@recipe(
+    "margin_mse",
+    summary="The teacher's score differences between a positive and other candidates.",
+    paper="Hofstaetter et al. 2020, arXiv:2010.02666",
+    settings=MarginMSESettings,
+    needs=frozenset({"teacher"}),
+)
+def margin_mse(
+    task: Retrieval, teacher: Teacher, student: Encoder, settings: MarginMSESettings
+) -> None:
+    """Train the student in place."""
+    # 1. Candidates of all training queries: by words, and by the teacher's vectors or the base's.
+    miner = teacher if teacher.in_batch else task.base
+    pools = task.pools(task.training_queries(), depth=settings.depth, teacher=miner)
+    # 2. The teacher's raw scores of every list, once.
+    lists = task.lists(pools, teacher=teacher)
+    source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
+    # 3. The equation.
+    scale = settings.scale or natural_temperature(teacher) / 0.05
+
+    def loss(signals: Signals) -> Loss:
+        student = signals.scores["student"]
+        scaled = replace(student, values=scale * student.values)
+        return Loss({"margin_mse": margin_mse_loss(signals.scores["teacher"], scaled)})
+
+    turn = Turn(
+        task.score_update(student, teacher),
+        loss,
+        trains=frozenset({"student"}),
+        gives=signals_with(teacher),
+    )
+    task.train_model(
+        "margin_mse", student, source, turn, settings, needs=frozenset({"student", "teacher"})
+    )

@@ -1,0 +1,61 @@
+"""A dual encoder fine-tuned on the judged queries, to teach smaller ones.
+
+    L = -(1/B) sum_b log softmax(s_b / tau)[p_b]
+
+over all passages of the update: positives, mined negatives and those of the other queries, after
+Karpukhin et al. 2020, arXiv:2004.04906, section 3. Negatives are mined by words and by the encoder
+before it is fine-tuned.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from limbeck.models.encoder import Encoder
+from limbeck.objectives.listwise import cross_entropy
+from limbeck.recipes.registry import recipe
+from limbeck.sources import ListSource
+from limbeck.tasks.retrieval import ListSettings, Retrieval
+from limbeck.teachers.teachers import DualTeacher
+from limbeck.training import Turn
+from limbeck.types import Loss, Signals
+
+
+class DualSettings(ListSettings):
+    """Settings of `teacher_dual`."""
+
+    updates: int = Field(200, ge=1, description="optimiser steps")
+    learning_rate: float = Field(1e-4, gt=0, description="peak of the learning rate")
+    temperature: float = Field(0.05, gt=0, description="divides similarities before the softmax")
+
+
+@recipe(
+    "teacher_dual",
+    summary="Fits a teacher: a dual encoder on judged queries with mined and in-batch negatives.",
+    paper="Karpukhin et al. 2020, arXiv:2004.04906",
+    settings=DualSettings,
+    needs=frozenset({"labels"}),
+    makes="teacher",
+)
+def teacher_dual(task: Retrieval, encoder: Encoder, settings: DualSettings) -> DualTeacher:
+    """The fitted teacher; the encoder is trained in place."""
+    # 1. Candidates of the judged queries, by words and by the encoder as it comes.
+    pools = task.pools(task.labelled_queries(), depth=settings.depth, teacher=task.base)
+    # 2. One positive and some mined negatives per query.
+    source = ListSource(
+        task.lists(pools), settings.queries_per_update, settings.list_length, task.run.seed
+    )
+
+    # 3. The equation.
+    def loss(signals: Signals) -> Loss:
+        scores = signals.scores["student/in_batch"]
+        return Loss({"contrastive": cross_entropy(scores, settings.temperature)})
+
+    turn = Turn(
+        task.score_update(encoder),
+        loss,
+        trains=frozenset({"student"}),
+        gives=frozenset({"student", "student/in_batch"}),
+    )
+    task.train_model("teacher_dual", encoder, source, turn, settings)
+    return DualTeacher("dual", encoder)

@@ -1,0 +1,61 @@
+"""A dual encoder and a cross-encoder that teach together.
+
+    t(q, p) = sum_i w_i (t_i(q, p) - mean_i) / deviation_i
+
+Means and deviations are those of each member on the pooled candidates of dev; the weights are the
+pair (w, 1 - w), in steps of 0.1, that ranks these candidates best (nDCG@10; on a tie the more even
+pair).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from limbeck.errors import ConfigError
+from limbeck.recipes.registry import recipe
+from limbeck.settings import Settings
+from limbeck.tasks.retrieval import Retrieval
+from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher
+
+
+class EnsembleSettings(Settings):
+    """Settings of `teacher_ensemble`."""
+
+    depth: int = Field(32, ge=2, description="candidates per dev query that weights are fitted on")
+
+
+@recipe(
+    "teacher_ensemble",
+    summary="Fits a teacher: a weighted sum of the dual and the cross-encoder, weights from dev.",
+    paper="Ensembles as in Hofstaetter et al. 2020, arXiv:2010.02666, section 3.3",
+    settings=EnsembleSettings,
+    needs=frozenset({"labels", "dev"}),
+    makes="teacher",
+)
+def teacher_ensemble(
+    task: Retrieval, dual: DualTeacher, cross: CrossTeacher, settings: EnsembleSettings
+) -> EnsembleTeacher:
+    """The fitted teacher; its members stay as they are."""
+    queries = task.split_queries("dev")
+    if not len(queries):
+        raise ConfigError(
+            "An ensemble's weights are fitted on dev, and the collection has none. "
+            "Use --teacher train:dual or train:cross."
+        )
+    # 1. Both members score the same pools.
+    pools = task.pools(queries, depth=settings.depth, teacher=dual)
+    pairs = task.pool_pairs(pools)
+    scores = [task.pair_scores(member, pairs) for member in (dual, cross)]
+    # 2. The weights that rank them best.
+    candidates = [
+        EnsembleTeacher.fitted("ensemble", (dual, cross), (w, 1 - w), scores)
+        for w in np.linspace(0.0, 1.0, 11).round(1).tolist()
+    ]
+
+    def worth(ensemble: EnsembleTeacher) -> tuple[float, float]:
+        results = task.ranked(pools, ensemble.combine(scores))
+        quality = task.quality(results, "dev")["nDCG@10"].to_numpy().mean()
+        return float(quality), min(ensemble.weights)
+
+    return max(candidates, key=worth)

@@ -1,0 +1,124 @@
+"""What was asked of a run, under what versions, and may this command go on with it?
+
+`run.toml` is written before any expensive work: what was asked, what was decided (a budget, a
+probe), and what the numbers depend on besides. The same command finds it and goes on; another one
+is refused. It knows no method, model or collection.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+
+from limbeck.errors import ConfigError, StoreError
+from limbeck.settings import read_toml
+from limbeck.store import write_text
+
+RECORD = "run.toml"
+PACKAGES = ("limbeck", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
+
+
+def open_folder(out: Path) -> None:
+    """Make a run's folder, or find one that is empty or holds a run.
+
+    Raises:
+        ConfigError: when it is a file, or holds something that is no run.
+        StoreError: when nothing can be written there.
+    """
+    if out.is_file():
+        raise ConfigError(f"--out {out} is a file. Name a folder that is new or holds this run.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        found = [
+            path.name for path in out.iterdir() if not path.name.startswith((".tmp-", ".old-"))
+        ]
+        probe = out / f".tmp-{os.getpid()}-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StoreError(
+            f"Cannot write to --out {out}: {error.strerror}. Choose a folder that is writable."
+        ) from error
+    if found and RECORD not in found and set(found) - {"stages"}:
+        raise ConfigError(
+            f"--out {out} is not empty and holds no run (there is {sorted(found)[0]!r}). "
+            "Name a new folder."
+        )
+
+
+def read_record(out: Path) -> dict[str, Any] | None:
+    """What an earlier command wrote, or None when there is nothing yet."""
+    return read_toml(out / RECORD) if (out / RECORD).exists() else None
+
+
+def write_record(out: Path, record: Mapping[str, Mapping[str, object]]) -> None:
+    """Write what was asked and decided; values that are None are left out."""
+    tables = {
+        name: {key: value for key, value in table.items() if value is not None}
+        for name, table in record.items()
+    }
+    write_text(out / RECORD, tomli_w.dumps(tables), stage="record")
+
+
+def check_same_run(
+    out: Path, found: Mapping[str, Any], asked: Mapping[str, object], *, force: bool
+) -> None:
+    """Refuse to go on with a run that was asked for otherwise or made under other versions.
+
+    Raises:
+        ConfigError: naming what differs; other versions or another machine may be forced.
+    """
+    wanted = {key: value for key, value in asked.items() if value is not None}
+    differs = _different(found.get("asked", {}), wanted)
+    if differs:
+        raise ConfigError(
+            f"--out {out} holds another run: {'; '.join(differs)}. "
+            "Choose another --out, or repeat the command that made it (see run.toml there)."
+        )
+    moved = _different(found.get("environment", {}), environment())
+    if moved and not force:
+        raise ConfigError(
+            f"--out {out} was begun under other conditions: {'; '.join(moved)}. Going on would not "
+            "give the same bytes. Choose another --out, or accept that with --force."
+        )
+
+
+def environment() -> dict[str, object]:
+    """What the bytes of a result depend on besides the command."""
+    found: dict[str, object] = {"python": platform.python_version(), "processor": _processor()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    found["threads"] = torch.get_num_threads()
+    found["processes"] = int(os.environ.get("WORLD_SIZE", "1"))
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def _different(found: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
+    """What differs, in words: `seed is 0 there and 1 here`."""
+    return [
+        f"{key} is {found.get(key, 'not set')!r} there and {wanted.get(key, 'not set')!r} here"
+        for key in sorted({*found, *wanted})
+        if found.get(key) != wanted.get(key)
+    ]
+
+
+def _processor() -> str:
+    """The processor's model, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    model = next((line for line in lines if line.startswith("model name")), "")
+    return model.partition(":")[2].strip() or platform.machine()

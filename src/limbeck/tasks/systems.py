@@ -1,0 +1,164 @@
+"""How good and how costly is a system on a split, and where is that kept?
+
+A system is BM25, an encoder or a teacher. Its results on a split are one artefact: the TREC run,
+the measures per query and the cost. It knows no recipe.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import polars as pl
+
+from limbeck.candidates import Candidates
+from limbeck.data.tokens import tokenize_here
+from limbeck.evaluation.measures import Run as Results
+from limbeck.evaluation.measures import write_trec
+from limbeck.evaluation.table import Cost
+from limbeck.inference import embed
+from limbeck.models.encoder import Encoder
+from limbeck.search import BM25, search_dense
+from limbeck.store import digest, read_parquet, write_parquet
+from limbeck.tasks.retrieval import Retrieval, normalised
+from limbeck.teachers.teachers import DualTeacher, Teacher
+from limbeck.types import Split
+
+DEPTH = 100  # passages per query in a run: what R@100 looks at
+RERANKED = 50  # candidates per query that a teacher without vectors puts in order
+TIMED_QUERIES = 20  # one at a time, as a live search would ask
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A system on a split: measures per query and what it costs to use; `stage` keeps its run."""
+
+    name: str
+    split: Split
+    stage: str
+    per_query: pl.DataFrame
+    cost: Cost
+
+
+def measure_bm25(task: Retrieval, split: Split) -> Measured:
+    """BM25 over the whole collection."""
+
+    def search() -> tuple[Results, Cost]:
+        queries = task.split_queries(split)
+        started = time.perf_counter()
+        index = BM25.build(task.collection.passages.texts)
+        built = time.perf_counter() - started
+        texts = [task.collection.queries.texts[query] for query in queries]
+        found, scores = index.search(texts, DEPTH)
+        cost = Cost(
+            ms_per_query=_median_ms(texts, lambda text: index.search([text], 10)),
+            passages_per_second=len(task.collection.passages) / built,
+        )
+        return task.results(queries, found, scores), cost
+
+    return _measured(task, "bm25", split, {"bm25": "lucene"}, search)
+
+
+def measure_encoder(task: Retrieval, name: str, encoder: Encoder, split: Split) -> Measured:
+    """An encoder as first stage over the whole collection."""
+
+    def search() -> tuple[Results, Cost]:
+        return _search_vectors(task, encoder, split)
+
+    inputs = {"weights": encoder.weights_digest(), "config": encoder.config_digest()}
+    return _measured(task, name, split, inputs, search)
+
+
+def measure_teacher(task: Retrieval, name: str, teacher: Teacher, split: Split) -> Measured:
+    """A teacher: first stage when it is one encoder, else re-ranking pooled candidates.
+
+    The candidates are those of BM25 and the base encoder, `RERANKED` per query.
+    """
+    if isinstance(teacher, DualTeacher):
+        return measure_encoder(task, name, teacher.encoder, split)
+
+    def search() -> tuple[Results, Cost]:
+        pools = candidates(task, split)
+        started = time.perf_counter()
+        results = task.reranked(teacher, pools)
+        seconds = time.perf_counter() - started
+        return results, Cost(ms_per_query=1000 * seconds / max(1, len(pools)))
+
+    return _measured(task, name, split, {"teacher": teacher.digest, "depth": RERANKED}, search)
+
+
+def candidates(task: Retrieval, split: Split) -> Candidates:
+    """What a ranker is asked to put in order for the queries of a split."""
+    return task.pools(task.split_queries(split), depth=RERANKED, teacher=task.base)
+
+
+def _search_vectors(task: Retrieval, encoder: Encoder, split: Split) -> tuple[Results, Cost]:
+    """An encoder's results on a split, and what they cost."""
+    queries = task.split_queries(split).astype(np.int64)
+    engine, progress = task.run.engine, task.run.progress
+    tokens = task.tokens_of(encoder, "passage")
+    started = time.perf_counter()
+    answers = embed(encoder, tokens, "passage", engine=engine, progress=progress)
+    seconds = time.perf_counter() - started
+    asked = embed(
+        encoder, task.tokens_of(encoder, "query"), "query", engine=engine, positions=queries
+    )
+    if encoder.similarity == "cosine":
+        asked, answers = normalised(asked), normalised(answers)
+    found, scores = search_dense(asked, answers, DEPTH)
+
+    def ask(text: str) -> None:
+        one = tokenize_here([text], encoder.tokenizer, prompt=encoder.prompt("query"))
+        vector = embed(encoder, one, "query", engine=engine)
+        search_dense(normalised(vector), answers, 10)
+
+    texts = [task.collection.queries.texts[query] for query in queries]
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    size = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
+    cost = Cost(
+        ms_per_query=_median_ms(texts, ask),
+        passages_per_second=len(tokens) / seconds,
+        parameters=parameters,
+        megabytes=size / 1e6,
+    )
+    return task.results(queries, found, scores), cost
+
+
+def _measured(
+    task: Retrieval,
+    name: str,
+    split: Split,
+    inputs: Mapping[str, object],
+    search: Callable[[], tuple[Results, Cost]],
+) -> Measured:
+    """What a search gives, made once and then read back."""
+    inputs = {**inputs, "collection": task.collection.digest, "split": split, "depth": DEPTH}
+    stage = f"evaluate-{name.replace('/', '-')}-{split}-{digest(inputs)[:8]}"
+
+    def work() -> Measured:
+        folder = task.run.stage(stage, inputs)
+        if not folder.complete:
+            results, cost = search()
+            write_trec(folder.path / "run.trec", results, tag=name.replace("/", "-"), stage=stage)
+            write_parquet(
+                folder.path / "per_query.parquet", task.quality(results, split), stage=stage
+            )
+            folder.finish(cost=asdict(cost))
+        frame = read_parquet(folder.path / "per_query.parquet")
+        return Measured(name, split, stage, frame, Cost(**folder.metrics["cost"]))
+
+    return task.run.first(work)
+
+
+def _median_ms(texts: list[str], ask: Callable[[str], object]) -> float:
+    """The median milliseconds of asking some of the texts, one at a time, after one to warm up."""
+    chosen = texts[:TIMED_QUERIES]
+    ask(chosen[0])
+    times = []
+    for text in chosen:
+        started = time.perf_counter()
+        ask(text)
+        times.append(time.perf_counter() - started)
+    return 1000 * float(np.median(times))
