@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16"]
 
-# Measured on MiniLM-L6 texts of 95 tokens, CPU seconds per text against 16384: 2048 takes 0.70 of
-# it in fp32 and bf16 alike (activations stay in the cache). A GPU wants large batches.
+# Measured on MiniLM-L6 texts of 95 tokens, CPU seconds per text against 16384: 2048 takes 0.7 of
+# them in fp32 and bf16 alike (activations stay in the cache). A GPU wants large batches.
 CPU_BATCH_TOKENS = 2048
 GPU_BATCH_TOKENS = 16384
 
@@ -58,11 +58,10 @@ class Engine:
 
 
 def choose_engine(backend: str = "auto", precision: str = "auto") -> Engine:
-    """The engine for this machine: a GPU when torch sees one, bf16 when the processor computes in
-    it.
+    """The engine for this machine: a GPU when torch sees one, bf16 where the device computes in it.
 
     Raises:
-        ConfigError: when the backend or precision is unknown, or is not to be had here.
+        ConfigError: when the backend or precision is unknown.
     """
     if backend not in ("auto", "torch"):
         raise ConfigError(f"There is no backend {backend!r}. Choose auto or torch.")
