@@ -42,18 +42,17 @@ def test_digest_follows_weights_and_kind(tiny_encoder, tiny_ranker, tiny_encoder
     assert CrossTeacher("cross", tiny_ranker).digest != before
     with torch.no_grad():
         next(iter(tiny_encoder.parameters())).add_(1e-3)
-    assert dual.digest != before
+    assert DualTeacher("dual", tiny_encoder).digest != before
 
 
 def test_digest_follows_length_prompt_and_truncation_side(tiny_encoder):
-    teacher = DualTeacher("dual", tiny_encoder)
-    digests = [teacher.digest]
+    digests = [DualTeacher("dual", tiny_encoder).digest]
     tiny_encoder.max_length = 20
-    digests.append(teacher.digest)
+    digests.append(DualTeacher("dual", tiny_encoder).digest)
     tiny_encoder.model.prompts["query"] = "find: "
-    digests.append(teacher.digest)
+    digests.append(DualTeacher("dual", tiny_encoder).digest)
     tiny_encoder.tokenizer.truncation_side = "left"
-    digests.append(teacher.digest)
+    digests.append(DualTeacher("dual", tiny_encoder).digest)
     assert len(set(digests)) == 4
 
 

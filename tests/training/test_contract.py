@@ -182,7 +182,9 @@ def test_texts_made_during_the_stage(tmp_path: Path) -> None:
         written[:, -1] = 19  # the "generated" word
         texts = [" ".join(map(str, row)) for row in written]
         parents = [" ".join(map(str, row)) for row in batch.passages]
-        made.append(DerivedTexts.of(texts, parents, recipe="toy", draw=0))
+        made.append(
+            DerivedTexts.of("toy", {(p, 0): t for p, t in zip(parents, texts, strict=True)})
+        )
         queries = outputs(update, "student", batch.queries)
         both = outputs(update, "student", np.concatenate([batch.passages, written]))
         M = len(batch.passages) // len(batch.queries)

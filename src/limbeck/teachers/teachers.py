@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
@@ -85,8 +86,7 @@ class Teacher(Protocol):
 class DualTeacher:
     """An encoder that teaches by the similarity of its vectors.
 
-    `digest` is taken from the weights at each call, so an encoder in training may be wrapped, but
-    must not be stored.
+    `digest` is taken from the weights once: a teacher is wrapped when its training is over.
     """
 
     name: str
@@ -94,7 +94,7 @@ class DualTeacher:
     kind: ClassVar[Literal["dual"]] = "dual"
     in_batch: ClassVar[bool] = True
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The SHA-256 of weights, tokenizer and everything else that shapes a vector."""
         return _model_digest(self.kind, self.encoder)
@@ -128,14 +128,14 @@ class DualTeacher:
 
 @dataclass(frozen=True)
 class CrossTeacher:
-    """A ranker that teaches by its raw logit for a pair."""
+    """A ranker that teaches by its raw logit for a pair; `digest` as for a dual teacher."""
 
     name: str
     ranker: Ranker
     kind: ClassVar[Literal["cross"]] = "cross"
     in_batch: ClassVar[bool] = False
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The SHA-256 of weights, tokenizer and everything else that shapes a score."""
         return _model_digest(self.kind, self.ranker)

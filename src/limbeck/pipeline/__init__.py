@@ -1,0 +1,6 @@
+"""The verbs of the Python API."""
+
+from limbeck.pipeline.reporting import Result
+from limbeck.pipeline.verbs import demo, distill, dry_run, evaluate, search
+
+__all__ = ["Result", "demo", "distill", "dry_run", "evaluate", "search"]

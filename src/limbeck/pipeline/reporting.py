@@ -1,0 +1,98 @@
+"""What came of it: rows, comparisons, advice, and the files that hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from limbeck.evaluation.comparison import compare
+from limbeck.evaluation.measures import read_trec, write_trec
+from limbeck.evaluation.table import advice, as_text, row
+from limbeck.store import read_json, write_json, write_parquet
+from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.systems import (
+    Measured,
+)
+
+DECIDES = "nDCG@10"  # the measure that systems are compared by
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run or an evaluation says: rows of `metrics.json`, the printed table, and in words
+    what was decided on the way (`notes`) and what to do next (`advice`).
+
+    `out` is the folder that holds the files, if any.
+    """
+
+    out: Path | None
+    rows: list[dict[str, object]]
+    notes: list[str]
+    advice: list[str]
+    table: str
+
+
+def report(
+    task: Retrieval, out: Path | None, systems: Sequence[Measured], notes: list[str], seed: int
+) -> Result:
+    """Rows, comparisons and advice; with `out`, the files that hold them."""
+    rows = [
+        row(each.name, each.split, each.per_query, cost=each.cost, seed=seed) for each in systems
+    ]
+    notes = [*notes, *_comparisons(systems, rows, seed)]
+    said = advice(rows)
+    if out is not None:
+        _write_runs(task, out, systems)
+        write_json(
+            out / "metrics.json", {"rows": rows, "notes": notes, "advice": said}, stage="report"
+        )
+    return Result(out, rows, notes, said, as_text(rows) if rows else "")
+
+
+def _comparisons(
+    systems: Sequence[Measured], rows: list[dict[str, object]], seed: int
+) -> list[str]:
+    """The student against every other system: differences, Holm-corrected p, in rows and words."""
+    student = next((each for each in systems if each.name == "student"), None)
+    others = {each.name: each.per_query for each in systems if each is not student}
+    if student is None or not others:
+        return []
+    lines = []
+    found = {each.other: each for each in compare(student.per_query, others, DECIDES, seed)}
+    for entry in rows:
+        if entry["model"] in found:
+            each = found[str(entry["model"])]
+            entry["student_minus_this"] = each.difference
+            entry["p_holm"] = each.p_holm
+            lines.append(
+                f"student - {each.other}: {each.difference:+.4f} {DECIDES}, p = {each.p_holm:.4f} "
+                f"(paired randomisation, Holm); differences from {each.visible:.4f} can be seen"
+            )
+    return lines
+
+
+def _write_runs(task: Retrieval, out: Path, systems: Sequence[Measured]) -> None:
+    """`per_query.parquet` and one TREC run per system."""
+    if not systems:
+        return
+    frames = [
+        each.per_query.with_columns(
+            pl.lit(each.name).alias("model"), pl.lit(each.split).alias("split")
+        )
+        for each in systems
+    ]
+    write_parquet(out / "per_query.parquet", pl.concat(frames), stage="report")
+    for each in systems:
+        results = read_trec(task.run.folder / "stages" / each.stage / "run.trec")
+        tag = each.name.replace("/", "-")
+        write_trec(out / "runs" / f"{tag}.trec", results, tag=tag, stage="report")
+
+
+def finished(out: Path) -> Result:
+    """The result of a run that is done, from its files."""
+    found = read_json(out / "metrics.json")
+    rows = found["rows"]
+    return Result(out, rows, found["notes"], found["advice"], as_text(rows) if rows else "")

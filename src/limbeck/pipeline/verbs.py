@@ -1,0 +1,266 @@
+"""How does a collection become a small retriever, from files to a measured student?
+
+The verbs of the Python API: `distill`, `dry_run`, `evaluate`, `demo`. Each checks everything it can
+before it computes anything, keeps every step as an artefact, and goes on where an earlier call with
+the same arguments stopped. What a method does is its recipe's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from limbeck.data import read_collection
+from limbeck.data.collection import Collection
+from limbeck.errors import DataError
+from limbeck.inference import choose_engine, embed
+from limbeck.models.layers import LayerChoice
+from limbeck.models.loading import OFFLINE, load_encoder
+from limbeck.pipeline.asking import (
+    FITTED,
+    checked,
+    measured_split,
+    teachers_wanted,
+    training_queries,
+)
+from limbeck.pipeline.distilling import Distillation, decide
+from limbeck.pipeline.reporting import Result, finished, report
+from limbeck.record import (
+    check_same_run,
+    open_folder,
+    read_record,
+)
+from limbeck.search import search_dense
+from limbeck.tasks.retrieval import Retrieval, normalised
+from limbeck.tasks.systems import (
+    measure_bm25,
+    measure_teacher,
+)
+from limbeck.teachers.score_store import ScoreStore
+from limbeck.teachers.teachers import DualTeacher, load_teacher
+from limbeck.training import Run
+from limbeck.types import Progress, Silent, Split
+
+
+def distill(
+    data: str | Path,
+    *,
+    out: str | Path,
+    teacher: str = FITTED,
+    student: str | None = None,
+    student_layers: int | None = None,
+    layer_choice: LayerChoice = "spread",
+    dim: int | None = None,
+    recipe: str = "auto",
+    settings: Mapping[str, object] | None = None,
+    labels: int | None = None,
+    seed: int = 0,
+    budget_seconds: float | None = None,
+    store: str | Path | None = None,
+    backend: str = "auto",
+    precision: str = "auto",
+    force_teacher: bool = False,
+    drop_unknown_judgements: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Distil a teacher into a small student on a collection; the student lies in `out/student`.
+
+    The same call goes on where an earlier one stopped, and repeats the result of a finished run.
+    `settings` are the recipe's, as in `limbeck recipes NAME`; those of the recipes that fit a
+    teacher carry its name: `teacher_dual.updates`. `budget_seconds` chooses updates, list length
+    and candidate depth to fit; settings that are given win.
+
+    Raises:
+        ConfigError, DataError, ModelError: for input that cannot be used, before any work.
+        TeacherRefused: when the teacher would not help; every artefact is kept.
+        StoreError: when `out` is another run's, damaged or not writable.
+    """
+    out, progress = Path(out), progress or Silent()
+    asked: dict[str, object] = {
+        "data": str(data),
+        "teacher": teacher,
+        "student": student,
+        "student_layers": student_layers,
+        "layer_choice": layer_choice,
+        "dim": dim,
+        "recipe": recipe,
+        "settings": {key: str(value) for key, value in (settings or {}).items()},
+        "labels": labels,
+        "seed": seed,
+        "budget_seconds": budget_seconds,
+        "backend": backend,
+        "precision": precision,
+        "force_teacher": force_teacher,
+        "drop_unknown_judgements": drop_unknown_judgements,
+    }
+    open_folder(out)
+    if found := read_record(out):
+        check_same_run(out, found, asked, force=force)
+        if (out / "metrics.json").exists():
+            return finished(out)
+    engine = choose_engine(backend, precision)
+    request = checked(asked, settings or {})
+    run = Run(out, seed, engine, progress)
+    scores = ScoreStore(Path(store)) if store else ScoreStore.default()
+    task = Retrieval(request.collection, run, DualTeacher("base", request.base), scores)
+    for line in request.notes:
+        progress.say(line)
+    decided = run.first(lambda: decide(request, task, found, budget_seconds))
+    return Distillation(request, task, decided, force_teacher).result()
+
+
+def dry_run(data: str | Path, **arguments: Any) -> list[str]:
+    """The stages that `distill` would go through with the same arguments, a line each.
+
+    Raises:
+        ConfigError, DataError, ModelError: as `distill` would.
+    """
+    arguments.pop("progress", None)
+    defaults = distill.__kwdefaults__ or {}
+    asked = {"data": str(data), **defaults, **arguments}
+    request = checked(asked, asked["settings"] or {})
+    collection, needs = request.collection, request.recipe.needs
+    lines = [
+        f"read {len(collection.passages):,} passages and {training_queries(collection)}",
+        *request.notes,
+        "tokenise queries and passages once per tokenizer",
+        "mine candidates with BM25 and with vectors",
+    ]
+    if "teacher" in needs and request.teacher is None:
+        wanted = teachers_wanted(str(asked["teacher"]))
+        lines += [f"fit a teacher: {name}" for name in wanted]
+    if "teacher" in needs:
+        lines.append("ask the teacher for scores or vectors, and examine them")
+        if collection.labelled and "dev" in collection.qrels and not asked["force_teacher"]:
+            lines.append("train the same student with contrastive: the teacher must beat it on dev")
+    split = measured_split(collection)
+    lines += [
+        f"train the student with {request.recipe.name}",
+        f"measure every system on {split}" if split else "measure nothing: there are no judgements",
+        f"write {asked['out']}/student, metrics.json, per_query.parquet and runs/",
+    ]
+    return lines
+
+
+def evaluate(
+    model: str,
+    data: str | Path,
+    *,
+    split: Split = "test",
+    out: str | Path | None = None,
+    seed: int = 0,
+    backend: str = "auto",
+    precision: str = "auto",
+    drop_unknown_judgements: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Measure a retriever or ranker on a split, beside BM25.
+
+    A ranker re-ranks what BM25 and the offline encoder find. With `out`, metrics, per-query
+    figures and TREC runs are written there.
+
+    Raises:
+        ConfigError, DataError, ModelError: for input that cannot be used.
+    """
+    from tempfile import TemporaryDirectory
+
+    progress = progress or Silent()
+    engine = choose_engine(backend, precision)
+    collection = read_collection(data, drop_unknown_judgements=drop_unknown_judgements)
+    if split not in collection.qrels:
+        there = ", ".join(collection.qrels) or "none"
+        raise DataError(
+            f"{collection.name} has no judgements for {split} (it has: {there}). "
+            "Choose another --split, or add qrels."
+        )
+    asked = load_teacher(model)
+    if out is not None:
+        open_folder(Path(out))
+    with TemporaryDirectory() as temporary:
+        base = (
+            asked if isinstance(asked, DualTeacher) else DualTeacher("base", load_encoder(OFFLINE))
+        )
+        run = Run(Path(temporary), seed, engine, progress)
+        task = Retrieval(collection, run, base, None)
+        systems = [measure_bm25(task, split), measure_teacher(task, "model", asked, split)]
+        return report(task, Path(out) if out else None, systems, list(collection.notes), seed)
+
+
+def demo(
+    out: str | Path, *, precision: str = "auto", progress: Progress | None = None
+) -> tuple[Result, list[tuple[str, list[tuple[float, str]]]]]:
+    """A whole run on `pydocs`, and three live searches answered by its student.
+
+    Returns the run's result and, per search, the query and its best passages with their scores.
+    """
+    progress = progress or Silent()
+    result = distill(
+        "pydocs",
+        out=out,
+        teacher="train:dual",
+        settings={"updates": 150, "teacher_dual.updates": 60, **DEMO_SETTINGS},
+        precision=precision,
+        progress=progress,
+    )
+    collection = read_collection("pydocs")
+    queries = [
+        "read a table from a csv file",
+        "stop the optimizer early",
+        "escape special characters",
+    ]
+    hits = search(Path(out) / "student", collection, queries, progress=progress)
+    return result, list(zip(queries, hits, strict=True))
+
+
+def search(
+    student: Path,
+    collection: Collection,
+    queries: Sequence[str],
+    *,
+    depth: int = 3,
+    progress: Progress | None = None,
+) -> list[list[tuple[float, str]]]:
+    """The best passages of a collection for queries, by a student: (score, text) each."""
+    from limbeck.data.tokens import tokenize_here
+
+    encoder, engine = load_encoder(student), choose_engine()
+    vectors = [
+        embed(
+            encoder,
+            tokenize_here(texts, encoder.tokenizer, prompt=encoder.prompt(role)),
+            role,
+            engine=engine,
+            progress=progress,
+        )
+        for texts, role in _fields(queries, collection)
+    ]
+    if encoder.similarity == "cosine":
+        vectors = [normalised(found) for found in vectors]
+    found, scores = search_dense(vectors[0], vectors[1], depth)
+    return [
+        [
+            (float(score), collection.passages.texts[at])
+            for at, score in zip(row, own, strict=True)
+            if at >= 0
+        ]
+        for row, own in zip(found.tolist(), scores.tolist(), strict=True)
+    ]
+
+
+DEMO_QUERIES = (
+    "read a table from a file",
+    "stop when the loss is flat",
+    "escape special characters",
+)
+DEMO_SETTINGS: dict[str, object] = {
+    "queries_per_update": 32,
+    "teacher_dual.queries_per_update": 32,
+}
+
+
+def _fields(
+    queries: Sequence[str], collection: Collection
+) -> list[tuple[Sequence[str], Literal["query", "passage"]]]:
+    return [(list(queries), "query"), (collection.passages.texts, "passage")]
