@@ -8,7 +8,7 @@ signals, and measures of encoders and teachers. It knows no recipe and no loss.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +61,9 @@ class TrainingSettings(Settings):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training")
     measures: int = Field(3, ge=0, description="times dev is measured in training; 0 = never")
     keep: Literal["best", "last"] = Field("best", description="which weights to keep, by dev")
+    checkpoint_every: int = Field(
+        100, ge=1, description="updates between checkpoints: at most so many are lost to a kill"
+    )
 
 
 class ListSettings(TrainingSettings):
@@ -522,7 +525,7 @@ class Retrieval:
             settings=settings.model_dump(),
             measure=self.dev_measure(settings, "student"),
         )
-        train(stage, self.run)
+        train(stage, replace(self.run, checkpoint_every=settings.checkpoint_every))
 
 
 def natural_temperature(teacher: Teacher) -> float:
