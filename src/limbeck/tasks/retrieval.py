@@ -82,7 +82,7 @@ class Retrieval:
     """One collection in one run, for recipes to work on.
 
     `base` is the encoder that the student is cut from, as a teacher: it mines where no better one
-    can. `counts` say what rules left out; they reach the report.
+    can. `counts` say what rules left out of the last `lists`; they reach the report.
     """
 
     collection: Collection
@@ -232,6 +232,7 @@ class Retrieval:
         candidates that score above its best positive minus `margin` leave as likely false
         negatives. Queries without two passages to compare are left out. Both are counted.
         """
+        self.counts.clear()  # a run asks several times; the student's lists, the last, count
         entries = []
         for place, query in enumerate(pools.queries.tolist()):
             judged = self.positives_of(query, "train")
