@@ -7,9 +7,13 @@ is refused. It knows no method, model or collection.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import platform
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,9 @@ from limbeck.settings import read_toml
 from limbeck.store import write_text
 
 RECORD = "run.toml"
+TABLES = ("asked", "collection", "decided", "environment")
+MAY_CHANGE = ("force_teacher",)  # between two commands of one run: a refused teacher may be forced
+LEFT = (".tmp-", ".old-")  # how names begin of what a killed writer left behind
 PACKAGES = ("limbeck", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
 
 
@@ -32,30 +39,81 @@ def open_folder(out: Path) -> None:
         ConfigError: when it is a file, or holds something that is no run.
         StoreError: when nothing can be written there.
     """
-    if out.is_file():
-        raise ConfigError(f"--out {out} is a file. Name a folder that is new or holds this run.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        found = [
-            path.name for path in out.iterdir() if not path.name.startswith((".tmp-", ".old-"))
-        ]
-        probe = out / f".tmp-{os.getpid()}-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise StoreError(
-            f"Cannot write to --out {out}: {error.strerror}. Choose a folder that is writable."
-        ) from error
-    if found and RECORD not in found and set(found) - {"stages"}:
+    check_writable(out, "--out")
+    found = {path.name for path in out.iterdir() if not path.name.startswith(LEFT)}
+    if RECORD not in found and (others := found - {"stages"}):
         raise ConfigError(
-            f"--out {out} is not empty and holds no run (there is {sorted(found)[0]!r}). "
+            f"--out {out} is not empty and holds no run (there is {min(others)!r}). "
             "Name a new folder."
         )
 
 
+def check_writable(folder: Path, flag: str) -> None:
+    """Make the folder that a flag names, and try to write there.
+
+    Raises:
+        ConfigError: when it is a file.
+        StoreError: when nothing can be written there.
+    """
+    probe = folder / f".tmp-{os.getpid()}-probe"
+    try:
+        if folder.is_file():
+            raise ConfigError(f"{flag} {folder} is a file. Name a folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StoreError(
+            f"Cannot write to {flag} {folder}: {error.strerror}. Choose a folder that is writable."
+        ) from error
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Keep a run's folder for this process, and clear away what a killed one left behind.
+
+    The kernel holds the lock and releases it when the process ends, however it ends.
+
+    Raises:
+        StoreError: when another process is working there.
+    """
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise StoreError(
+                    f"Another process is working in --out {out}. Wait for it, or choose another."
+                ) from error
+            # a file system without locks: two runs in one folder are then the user's to avoid
+        for left in [path for prefix in LEFT for path in out.rglob(f"{prefix}*")]:
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(handle)
+
+
 def read_record(out: Path) -> dict[str, Any] | None:
-    """What an earlier command wrote, or None when there is nothing yet."""
-    return read_toml(out / RECORD) if (out / RECORD).exists() else None
+    """What an earlier command wrote, or None when there is nothing yet.
+
+    Raises:
+        StoreError: when it is damaged.
+    """
+    path = out / RECORD
+    if not path.exists():
+        return None
+    try:
+        record = read_toml(path)
+    except ConfigError as error:
+        raise _damaged(path, str(error)) from error
+    for table in TABLES:
+        if not isinstance(record.get(table), dict):
+            raise _damaged(path, f"it has no table [{table}]")
+    return record
 
 
 def write_record(out: Path, record: Mapping[str, Mapping[str, object]]) -> None:
@@ -76,17 +134,35 @@ def check_same_run(
         ConfigError: naming what differs; other versions or another machine may be forced.
     """
     wanted = {key: value for key, value in asked.items() if value is not None}
-    differs = _different(found.get("asked", {}), wanted)
+    differs = _different(
+        *(
+            {key: value for key, value in table.items() if key not in MAY_CHANGE}
+            for table in (found["asked"], wanted)
+        )
+    )
     if differs:
         raise ConfigError(
             f"--out {out} holds another run: {'; '.join(differs)}. "
             "Choose another --out, or repeat the command that made it (see run.toml there)."
         )
-    moved = _different(found.get("environment", {}), environment())
+    moved = _different(found["environment"], environment())
     if moved and not force:
         raise ConfigError(
             f"--out {out} was begun under other conditions: {'; '.join(moved)}. Going on would not "
             "give the same bytes. Choose another --out, or accept that with --force."
+        )
+
+
+def check_same_data(out: Path, found: Mapping[str, Any], digest: str) -> None:
+    """Refuse to go on with a run when its data changed since it began.
+
+    Raises:
+        ConfigError: when ids, texts or judgements are not those that the run began with.
+    """
+    if found["collection"].get("digest") != digest:
+        raise ConfigError(
+            f"--out {out} was begun with other data: ids, texts or judgements have changed since. "
+            "Choose another --out, or restore the data."
         )
 
 
@@ -112,6 +188,13 @@ def _different(found: Mapping[str, object], wanted: Mapping[str, object]) -> lis
         for key in sorted({*found, *wanted})
         if found.get(key) != wanted.get(key)
     ]
+
+
+def _damaged(path: Path, why: str) -> StoreError:
+    """The error for a record that cannot be read back: what it decided is lost with it."""
+    return StoreError(
+        f"{path} is damaged ({why}). Choose another --out, or delete the folder to begin again."
+    )
 
 
 def _processor() -> str:

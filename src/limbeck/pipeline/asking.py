@@ -25,6 +25,9 @@ from limbeck.types import Split
 OFFLINE_LAYERS = 2  # of the student that is cut from the offline model
 FITTED = "train"  # `--teacher train[:dual|cross|ensemble]`
 TEACHERS = ("dual", "cross", "ensemble")
+# Draws a carved dev split and the labels to keep, whatever the seed of the run: seeds of one method
+# can be compared, and no seed's dev queries are ones that another seed's teacher was fitted on.
+DATA_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +57,28 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
     own, _ = split_settings(settings)
     parse_settings(recipe.settings, own)
     for fitted, values in split_settings(settings)[1].items():
+        if find(fitted).makes != "teacher":
+            raise ConfigError(
+                f"--set {fitted}.{next(iter(values))}: only recipes that fit a teacher are named "
+                f"here. Write --recipe {fitted} and --set {next(iter(values))}=..."
+            )
         parse_settings(find(fitted).settings, values, where=f"--set {fitted}.")
     fits = str(asked["teacher"]).partition(":")[0] == FITTED
     wanted = teachers_wanted(str(asked["teacher"])) if fits else ()
     collection = read_collection(
         asked["data"],
-        seed=asked["seed"],
+        seed=DATA_SEED,
         drop_unknown_judgements=asked["drop_unknown_judgements"],
     )
     if asked["labels"] is not None:
-        collection = with_labels(collection, asked["labels"], asked["seed"])
+        collection = with_labels(collection, asked["labels"], DATA_SEED)
     notes = [*collection.notes, *notes]
     _check_labels(collection, recipe, wanted)
+    if not len(collection.labelled) + len(collection.unlabelled) and name != "embed":
+        raise DataError(
+            f"{collection.name} has no training query, judged or not: all are in dev or test. Add "
+            "queries to queries.jsonl, or use --recipe embed, which can learn from passages alone."
+        )
     base, student = _students(asked)
     teacher = None
     if "teacher" in recipe.needs and not fits:
@@ -78,11 +91,6 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
         raise ConfigError(
             f"{name} needs a teacher with vectors. Use --teacher train:dual, an embedding model, "
             "or --recipe kl, which takes any teacher."
-        )
-    if not len(collection.labelled) + len(collection.unlabelled) and name != "embed":
-        raise DataError(
-            f"{collection.name} has no training query, judged or not: all are in dev or test. Add "
-            "queries to queries.jsonl, or use --recipe embed, which can learn from passages alone."
         )
     for split in ("dev", "test"):
         if split not in collection.qrels:

@@ -7,7 +7,7 @@ artefact that is read back when it is there. What a method does is its recipe's 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,19 +18,11 @@ from limbeck.models.encoder import Encoder
 from limbeck.pipeline.asking import Request, measured_split, split_settings, teachers_wanted
 from limbeck.pipeline.reporting import DECIDES, Result, report
 from limbeck.recipes import Recipe, find
-from limbeck.record import (
-    environment,
-    write_record,
-)
+from limbeck.record import check_same_data, environment, read_record, write_record
 from limbeck.settings import parse_settings
 from limbeck.tasks.budget import Decided, fit_budget
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.systems import (
-    Measured,
-    measure_bm25,
-    measure_encoder,
-    measure_teacher,
-)
+from limbeck.tasks.systems import Measured, measure_bm25, measure_encoder, measure_teacher
 from limbeck.teachers.diagnostics import diagnose, refusal
 from limbeck.teachers.teachers import Teacher
 
@@ -38,12 +30,18 @@ DIAGNOSED_QUERIES = 300  # whose candidates a teacher is examined on
 DIAGNOSED_DEPTH = 16  # candidates of each
 
 
-def decide(
-    request: Request, task: Retrieval, found: Mapping[str, Any] | None, budget: float | None
-) -> Decided:
-    """What a budget decides, read back on resume; `run.toml` is written before any work."""
+def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
+    """What a budget decides, read back on resume; `run.toml` is written before any work.
+
+    Raises:
+        ConfigError: when the data changed since the run began, or the budget is too short.
+    """
+    found = read_record(task.run.folder)
     if found is not None:
-        return Decided(**found.get("decided", {}))
+        check_same_data(task.run.folder, found, request.collection.digest)
+        if found["asked"]["force_teacher"] != request.asked["force_teacher"]:
+            write_record(task.run.folder, {**found, "asked": request.asked})
+        return Decided(**found["decided"])
     decided = Decided()
     if budget is not None:
         fits = "teacher" in request.recipe.needs and request.teacher is None
@@ -87,7 +85,7 @@ class Distillation:
         if split:
             systems += [
                 measure_bm25(task, split),
-                measure_encoder(task, "zero_shot", request.base, split),
+                measure_teacher(task, "zero_shot", task.base, split),
                 measure_encoder(task, "undistilled", undistilled, split),
             ]
         teacher = None
@@ -155,11 +153,8 @@ class Distillation:
         elif ":" not in str(request.asked["teacher"]):
             best = found[0]
             notes.append("teacher: dual, since there is no dev split to choose on")
-        folder = task.run.folder / "teacher"
-        if not folder.exists():
-            task.run.first(
-                lambda: best.save(folder, card=_card("A teacher", "fitted"), stage="teacher")
-            )
+        card = _card("A teacher", f"a {best.kind} teacher, fitted on judged queries")
+        self._write(best, "teacher", card)
         others = [each for each in found if each is not best]
         return [best, *others]
 
@@ -196,9 +191,7 @@ class Distillation:
             )
             return None
         recipe = find("contrastive")
-        settings = (
-            self._settings(recipe) if self.request.recipe is recipe else self._matching(recipe)
-        )
+        settings = self._matching(recipe)
         student = copy.deepcopy(self.request.student)
         recipe.function(task, None, student, settings)
         self._save(student, "baselines/contrastive", "trained with contrastive, without a teacher")
@@ -241,15 +234,15 @@ class Distillation:
         return f"distilled with the recipe `{name}` from a {teacher.kind} teacher"
 
     def _save(self, encoder: Encoder, name: str, how: str) -> None:
-        """Write a model of the run, once."""
-        folder = self.task.run.folder / name
-        card = _card("A small retriever", how)
+        """Write a student of the run."""
+        self._write(encoder, name, _card("A small retriever", how))
 
-        def save() -> None:
-            if not (folder / "README.md").exists():
-                encoder.save(folder, card=card, stage=name.partition("/")[0])
-
-        self.task.run.first(save)
+    def _write(self, model: Encoder | Teacher, name: str, card: str) -> None:
+        """Write a model of the run; one that an earlier command wrote is replaced by its equal."""
+        folder, run = self.task.run.folder / name, self.task.run
+        if run.group.rank == 0:
+            model.save(folder, card=card, stage=name.partition("/")[0])
+        run.group.barrier()
 
 
 def _card(what: str, how: str) -> str:

@@ -13,10 +13,9 @@ from limbeck.evaluation.measures import read_trec, write_trec
 from limbeck.evaluation.table import advice, as_text, row
 from limbeck.store import read_json, write_json, write_parquet
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.systems import (
-    Measured,
-)
+from limbeck.tasks.systems import Measured
 
+METRICS = "metrics.json"  # written last: a run that has it is finished
 DECIDES = "nDCG@10"  # the measure that systems are compared by
 
 
@@ -46,9 +45,7 @@ def report(
     said = advice(rows)
     if out is not None:
         _write_runs(task, out, systems)
-        write_json(
-            out / "metrics.json", {"rows": rows, "notes": notes, "advice": said}, stage="report"
-        )
+        write_json(out / METRICS, {"rows": rows, "notes": notes, "advice": said}, stage="report")
     return Result(out, rows, notes, said, as_text(rows) if rows else "")
 
 
@@ -93,6 +90,6 @@ def _write_runs(task: Retrieval, out: Path, systems: Sequence[Measured]) -> None
 
 def finished(out: Path) -> Result:
     """The result of a run that is done, from its files."""
-    found = read_json(out / "metrics.json")
+    found = read_json(out / METRICS)
     rows = found["rows"]
     return Result(out, rows, found["notes"], found["advice"], as_text(rows) if rows else "")

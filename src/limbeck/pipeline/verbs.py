@@ -7,13 +7,15 @@ the same arguments stopped. What a method does is its recipe's business.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 from limbeck.data import read_collection
 from limbeck.data.collection import Collection
-from limbeck.errors import DataError
+from limbeck.errors import ConfigError, DataError
 from limbeck.inference import choose_engine, embed
 from limbeck.models.layers import LayerChoice
 from limbeck.models.loading import OFFLINE, load_encoder
@@ -25,18 +27,11 @@ from limbeck.pipeline.asking import (
     training_queries,
 )
 from limbeck.pipeline.distilling import Distillation, decide
-from limbeck.pipeline.reporting import Result, finished, report
-from limbeck.record import (
-    check_same_run,
-    open_folder,
-    read_record,
-)
+from limbeck.pipeline.reporting import METRICS, Result, finished, report
+from limbeck.record import check_same_run, check_writable, held, open_folder, read_record
 from limbeck.search import search_dense
 from limbeck.tasks.retrieval import Retrieval, normalised
-from limbeck.tasks.systems import (
-    measure_bm25,
-    measure_teacher,
-)
+from limbeck.tasks.systems import measure_bm25, measure_teacher
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.teachers import DualTeacher, load_teacher
 from limbeck.training import Run
@@ -80,8 +75,8 @@ def distill(
     out, progress = Path(out), progress or Silent()
     asked: dict[str, object] = {
         "data": str(data),
-        "teacher": teacher,
-        "student": student,
+        "teacher": str(teacher),
+        "student": None if student is None else str(student),
         "student_layers": student_layers,
         "layer_choice": layer_choice,
         "dim": dim,
@@ -98,17 +93,19 @@ def distill(
     open_folder(out)
     if found := read_record(out):
         check_same_run(out, found, asked, force=force)
-        if (out / "metrics.json").exists():
+        if (out / METRICS).exists():
             return finished(out)
     engine = choose_engine(backend, precision)
     request = checked(asked, settings or {})
-    run = Run(out, seed, engine, progress)
     scores = ScoreStore(Path(store)) if store else ScoreStore.default()
-    task = Retrieval(request.collection, run, DualTeacher("base", request.base), scores)
-    for line in request.notes:
-        progress.say(line)
-    decided = run.first(lambda: decide(request, task, found, budget_seconds))
-    return Distillation(request, task, decided, force_teacher).result()
+    check_writable(scores.root, "--store")
+    run = Run(out, seed, engine, progress)
+    with held(out) if run.group.rank == 0 else nullcontext():
+        task = Retrieval(request.collection, run, DualTeacher("base", request.base), scores)
+        for line in request.notes:
+            progress.say(line)
+        decided = run.first(lambda: decide(request, task, budget_seconds))
+        return Distillation(request, task, decided, force_teacher).result()
 
 
 def dry_run(data: str | Path, **arguments: Any) -> list[str]:
@@ -117,9 +114,9 @@ def dry_run(data: str | Path, **arguments: Any) -> list[str]:
     Raises:
         ConfigError, DataError, ModelError: as `distill` would.
     """
-    arguments.pop("progress", None)
-    defaults = distill.__kwdefaults__ or {}
-    asked = {"data": str(data), **defaults, **arguments}
+    given = inspect.signature(distill).bind(data, **arguments)
+    given.apply_defaults()
+    asked = given.arguments
     request = checked(asked, asked["settings"] or {})
     collection, needs = request.collection, request.recipe.needs
     lines = [
@@ -133,7 +130,7 @@ def dry_run(data: str | Path, **arguments: Any) -> list[str]:
         lines += [f"fit a teacher: {name}" for name in wanted]
     if "teacher" in needs:
         lines.append("ask the teacher for scores or vectors, and examine them")
-        if collection.labelled and "dev" in collection.qrels and not asked["force_teacher"]:
+        if collection.labelled and "dev" in collection.qrels:
             lines.append("train the same student with contrastive: the teacher must beat it on dev")
     split = measured_split(collection)
     lines += [
@@ -168,6 +165,13 @@ def evaluate(
 
     progress = progress or Silent()
     engine = choose_engine(backend, precision)
+    if out is not None:
+        open_folder(Path(out))
+        if read_record(Path(out)) is not None:
+            raise ConfigError(
+                f"--out {out} holds a run of `limbeck distill`, whose figures would be "
+                "overwritten. Name a new folder."
+            )
     collection = read_collection(data, drop_unknown_judgements=drop_unknown_judgements)
     if split not in collection.qrels:
         there = ", ".join(collection.qrels) or "none"
@@ -176,8 +180,6 @@ def evaluate(
             "Choose another --split, or add qrels."
         )
     asked = load_teacher(model)
-    if out is not None:
-        open_folder(Path(out))
     with TemporaryDirectory() as temporary:
         base = (
             asked if isinstance(asked, DualTeacher) else DualTeacher("base", load_encoder(OFFLINE))
@@ -205,13 +207,8 @@ def demo(
         progress=progress,
     )
     collection = read_collection("pydocs")
-    queries = [
-        "read a table from a csv file",
-        "stop the optimizer early",
-        "escape special characters",
-    ]
-    hits = search(Path(out) / "student", collection, queries, progress=progress)
-    return result, list(zip(queries, hits, strict=True))
+    hits = search(Path(out) / "student", collection, DEMO_QUERIES, progress=progress)
+    return result, list(zip(DEMO_QUERIES, hits, strict=True))
 
 
 def search(

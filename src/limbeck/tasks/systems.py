@@ -29,6 +29,7 @@ from limbeck.types import Split
 DEPTH = 100  # passages per query in a run: what R@100 looks at
 RERANKED = 50  # candidates per query that a teacher without vectors puts in order
 TIMED_QUERIES = 20  # one at a time, as a live search would ask
+TIMED_PASSAGES = 512  # together, spread over the collection
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +64,32 @@ def measure_bm25(task: Retrieval, split: Split) -> Measured:
 
 def measure_encoder(task: Retrieval, name: str, encoder: Encoder, split: Split) -> Measured:
     """An encoder as first stage over the whole collection."""
+    queries = task.split_queries(split).astype(np.int64)
+    engine, progress = task.run.engine, task.run.progress
 
-    def search() -> tuple[Results, Cost]:
-        return _search_vectors(task, encoder, split)
+    def vectors() -> tuple[np.ndarray, np.ndarray]:
+        asked = embed(
+            encoder, task.tokens_of(encoder, "query"), "query", engine=engine, positions=queries
+        )
+        tokens = task.tokens_of(encoder, "passage")
+        return asked, embed(encoder, tokens, "passage", engine=engine, progress=progress)
 
-    inputs = {"weights": encoder.weights_digest(), "config": encoder.config_digest()}
-    return _measured(task, name, split, inputs, search)
+    return _measured_vectors(task, name, encoder, split, vectors)
 
 
 def measure_teacher(task: Retrieval, name: str, teacher: Teacher, split: Split) -> Measured:
     """A teacher: first stage when it is one encoder, else re-ranking pooled candidates.
 
-    The candidates are those of BM25 and the base encoder, `RERANKED` per query.
+    What it said before, to this run or another, is not asked again but for the timing. The
+    candidates are those of BM25 and the base encoder, `RERANKED` per query.
     """
     if isinstance(teacher, DualTeacher):
-        return measure_encoder(task, name, teacher.encoder, split)
+
+        def vectors() -> tuple[np.ndarray, np.ndarray]:
+            asked = task.vectors(teacher, "query", task.split_queries(split))
+            return asked, task.vectors(teacher, "passage")
+
+        return _measured_vectors(task, name, teacher.encoder, split, vectors)
 
     def search() -> tuple[Results, Cost]:
         pools = candidates(task, split)
@@ -94,36 +106,46 @@ def candidates(task: Retrieval, split: Split) -> Candidates:
     return task.pools(task.split_queries(split), depth=RERANKED, teacher=task.base)
 
 
-def _search_vectors(task: Retrieval, encoder: Encoder, split: Split) -> tuple[Results, Cost]:
-    """An encoder's results on a split, and what they cost."""
-    queries = task.split_queries(split).astype(np.int64)
-    engine, progress = task.run.engine, task.run.progress
-    tokens = task.tokens_of(encoder, "passage")
-    started = time.perf_counter()
-    answers = embed(encoder, tokens, "passage", engine=engine, progress=progress)
-    seconds = time.perf_counter() - started
-    asked = embed(
-        encoder, task.tokens_of(encoder, "query"), "query", engine=engine, positions=queries
-    )
-    if encoder.similarity == "cosine":
-        asked, answers = normalised(asked), normalised(answers)
-    found, scores = search_dense(asked, answers, DEPTH)
+def _measured_vectors(
+    task: Retrieval,
+    name: str,
+    encoder: Encoder,
+    split: Split,
+    vectors: Callable[[], tuple[np.ndarray, np.ndarray]],
+) -> Measured:
+    """An encoder as first stage; `vectors` gives those of the split's queries and all passages."""
+
+    def search() -> tuple[Results, Cost]:
+        asked, answers = vectors()
+        if encoder.similarity == "cosine":
+            asked, answers = normalised(asked), normalised(answers)
+        found, scores = search_dense(asked, answers, DEPTH)
+        queries = task.split_queries(split)
+        return task.results(queries, found, scores), _cost(task, encoder, queries, answers)
+
+    inputs = {"weights": encoder.weights_digest(), "config": encoder.config_digest()}
+    return _measured(task, name, split, inputs, search)
+
+
+def _cost(task: Retrieval, encoder: Encoder, queries: np.ndarray, answers: np.ndarray) -> Cost:
+    """What an encoder costs to use: some queries one at a time, some passages together."""
+    engine, passages = task.run.engine, len(task.collection.passages)
 
     def ask(text: str) -> None:
         one = tokenize_here([text], encoder.tokenizer, prompt=encoder.prompt("query"))
         vector = embed(encoder, one, "query", engine=engine)
-        search_dense(normalised(vector), answers, 10)
+        search_dense(normalised(vector) if encoder.similarity == "cosine" else vector, answers, 10)
 
     texts = [task.collection.queries.texts[query] for query in queries]
+    ms_per_query = _median_ms(texts, ask)  # warms the encoder up, too
+    spread = np.unique(np.linspace(0, passages - 1, TIMED_PASSAGES).astype(np.int64))
+    tokens = task.tokens_of(encoder, "passage")
+    started = time.perf_counter()
+    embed(encoder, tokens, "passage", engine=engine, positions=spread)
+    seconds = time.perf_counter() - started
     parameters = sum(parameter.numel() for parameter in encoder.parameters())
     size = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
-    cost = Cost(
-        ms_per_query=_median_ms(texts, ask),
-        passages_per_second=len(tokens) / seconds,
-        parameters=parameters,
-        megabytes=size / 1e6,
-    )
-    return task.results(queries, found, scores), cost
+    return Cost(ms_per_query, len(spread) / seconds, parameters, size / 1e6)
 
 
 def _measured(
