@@ -55,7 +55,7 @@ def distill(
     labels: Annotated[
         int | None,
         typer.Option(
-            help="Use the judgements of only this many training queries, drawn by seed; "
+            help="Use the judgements of only this many training queries, the same for every seed; "
             "the others count as unlabelled.",
             min=0,
         ),
