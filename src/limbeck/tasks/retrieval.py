@@ -91,6 +91,7 @@ class Retrieval:
     store: ScoreStore | None
     counts: dict[str, int] = field(default_factory=dict)
     _tokens: dict[tuple[str, Role, str], TokenStore] = field(default_factory=dict)
+    _equal: dict[Role, np.ndarray] = field(default_factory=dict)
 
     # --- what is there -------------------------------------------------------------------------
 
@@ -123,16 +124,17 @@ class Retrieval:
         key = (tokenizer_digest(tokenizer), role, prompt)
         if key not in self._tokens:
             texts = self.collection.queries if role == "query" else self.collection.passages
-            name = f"{role}-{digest(list(key))[:12]}"
-            self._tokens[key] = self.run.first(
+            folder = self.run.folder / "stages" / "tokens" / f"{role}-{digest(list(key))[:12]}"
+            self._tokens[key] = self.run.made(
+                folder,
                 lambda: tokenize(
                     texts.texts,
                     tokenizer,
-                    self.run.folder / "stages" / "tokens" / name,
+                    folder,
                     stage="tokens",
                     prompt=prompt,
                     progress=self.run.progress,
-                )
+                ),
             )
         return self._tokens[key]
 
@@ -227,7 +229,8 @@ class Retrieval:
     ) -> list[QueryList]:
         """What each query of the pools may be shown with: its positives, and candidates to draw.
 
-        Judged positives leave the pool. With a teacher, everything is scored by it; an unlabelled
+        Judged positives leave the pool, and so does a passage with the text of another: no list or
+        update shows a text twice. With a teacher, everything is scored by it; an unlabelled
         query's pool is put in its order, and with a `margin` (in its own units) a labelled query's
         candidates that score above its best positive minus `margin` leave as likely false
         negatives. Queries without two passages to compare are left out. Both are counted.
@@ -235,8 +238,9 @@ class Retrieval:
         self.counts.clear()  # a run asks several times; the student's lists, the last, count
         entries = []
         for place, query in enumerate(pools.queries.tolist()):
-            judged = self.positives_of(query, "train")
-            pool = pools.for_query(place).astype(np.int64)
+            firsts = self._firsts("passage")
+            judged, _ = _distinct(firsts[self.positives_of(query, "train")])
+            pool, _ = _distinct(firsts[pools.for_query(place)])
             entries.append((query, judged, pool[~np.isin(pool, judged)]))
         scores: list[np.ndarray | None] = [None] * len(entries)
         if teacher is not None and entries:
@@ -284,22 +288,17 @@ class Retrieval:
         passages of the update, other positives of the row masked; of a dual teacher the same two
         as `teacher` and `teacher/in_batch`; of one that scores pairs, `teacher` from the batch.
         """
-        answers = (
-            self.vectors(teacher, "passage") if teacher is not None and teacher.in_batch else None
-        )
-        asked = None
+        taught = None
         if teacher is not None and teacher.in_batch:
-            queries = self.training_queries()
-            found = self.vectors(teacher, "query", queries)
-            asked = np.zeros((len(self.collection.queries), found.shape[1]), dtype=np.float32)
-            asked[queries] = found
+            taught = self._query_vectors(teacher), self.vectors(teacher, "passage")
 
         def forward(update: Pass, batch: ListBatch) -> Signals:
             queries = self.embed_update(update, student, "query", batch.queries)
             passages = self.embed_update(update, student, "passage", batch.passages)
             values = matrix_similarity(student.similarity)(queries, passages)
             scores = _both("student", values, batch)
-            if asked is not None and answers is not None and teacher is not None:
+            if teacher is not None and taught is not None:
+                asked, answers = taught
                 values = matrix_similarity(teacher.similarity)(
                     torch.from_numpy(asked[batch.queries]).to(queries.device),
                     torch.from_numpy(answers[batch.passages]).to(queries.device),
@@ -385,15 +384,26 @@ class Retrieval:
     def embed_update(
         self, update: Pass, encoder: Encoder, role: Role, positions: np.ndarray
     ) -> Tensor:
-        """The player `student`'s vectors of some queries or passages: [n, D]."""
+        """The player `student`'s vectors of some queries or passages, each text once: [n, D]."""
         tokens = self.tokens_of(encoder, role)
         collator = encoder.collator(role)
-        lengths = np.array([collator.length(int(n)) for n in tokens.lengths[positions]])
-        return update.run(
+        texts, place = _distinct(self._firsts(role)[positions])
+        lengths = np.array([collator.length(int(n)) for n in tokens.lengths[texts]])
+        vectors = update.run(
             "student",
             lengths,
-            lambda chosen: collator.singles([tokens[int(at)] for at in positions[chosen]]),
+            lambda chosen: collator.singles([tokens[int(at)] for at in texts[chosen]]),
         )
+        return vectors[torch.from_numpy(place).to(vectors.device)]
+
+    def _firsts(self, role: Role) -> np.ndarray:
+        """For each query or passage the position of the first one with its text."""
+        if role not in self._equal:
+            texts = self.collection.queries if role == "query" else self.collection.passages
+            first: dict[str, int] = {}
+            at = [first.setdefault(text, place) for place, text in enumerate(texts.texts)]
+            self._equal[role] = np.array(at, dtype=np.int64)
+        return self._equal[role]
 
     # --- how good is it ------------------------------------------------------------------------
 
@@ -552,6 +562,13 @@ def normalised(vectors: np.ndarray) -> np.ndarray:
     return result
 
 
+def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct values in order of first appearance, and where each of `values` is in them."""
+    found, first, place = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return found[order], np.argsort(order)[place]
+
+
 def _both(name: str, values: Tensor, batch: ListBatch) -> dict[str, Scores]:
     """Scores over own lists [B, L] and over all passages of the update [B, P]."""
     device = values.device
@@ -559,6 +576,6 @@ def _both(name: str, values: Tensor, batch: ListBatch) -> dict[str, Scores]:
     labelled = torch.from_numpy(batch.labelled).to(device)
     own = Scores.of(values.gather(1, lists.clamp(min=0)), mask=lists >= 0)
     target = torch.where(labelled, lists[:, 0], -1)
-    others = torch.from_numpy(batch.positives).to(device)
+    others = torch.from_numpy(batch.positives.copy()).to(device)
     others[torch.arange(len(others)), lists[:, 0]] = False
     return {name: own, f"{name}/in_batch": Scores.of(values, mask=~others, target=target)}

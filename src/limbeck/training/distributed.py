@@ -38,18 +38,23 @@ class Group:
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Sum the gradients of parameters over processes with one flat reduction.
 
-        A parameter without a gradient here counts as zero, since another process may have one.
+        A parameter without a gradient here counts as zero, since another process may have one; one
+        without a gradient anywhere keeps none, so that an optimiser leaves it alone.
         """
         if self.size == 1 or not parameters:
             return
+        known = torch.tensor(
+            [float(parameter.grad is not None) for parameter in parameters],
+            device=parameters[0].device,
+        )
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = self.sum_(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-        pieces = torch.split(flat, [gradient.numel() for gradient in gradients])
-        for gradient, piece in zip(gradients, pieces, strict=True):
-            gradient.copy_(piece.view_as(gradient))
+        flat = self.sum_(torch.cat([known, *(gradient.reshape(-1) for gradient in gradients)]))
+        pieces = torch.split(flat, [len(known), *(gradient.numel() for gradient in gradients)])
+        for parameter, anyone, piece in zip(parameters, pieces[0], pieces[1:], strict=True):
+            parameter.grad = piece.view_as(parameter) if anyone else None
 
     def broadcast(self, value: float) -> float:
         """The first process's value, everywhere."""
@@ -70,7 +75,10 @@ def current_group() -> Group:
     if announced == 1:
         return Group()
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        gpus = torch.cuda.device_count()
+        if gpus:  # a process each, and "cuda" is its own from here on
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     size = torch.distributed.get_world_size()
     if size == 1:
         raise ConfigError(

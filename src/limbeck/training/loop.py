@@ -35,6 +35,7 @@ from limbeck.training.stages import Measure, Stage
 
 STATE = "state.safetensors"
 BEST = "best.safetensors"
+VOCABULARY = 4096  # rows from which an embedding's gradient is kept as the rows that were read
 
 
 @dataclass(slots=True)
@@ -66,6 +67,9 @@ def train(stage: Stage, run: Run) -> dict[str, Player]:
         StoreError: when the stage's folder was made from other inputs, or is damaged.
     """
     players = {player.name: player for player in stage.everyone}
+    for player in players.values():
+        player.model.to(run.engine.device)
+        _make_embeddings_sparse(player)
     folder = run.first(lambda: run.stage(stage.name, _inputs(stage, run)))
     if folder.complete:
         _restore(folder.path / STATE, players)
@@ -73,8 +77,6 @@ def train(stage: Stage, run: Run) -> dict[str, Player]:
     log = _Log()
     if run.first((folder.path / STATE).exists):
         log = _restore(folder.path / STATE, players)
-    for player in players.values():
-        player.model.to(run.engine.device)
     started = time.perf_counter() - log.seconds
     bytes_per_token: dict[str, float] = {}
     with run.progress.task(stage.name, stage.updates, "updates") as advance:
@@ -126,20 +128,18 @@ def _update(
             progress=log.updates / stage.updates,
             bytes_per_token=bytes_per_token,
         )
-        loss = turn.loss(turn.forward(forward, batch))
-        parts = {name: float(part.detach()) for name, part in loss.parts.items()}
-        if not all(math.isfinite(value) for value in parts.values()):
-            raise StageError(
-                f"Stage {stage.name!r}, update {log.updates}: the loss is not finite ({parts}). "
-                "Lower the learning rate, or check the teacher's scores."
-            )
-        forward.backward(loss.total)
+        # Weights cast to a lower precision live as long as the outermost autocast: one update.
+        with torch.autocast(run.engine.device, enabled=False):
+            loss = turn.loss(turn.forward(forward, batch))
+            parts = {name: float(part.detach()) for name, part in loss.parts.items()}
+            if not all(math.isfinite(value) for value in parts.values()):
+                raise StageError(
+                    f"Stage {stage.name!r}, update {log.updates}: the loss is not finite "
+                    f"({parts}). Lower the learning rate, or check the teacher's scores."
+                )
+            forward.backward(loss.total)
         for name in sorted(turn.trains):
             player = players[name]
-            if player is stage.parts:  # every process has its whole gradient already
-                for parameter in player.trainable:
-                    if parameter.grad is not None:
-                        parameter.grad /= run.group.size
             run.group.sum_gradients(player.trainable)
             torch.nn.utils.clip_grad_norm_(player.trainable, stage.clip)
             player.step()
@@ -149,6 +149,17 @@ def _update(
         log.items += forward.items
         log.tokens += forward.tokens
     return values
+
+
+def _make_embeddings_sparse(player: Player) -> None:
+    """Give word embeddings gradients of the rows that were read, not of the whole vocabulary.
+
+    A micro-batch reads some hundred of thirty thousand rows; writing zeros to the others costs more
+    than a small model's other gradients. They are made dense once, before the optimiser's step.
+    """
+    for module in player.model.modules():
+        if isinstance(module, torch.nn.Embedding) and module.num_embeddings >= VOCABULARY:
+            module.sparse = True
 
 
 def _measure(

@@ -15,6 +15,7 @@ A pass knows no task, loss or optimiser.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,10 +83,15 @@ class Pass:
         self._place = f"{run.seed} {stage} {update}"
         self._bytes_per_token = bytes_per_token
         self._kept_bytes = 0.0
+        self._micro_batches: Counter[str] = Counter()  # of each player, over the whole update
         self._records: list[_Record] = []
+        self._nested = False  # one player's outputs were another's features
 
     def model(self, player: str) -> nn.Module:
-        """A player's model, for parts whose few parameters act on whole updates."""
+        """A player's model, for parts whose few parameters act on whole updates.
+
+        Every process computes with it what every other does.
+        """
         return self._players[player].model
 
     def run(
@@ -97,34 +103,27 @@ class Pass:
         `call(model, features)` gives their outputs [b, ...], by default `model(features)`.
 
         Raises:
-            StageError: when there are fewer items than processes.
+            StageError: when there is no item.
         """
+        if not len(lengths):
+            raise StageError(f"Player {player!r} has no item in an update.")
         group = self._run.group
-        if len(lengths) < group.size:
-            raise StageError(
-                f"Player {player!r} has {len(lengths)} items in an update for {group.size} "
-                "processes. Use more queries per update, or fewer processes."
-            )
         model = self._players[player].model
         training = player in self._trains
         model.train(training)
-        share = np.argsort(lengths, kind="stable")[group.rank :: group.size]
+        order = np.argsort(lengths, kind="stable")
+        share = order[group.rank :: group.size]
         slices: list[_MicroBatch] = []
         leaf: Tensor | None = None
-        for number, chosen in enumerate(plan_batches(lengths[share], self._run.train_tokens)):
+        grad = False
+        for chosen in plan_batches(lengths[share], self._run.train_tokens):
             positions = share[chosen]
-            features = {
-                name: value.to(self._run.engine.device)
-                for name, value in collate(positions).items()
-            }
-            grad = training or any(value.requires_grad for value in features.values())
+            compute, through = self._computation(player, collate(positions), call or _forward)
+            self._nested |= through
+            grad = training or through
             padded = len(positions) * int(lengths[positions].max(initial=1))
             self.items += len(positions)
             self.tokens += padded
-            seed = f"{self._place} {player} {group.rank} {number}"
-            compute = self._computation(
-                model, features, call or _forward, seed if training else None
-            )
             output = self._output(player, compute, padded) if grad else _without_graph(compute)
             if leaf is None:
                 leaf = torch.zeros((len(lengths), *output.shape[1:]), device=output.device)
@@ -132,9 +131,14 @@ class Pass:
             leaf[rows] = output.detach()
             if grad:
                 slices.append(_MicroBatch(rows, compute, output if output.requires_grad else None))
-        assert leaf is not None  # every process has an item
+        if leaf is None:  # fewer items than processes: another's item says what shape they have
+            compute, through = self._computation(player, collate(order[:1]), call or _forward)
+            self._nested |= through
+            grad = training or through
+            like = _without_graph(compute)
+            leaf = torch.zeros((len(lengths), *like.shape[1:]), device=like.device)
         group.sum_(leaf)
-        if slices:
+        if grad:
             leaf.requires_grad_()
             self._records.append(_Record(leaf, slices))
         return leaf
@@ -145,19 +149,23 @@ class Pass:
         Gradients are this process's share: their sum over processes is the update's gradient.
         """
         total.backward()  # type: ignore[no-untyped-call]
+        for name in self._trains:  # what a loss reached without `run` is whole on every process
+            for parameter in self._players[name].trainable:
+                if parameter.grad is not None:
+                    parameter.grad /= self._run.group.size
         of_loss = [record.leaf.grad for record in self._records]  # the same on every process
         for record in self._records:
             record.leaf.grad = None
         for record, direct in zip(reversed(self._records), reversed(of_loss), strict=True):
             # What later players sent back through their inputs is each process's share.
-            through = record.leaf.grad
-            if through is not None:
-                self._run.group.sum_(through)
-            gradient = (
-                direct if through is None else through if direct is None else direct + through
-            )
-            if gradient is None:
+            if direct is None and not self._nested:
                 continue
+            gradient = torch.zeros_like(record.leaf) if direct is None else direct
+            if self._nested:
+                through = record.leaf.grad
+                gradient += self._run.group.sum_(
+                    torch.zeros_like(gradient) if through is None else through
+                )
             for part in record.slices:
                 with torch.enable_grad():
                     output = part.compute() if part.output is None else part.output
@@ -165,15 +173,24 @@ class Pass:
                 part.output = None
 
     def _computation(
-        self, model: nn.Module, features: Features, call: Call, seed: str | None
-    ) -> Callable[[], Tensor]:
-        """A micro-batch's forward that gives the same output whenever it is called."""
+        self, player: str, features: Features, call: Call
+    ) -> tuple[Callable[[], Tensor], bool]:
+        """A micro-batch's forward that gives the same output whenever it is called, and whether a
+        gradient may pass through it to its features.
+        """
+        engine, model = self._run.engine, self._players[player].model
+        features = {name: value.to(engine.device) for name, value in features.items()}
+        number = self._micro_batches[player]
+        self._micro_batches[player] += 1
+        seed = None
+        if player in self._trains:
+            seed = f"{self._place} {player} {self._run.group.rank} {number}"
 
         def compute() -> Tensor:
-            with _autocast(self._run.engine), _dropout_seed(seed):
+            with _autocast(engine), _dropout_seed(seed, engine.device):
                 return call(model, features).float()
 
-        return compute
+        return compute, any(value.requires_grad for value in features.values())
 
     def _output(self, player: str, compute: Callable[[], Tensor], padded: int) -> Tensor:
         """A micro-batch's output, with its graph while the activations fit in memory."""
@@ -191,8 +208,16 @@ class Pass:
 
 
 def _autocast(engine: Engine) -> torch.autocast:
-    """The engine's precision for the forwards inside."""
-    return torch.autocast(engine.device, torch.bfloat16, enabled=engine.precision == "bf16")
+    """The engine's precision for the forwards inside.
+
+    Weights cast without a graph must not be found again by a forward that needs one.
+    """
+    return torch.autocast(
+        engine.device,
+        torch.bfloat16,
+        enabled=engine.precision == "bf16",
+        cache_enabled=torch.is_grad_enabled(),
+    )
 
 
 def _forward(model: nn.Module, features: Features) -> Tensor:
@@ -208,12 +233,13 @@ def _without_graph(compute: Callable[[], Tensor]) -> Tensor:
 
 
 @contextmanager
-def _dropout_seed(seed: str | None) -> Iterator[None]:
+def _dropout_seed(seed: str | None, device: str) -> Iterator[None]:
     """The global generator, which dropout draws from, set for one forward and then put back."""
     if seed is None:
         yield
         return
-    with torch.random.fork_rng():
+    gpus = [torch.cuda.current_device()] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(gpus):
         torch.manual_seed(int(digest(seed)[:15], 16))
         yield
 

@@ -68,11 +68,13 @@ class Player:
             {name[6:]: value for name, value in tensors.items() if name.startswith("model/")},
         )
         if self.optimizer is not None:
+            fused = self.optimizer.defaults.get("fused")  # then its counts of steps move too
             for position, parameter in enumerate(self.trainable):
                 prefix = f"optimizer/{position}/"
                 found = {
                     name[len(prefix) :]: value.to(
-                        device="cpu" if name.endswith("/step") else parameter.device, copy=True
+                        device="cpu" if name.endswith("/step") and not fused else parameter.device,
+                        copy=True,
                     )
                     for name, value in tensors.items()
                     if name.startswith(prefix)

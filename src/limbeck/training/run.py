@@ -7,7 +7,9 @@ the others read it. It knows no collection and no method.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +20,8 @@ from limbeck.training.distributed import Group, current_group
 from limbeck.types import Progress, Silent
 
 T = TypeVar("T")
+
+_within: ContextVar[bool] = ContextVar("_within", default=False)  # other work of `Run.first`
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class Run:
     engine: Engine
     progress: Progress = field(default_factory=Silent)
     checkpoint_every: int = 100
-    train_tokens: int = 4096
+    train_tokens: int = 1024
     activation_bytes: int = 4 * 1024**3
     group: Group = field(default_factory=current_group)
 
@@ -43,10 +47,30 @@ class Run:
         return StageFolder(self.folder / "stages" / name, inputs)
 
     def first(self, work: Callable[[], T]) -> T:
-        """The result of resumable work: the first process does it, then the others read it."""
-        if self.group.rank == 0:
-            result = work()
+        """The result of resumable work: the first process does it, then the others read it.
+
+        All processes must ask for it. Work that is part of other such work is just done: the
+        processes meet once, after all of it.
+        """
+        if self.group.size == 1 or _within.get():
+            return work()
+        token = _within.set(True)
+        try:
+            if self.group.rank == 0:
+                result = work()
+                self.group.barrier()
+                return result
             self.group.barrier()
-            return result
-        self.group.barrier()
+            return work()
+        finally:
+            _within.reset(token)
+
+    def made(self, path: Path, work: Callable[[], T]) -> T:
+        """The result of work that leaves `path`, which the first process may ask for alone.
+
+        The others wait for `path` instead of a meeting: what is asked for within `first`, or while
+        the first process measures, would never see them all.
+        """
+        while self.group.rank > 0 and not path.exists():
+            time.sleep(0.02)
         return work()
