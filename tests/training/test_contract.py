@@ -6,8 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from limbeck.data.derived import DerivedTexts
 from torch import nn
+
+from limbeck.data.derived import DerivedTexts
+from limbeck.errors import StageError
+from limbeck.objectives.embedding import squared_error
+from limbeck.objectives.listwise import cross_entropy, distillation_kl, kl_divergence
+from limbeck.training import Stage, Turn, frozen_copy, frozen_player, train
+from limbeck.types import Loss, Scores, Signals
 from toys import (
     Bag,
     PairScorer,
@@ -19,12 +25,6 @@ from toys import (
     own,
     pair_outputs,
 )
-
-from limbeck.errors import StageError
-from limbeck.objectives.embedding import squared_error
-from limbeck.objectives.listwise import cross_entropy, distillation_kl, kl_divergence
-from limbeck.training import Stage, Turn, frozen_copy, frozen_player, train
-from limbeck.types import Loss, Scores, Signals
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
