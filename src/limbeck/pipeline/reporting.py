@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import polars as pl
 from limbeck.evaluation.comparison import compare
 from limbeck.evaluation.measures import read_trec, write_trec
 from limbeck.evaluation.table import advice, as_text, row
-from limbeck.store import read_json, write_json, write_parquet
+from limbeck.store import read_json, write_parquet, write_text
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.systems import Measured
 
@@ -45,7 +46,10 @@ def report(
     said = advice(rows)
     if out is not None:
         _write_runs(task, out, systems)
-        write_json(out / METRICS, {"rows": rows, "notes": notes, "advice": said}, stage="report")
+        found = {"rows": rows, "notes": notes, "advice": said}
+        # not sorted: the table of a finished run is made from the order of a row's keys
+        text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+        write_text(out / METRICS, text, stage="report")
     return Result(out, rows, notes, said, as_text(rows) if rows else "")
 
 
