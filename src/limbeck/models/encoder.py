@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -64,6 +66,24 @@ class _Model(nn.Module):
     def frozen(self) -> Self:
         """A copy in eval mode that takes no gradient: a former self."""
         return copy.deepcopy(self).eval().requires_grad_(False)
+
+    @contextmanager
+    def plain_attention(self) -> Iterator[None]:
+        """Attention as three plain products while training on a CPU, where texts are short.
+
+        There the backward pass of torch's fused attention takes longer than everything else in a
+        layer together; on a GPU the model keeps what it came with.
+        """
+        transformer = self.transformer
+        before = transformer.config._attn_implementation
+        if next(self.parameters()).device.type != "cpu":
+            yield
+            return
+        transformer.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            transformer.set_attn_implementation(before)
 
     def weights_digest(self) -> str:
         """The SHA-256 of all weights, by name."""
