@@ -34,8 +34,11 @@ def folder_of(data: str | Path) -> Path | None:
     if data == "pydocs":
         return None
     path = Path(data).expanduser()
-    if path.is_dir():
-        return path
+    try:
+        if path.is_dir():
+            return path
+    except OSError as error:  # no name that a file system takes, or a folder that it hides
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. Give another path.") from error
     layout = "a folder with corpus.jsonl, queries.jsonl and, for judgements, qrels/train.tsv"
     if path.exists():
         raise ConfigError(f"{path} is a file. Give the folder it is in: {layout}.")
