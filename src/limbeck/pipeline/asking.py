@@ -7,7 +7,7 @@ models, and what a recipe or a teacher needs of them. This module computes nothi
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,7 +73,7 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
     if asked["labels"] is not None:
         collection = with_labels(collection, asked["labels"], DATA_SEED)
     notes = [*collection.notes, *notes]
-    _check_labels(collection, recipe, wanted)
+    _check_labels(collection, recipe, str(asked["teacher"]))
     if not len(collection.labelled) + len(collection.unlabelled) and name != "embed":
         raise DataError(
             f"{collection.name} has no training query, judged or not: all are in dev or test. Add "
@@ -107,10 +107,12 @@ def _without(split: str, collection: Collection) -> str:
     return "test: none, and no dev either: nothing is measured"
 
 
-def _check_labels(collection: Collection, recipe: Recipe, wanted: Sequence[str]) -> None:
+def _check_labels(collection: Collection, recipe: Recipe, teacher: str) -> None:
     """Refuse what learns from judgements where there are none."""
+    fits, _, kind = teacher.partition(":")
     if collection.labelled:
-        if "ensemble" in wanted and len(wanted) == 1 and "dev" not in collection.qrels:
+        needs_dev = "teacher" in recipe.needs and fits == FITTED and kind == "ensemble"
+        if needs_dev and "dev" not in collection.qrels:
             raise DataError(
                 f"{collection.name} has no dev split, on which an ensemble is fitted. "
                 "Add qrels/dev.tsv, or use --teacher train:dual."
@@ -121,7 +123,7 @@ def _check_labels(collection: Collection, recipe: Recipe, wanted: Sequence[str])
             f"{collection.name} has no training query with a positive, which {recipe.name} learns "
             "from. Add qrels/train.tsv, or use --recipe kl with --teacher PATH."
         )
-    if wanted and "teacher" in recipe.needs:
+    if fits == FITTED and "teacher" in recipe.needs:
         raise DataError(
             f"{collection.name} has no training query with a positive to fit a teacher on. "
             "Add qrels/train.tsv, or name a fitted model with --teacher PATH."
