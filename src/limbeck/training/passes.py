@@ -148,7 +148,8 @@ class Pass:
 
         Gradients are this process's share: their sum over processes is the update's gradient.
         """
-        total.backward()  # type: ignore[no-untyped-call]
+        again = self._nested  # what lies between two players is gone through several times
+        total.backward(retain_graph=again)  # type: ignore[no-untyped-call]
         for name in self._trains:  # what a loss reached without `run` is whole on every process
             for parameter in self._players[name].trainable:
                 if parameter.grad is not None:
@@ -169,7 +170,8 @@ class Pass:
             for part in record.slices:
                 with torch.enable_grad():
                     output = part.compute() if part.output is None else part.output
-                torch.autograd.backward(output, gradient[part.positions].to(output.dtype))
+                of_output = gradient[part.positions].to(output.dtype)
+                torch.autograd.backward(output, of_output, retain_graph=again)
                 part.output = None
 
     def _computation(

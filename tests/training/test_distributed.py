@@ -1,0 +1,99 @@
+"""Two processes make the update that one makes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from limbeck.errors import ConfigError
+from limbeck.store import read_json
+from limbeck.training.distributed import current_group
+
+SCRIPT = Path(__file__).parent / "two_processes.py"
+STAGES = ("dual", "cross", "parts")
+
+
+def launched(*arguments: str, processes: int) -> subprocess.CompletedProcess[str]:
+    """A script's outcome, run by torchrun in several processes of one thread each."""
+    alone = {name: value for name, value in os.environ.items() if name != "LIMBECK_KILL_AT"}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return subprocess.run(
+        [sys.executable, *torchrun, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**alone, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """What one process and what two processes left."""
+    one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    subprocess.run([sys.executable, str(SCRIPT), str(one)], check=True)
+    found = launched(str(SCRIPT), str(two), processes=2)
+    assert found.returncode == 0, found.stderr
+    return one, two
+
+
+def test_the_group_has_two_members_and_each_ran_its_half(both: tuple[Path, Path]) -> None:
+    one, two = both
+    alone = read_json(one / "0.json")
+    assert (alone["size"], alone["world"]) == (1, False)
+    ranks = [read_json(two / f"{rank}.json") for rank in (0, 1)]
+    for rank in ranks:
+        assert (rank["size"], rank["world"]) == (2, True)
+    for stage in STAGES:
+        shares = [rank["items"][stage] for rank in ranks]
+        assert sum(shares) == alone["items"][stage]
+    for stage in ("dual", "parts"):  # even counts: half each
+        assert ranks[0]["items"][stage] == ranks[1]["items"][stage] > 0
+    # one query, three passages and three pairs: 1 + 2 + 2 and 0 + 1 + 1
+    assert [rank["items"]["cross"] for rank in ranks] == [20 * 5, 20 * 2]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_loss_is_that_of_one_process(both: tuple[Path, Path], stage: str) -> None:
+    curves = [
+        read_json(folder / "run" / "stages" / f"train-{stage}" / "curves.json")["losses"]
+        for folder in both
+    ]
+    assert len(curves[0]) == len(curves[1]) == 20
+    for alone, together in zip(*curves, strict=True):
+        assert together.keys() == alone.keys()
+        assert sum(together.values()) == pytest.approx(sum(alone.values()), rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_summed_gradient_is_that_of_one_process(both: tuple[Path, Path], stage: str) -> None:
+    """As whole vectors, one per update: single parameters may have a gradient of nought."""
+    alone = load_file(both[0] / "0.safetensors")
+    mine = [name for name in alone if name.startswith(f"{stage}/")]
+    for rank in (0, 1):
+        together = load_file(both[1] / f"{rank}.safetensors")
+        assert together.keys() == alone.keys()  # also what has none: no zeros for an unused layer
+        for update in range(20):
+            names = [name for name in mine if name.split("/")[2] == f"{update:02d}"]
+            wanted = torch.cat([alone[name].reshape(-1) for name in names])
+            found = torch.cat([together[name].reshape(-1) for name in names])
+            assert (found - wanted).norm() <= 1e-5 * wanted.norm(), update
+
+
+def test_all_processes_end_with_the_same_bytes(both: tuple[Path, Path]) -> None:
+    first, second = (load_file(both[1] / f"{rank}.states.safetensors") for rank in (0, 1))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_group_of_one_where_several_are_announced_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 2 but the process group has one member"):
+        current_group()
