@@ -223,8 +223,8 @@ def page(record: Mapping[str, Any]) -> str:
     )
     words = (
         f"Seeds {', '.join(map(str, seeds))}; figures per query are means over them, ± is the "
-        "standard deviation of the seeds' means. Costs are means per run: tokens, padding included, "
-        "that the student read in training; answers (pairs or texts) that its teacher was asked "
+        "standard deviation of the seeds' means. Costs are means per run: tokens that the student "
+        "read in training, padding included; answers (pairs or texts) that its teacher was asked "
         "for; seconds of training, measurements on dev included."
     )
     made_of = (

@@ -184,6 +184,9 @@ class Distillation:
             notes += [f"teacher: {line}" for line in diagnosis.lines()]
             if (reason := refusal(diagnosis)) is not None:
                 self._refuse(reason, notes)
+        if self.force_teacher:
+            notes.append("teacher: forced, so not compared on dev with a student trained without it")
+            return None
         if not collection.labelled or "dev" not in collection.qrels:
             notes.append(
                 "teacher: not compared on dev with a student trained without it, since that needs "

@@ -140,6 +140,9 @@ def _update(
             forward.backward(loss.total)
         for name in sorted(turn.trains):
             player = players[name]
+            for parameter in player.trainable:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    parameter.grad = parameter.grad.to_dense()
             run.group.sum_gradients(player.trainable)
             torch.nn.utils.clip_grad_norm_(player.trainable, stage.clip)
             player.step()
