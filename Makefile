@@ -3,7 +3,7 @@
 #     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
 
 PYTHON ?= python3
-BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
+WORK ?= bench-run
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
@@ -30,5 +30,12 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(MAKE) test
 
+# Without DATA, a folder in the BEIR layout, only what needs no data is measured (docs/benchmarks.md).
 bench: $(INSTALLED)
-	@for script in $(BENCHMARKS); do echo "== $$script"; HF_HUB_OFFLINE=1 $(BIN)/python $$script || exit 1; done
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/memory.py
+ifdef DATA
+	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]'
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/second_run.py $(DATA) --work $(WORK)/second-run
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/head_to_head.py $(DATA) --work $(WORK)/head-to-head
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/quality.py $(DATA) --work $(WORK)/quality
+endif

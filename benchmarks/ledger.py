@@ -138,11 +138,11 @@ class Bench:
         """
         if teacher.partition(":")[0] != FITTED:
             return teacher, None
-        settings = {key: value for key, value in self._fitting().items() if "." in key}
-        out = self.arm("teacher", "kl", 0, teacher, {"updates": 1, "measures": 0, **settings})
+        settings = {"updates": 1, "measures": 0, **self.fitting()}
+        out = self.arm("teacher", "kl", 0, teacher, settings)
         return str(out / "teacher"), out
 
-    def _fitting(self) -> dict[str, str]:
+    def fitting(self) -> dict[str, str]:
         """The assignments to recipes that fit a teacher, as `distill` takes them."""
         pairs = (assignment.partition("=") for assignment in self.assignments)
         return {key: value for key, _, value in pairs if key.startswith("teacher_")}
