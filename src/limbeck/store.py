@@ -246,10 +246,12 @@ class StageFolder:
             file = self.path / name
             if not file.is_file():
                 raise damaged(self.path, f"{name} is missing")
-            if file.stat().st_size != expected["bytes"]:
-                raise damaged(file, f"{file.stat().st_size} bytes, {expected['bytes']} expected")
+            size = file.stat().st_size
+            if size != expected["bytes"]:
+                why = f"{name} has {size} bytes, {expected['bytes']} expected"
+                raise damaged(self.path, why)
             if digest_file(file) != expected["sha256"]:
-                raise damaged(file, "its SHA-256 is not the recorded one")
+                raise damaged(self.path, f"the SHA-256 of {name} is not the recorded one")
         return True
 
     @property

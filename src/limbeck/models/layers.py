@@ -159,6 +159,8 @@ def ranker_from_encoder(encoder: Encoder, seed: int) -> Ranker:
         with tempfile.TemporaryDirectory() as folder:
             tokenizer = copy.deepcopy(encoder.tokenizer)
             tokenizer.model_max_length = encoder.max_length
+            # of several processes only the first would write, and each needs a ranker of its own
+            model.should_save_on_this_rank = lambda is_main_process: is_main_process
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
             return load_ranker(f"CrossEncoder:{Path(folder)}")

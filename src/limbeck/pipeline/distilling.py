@@ -185,7 +185,7 @@ class Distillation:
             if (reason := refusal(diagnosis)) is not None:
                 self._refuse(reason, notes)
         if self.force_teacher:
-            notes.append("teacher: forced, so not compared on dev with a student trained without it")
+            notes.append("teacher: forced, not compared on dev with a student trained without it")
             return None
         if not collection.labelled or "dev" not in collection.qrels:
             notes.append(

@@ -24,7 +24,6 @@ from limbeck.types import Loss, Signals
 class CrossSettings(ListSettings):
     """Settings of `teacher_cross`."""
 
-    updates: int = Field(200, ge=1, description="optimiser steps")
     learning_rate: float = Field(1e-4, gt=0, description="peak of the learning rate")
     queries_per_update: int = Field(16, ge=1, description="queries in one update")
     list_length: int = Field(8, ge=2, description="passages drawn for each query of an update")

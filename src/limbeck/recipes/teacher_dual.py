@@ -24,7 +24,6 @@ from limbeck.types import Loss, Signals
 class DualSettings(ListSettings):
     """Settings of `teacher_dual`."""
 
-    updates: int = Field(200, ge=1, description="optimiser steps")
     learning_rate: float = Field(1e-4, gt=0, description="peak of the learning rate")
     temperature: float = Field(0.05, gt=0, description="divides similarities before the softmax")
 

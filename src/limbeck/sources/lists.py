@@ -92,6 +92,11 @@ class ListSource:
             }
         )
 
+    @property
+    def updates_per_pass(self) -> float:
+        """How many updates see everything once."""
+        return len(self.lists) / self.queries_per_update
+
     def batch(self, update: int) -> ListBatch:
         """The queries of one update with a freshly drawn list each."""
         places = update_positions(

@@ -44,6 +44,11 @@ class TextSource:
             [self.queries.tolist(), self.passages.tolist(), self.texts_per_update, self.seed]
         )
 
+    @property
+    def updates_per_pass(self) -> float:
+        """How many updates see everything once."""
+        return (len(self.queries) + len(self.passages)) / self.texts_per_update
+
     def batch(self, update: int) -> TextBatch:
         """The texts of one update."""
         count = len(self.queries) + len(self.passages)

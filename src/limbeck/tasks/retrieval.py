@@ -7,6 +7,7 @@ signals, and measures of encoders and teachers. It knows no recipe and no loss.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from limbeck.schedules import linear_warmup_decay
 from limbeck.search import search_dense
 from limbeck.settings import Settings
 from limbeck.similarity import matrix_similarity
-from limbeck.sources import ListBatch, QueryList, TextBatch
+from limbeck.sources import ListBatch, ListSource, QueryList, TextBatch, TextSource
 from limbeck.store import digest
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.scoring import embed_collection, score_pairs
@@ -39,7 +40,6 @@ from limbeck.training import (
     Pass,
     Player,
     Run,
-    Source,
     Stage,
     Turn,
     train,
@@ -48,13 +48,17 @@ from limbeck.training import (
 from limbeck.types import PassageId, QueryId, Role, Scores, Signals, Split
 
 DEV_QUERIES = 300  # enough to choose a checkpoint by
-DEV_POOL = 20  # passages per dev query that a checkpoint is measured on
+DEV_POOL = 10  # passages per dev query that a checkpoint is measured on
+PASSES = 10  # over the training queries, when the number of updates is not given ...
+LEAST_UPDATES, MOST_UPDATES = 60, 300  # ... within these bounds
 
 
 class TrainingSettings(Settings):
     """What every recipe that trains a model has to decide."""
 
-    updates: int = Field(300, ge=1, description="optimiser steps")
+    updates: int | None = Field(
+        None, ge=1, description="optimiser steps; none = 10 passes over its queries, 60 to 300"
+    )
     learning_rate: float = Field(2e-4, gt=0, description="peak of the learning rate")
     warmup: float = Field(0.1, ge=0, le=1, description="share of the updates spent warming up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of matrices")
@@ -469,7 +473,7 @@ class Retrieval:
         queries = self.split_queries("dev")[:DEV_QUERIES]
         return self.pools(queries, depth=DEV_POOL, teacher=self.base) if len(queries) else None
 
-    def dev_measure(self, settings: TrainingSettings, player: str) -> Measure | None:
+    def dev_measure(self, settings: TrainingSettings, updates: int, player: str) -> Measure | None:
         """nDCG@10 of a player on dev, among the pooled candidates and positives of dev queries."""
         pools = self.dev_pools() if settings.measures else None
         if pools is None:
@@ -494,7 +498,7 @@ class Retrieval:
                 results = self.first_stage(model, queries, passages, depth=10)
             return float(self.quality(results, "dev")["nDCG@10"].mean())  # type: ignore[arg-type]
 
-        every = max(1, settings.updates // settings.measures)
+        every = -(-updates // settings.measures)
         return Measure("dev nDCG@10, pooled", value, player, every, settings.keep)
 
     # --- training ------------------------------------------------------------------------------
@@ -503,7 +507,7 @@ class Retrieval:
         self,
         name: str,
         model: Encoder | Ranker,
-        source: Source,
+        source: ListSource | TextSource,
         turn: Turn,
         settings: TrainingSettings,
         *,
@@ -514,7 +518,9 @@ class Retrieval:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = settings.dropout
-        schedule = linear_warmup_decay(int(settings.warmup * settings.updates), settings.updates)
+        passes = math.ceil(PASSES * source.updates_per_pass)
+        updates = settings.updates or min(max(passes, LEAST_UPDATES), MOST_UPDATES)
+        schedule = linear_warmup_decay(int(settings.warmup * updates), updates)
 
         def player(name: str, module: nn.Module) -> Player:
             return trained_player(
@@ -530,11 +536,11 @@ class Retrieval:
             [player("student", model)],
             source,
             [turn],
-            settings.updates,
+            updates,
             parts=None if parts is None else player("parts", parts),
             needs=needs,
             settings=settings.model_dump(),
-            measure=self.dev_measure(settings, "student"),
+            measure=self.dev_measure(settings, updates, "student"),
         )
         train(stage, replace(self.run, checkpoint_every=settings.checkpoint_every))
 
