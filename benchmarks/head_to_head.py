@@ -25,7 +25,7 @@ from typing import Any
 import polars as pl
 from torch import nn
 
-from ledger import Bench, numbers, parser, table, write_results
+from ledger import UPDATES, Bench, numbers, parser, table, write_results
 from limbeck import store
 from limbeck.data import read_collection
 from limbeck.data.collection import with_labels
@@ -76,6 +76,10 @@ class Clocked:
     @property
     def digest(self) -> str:
         return self.source.digest
+
+    @property
+    def updates_per_pass(self) -> float:
+        return self.source.updates_per_pass
 
     def batch(self, update: int) -> ListBatch:
         self.times.append(time.perf_counter())
@@ -144,7 +148,7 @@ def prepare(asked: Any) -> Setup:
     own = [part.removeprefix("kl.") for part in asked.assignments]
     settings: Any = parse_settings(
         find("kl").settings,
-        {"measures": 0, "keep": "last"}
+        {"updates": UPDATES, "measures": 0, "keep": "last"}
         | dict(part.split("=", 1) for part in own if "." not in part.partition("=")[0]),
     )
     collection = read_collection(asked.data, seed=DATA_SEED)

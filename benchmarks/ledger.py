@@ -30,6 +30,7 @@ from limbeck.record import environment, read_record
 
 RESULTS = Path(__file__).parent / "results"
 FITTED = "train"  # --teacher train[:KIND] fits one
+UPDATES = 300  # where --set says nothing: what recipes choose for themselves depends on their data
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:

@@ -19,6 +19,7 @@ from typing import Any
 import polars as pl
 
 from ledger import (
+    UPDATES,
     Bench,
     as_json,
     asked_of_teacher,
@@ -95,8 +96,10 @@ def options() -> Any:
 
 
 def equal_settings(recipe: str, assignments: Sequence[str]) -> dict[str, object]:
-    """A recipe's settings; one without lists takes as many texts as `contrastive` does."""
-    found = settings_of(recipe, assignments)
+    """A recipe's settings, updates included; one without lists takes as many texts as
+    `contrastive` does.
+    """
+    found = {"updates": str(UPDATES), **settings_of(recipe, assignments)}
     if "texts_per_update" in find(recipe).settings.model_fields:
         lists: Any = parse_settings(find(BASELINE).settings, settings_of(BASELINE, assignments))
         texts = lists.queries_per_update * (1 + lists.list_length)
