@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from collections_here import made_up
+from limbeck import pipeline
 from limbeck.errors import ConfigError
 from limbeck.store import read_json
 from limbeck.training.distributed import current_group
@@ -87,6 +89,53 @@ def test_all_processes_end_with_the_same_bytes(both: tuple[Path, Path]) -> None:
     first, second = (load_file(both[1] / f"{rank}.states.safetensors") for rank in (0, 1))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_whole_run_in_two_processes_is_that_of_one(
+    tmp_path: Path, tiny_encoder_folder: Path
+) -> None:
+    """Teachers fitted, candidates mined, lists scored, the student trained and all measured."""
+    data = made_up(passages=40).write(tmp_path / "data")
+    small = {"updates": 6, "queries_per_update": 8, "list_length": 3, "depth": 8, "measures": 1}
+    asked = {
+        "teacher": "train:cross",
+        "student": str(tiny_encoder_folder),
+        "student_layers": 2,
+        "precision": "fp32",
+    }
+    settings = {
+        f"{of}{k}": v for of in ("", "teacher_dual.", "teacher_cross.") for k, v in small.items()
+    }
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
+    words += [f"--set={key}={value}" for key, value in settings.items()]
+    words += [f"--out={tmp_path / 'two'}", f"--store={tmp_path / 'b'}", "--force-teacher"]
+    limbeck = str(Path(sys.executable).parent / "limbeck")
+    found = launched(limbeck, "distill", str(data), *words, processes=2)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("Student: ") == 1  # one of them speaks
+    pipeline.distill(
+        data,
+        out=tmp_path / "one",
+        store=tmp_path / "a",
+        settings=settings,
+        force_teacher=True,
+        **asked,
+    )
+    stages = sorted(path.name for path in tmp_path.glob("one/stages/train-*"))
+    assert stages == ["train-kl", "train-teacher_cross", "train-teacher_dual"]
+    for stage in stages:
+        one, two = (
+            read_json(tmp_path / out / "stages" / stage / "curves.json")["losses"]
+            for out in ("one", "two")
+        )
+        for alone, together in zip(one, two, strict=True):
+            assert sum(together.values()) == pytest.approx(sum(alone.values()), rel=1e-5)
+    done = read_json(tmp_path / "two" / "stages" / "train-kl" / "done.json")["metrics"]
+    assert done["processes"] == 2
+    rows = [read_json(tmp_path / out / "metrics.json")["rows"] for out in ("one", "two")]
+    assert [row["model"] for row in rows[0]] == [row["model"] for row in rows[1]]
+    for alone, together in zip(*rows, strict=True):
+        assert together["nDCG@10"] == pytest.approx(alone["nDCG@10"], abs=0.02)
 
 
 def test_a_group_of_one_where_several_are_announced_is_refused(

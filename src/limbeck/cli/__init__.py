@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -83,6 +84,8 @@ def root(
 def main() -> None:
     """The `limbeck` command."""
     _quieten_libraries()
+    if os.environ.get("RANK", "0") != "0":  # of several processes (torchrun) the first prints
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, TextIOWrapper):  # a passage may hold what the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     app()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,6 +101,8 @@ def distill(
     scores = ScoreStore(Path(store)) if store else ScoreStore.default()
     check_writable(scores.root, "--store")
     run = Run(out, seed, engine, progress)
+    if run.group.rank:  # of several processes the first speaks
+        run = replace(run, progress=(progress := Silent()))
     with held(out) if run.group.rank == 0 else nullcontext():
         task = Retrieval(request.collection, run, DualTeacher("base", request.base), scores)
         for line in request.notes:

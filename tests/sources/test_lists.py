@@ -1,0 +1,144 @@
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from limbeck.errors import DataError
+from limbeck.sources import ListSource, QueryList
+from limbeck.types import QueryId
+
+
+def a_list(
+    query: int,
+    positives: Sequence[int] = (),
+    pool: Sequence[int] = (),
+    scores: Sequence[float] | None = None,
+) -> QueryList:
+    return QueryList(
+        query,
+        QueryId(f"q{query}"),
+        np.array(positives, dtype=np.int64),
+        np.array(pool, dtype=np.int64),
+        None if scores is None else np.array(scores, dtype=np.float32),
+    )
+
+
+LISTS = [
+    a_list(0, [10], range(20, 30)),
+    a_list(1, [11, 12, 13], range(20, 24)),
+    a_list(2, [], [25, 24, 23, 22, 21]),  # unlabelled: slot 0 is the first of its pool
+    a_list(3, [10], [20]),  # shorter than any list
+    a_list(4, [14], []),
+]
+SOURCE = ListSource(LISTS, queries_per_update=5, list_length=4, seed=0)
+
+
+def shown(source: ListSource, updates: int) -> dict[int, list[list[int]]]:
+    """The lists of passages that every query was shown with, by query."""
+    found: dict[int, list[list[int]]] = {}
+    for update in range(updates):
+        batch = source.batch(update)
+        for query, row in zip(batch.queries.tolist(), batch.lists, strict=True):
+            found.setdefault(query, []).append(batch.passages[row[row >= 0]].tolist())
+    return found
+
+
+def test_slot_0_is_a_positive_or_the_first_of_the_pool() -> None:
+    for query, lists in shown(SOURCE, 40).items():
+        firsts = {row[0] for row in lists}
+        assert firsts == ({25} if query == 2 else set(LISTS[query].positives.tolist()))
+
+
+def test_positives_are_never_among_what_is_drawn_beside_them() -> None:
+    for query, lists in shown(SOURCE, 40).items():
+        for row in lists:
+            assert len(set(row)) == len(row)
+            assert set(row[1:]) <= set(LISTS[query].pool.tolist())
+            assert not set(row[1:]) & {row[0], *LISTS[query].positives.tolist()}
+
+
+def test_every_candidate_is_drawn_about_equally_often() -> None:
+    counts = Counter(passage for row in shown(SOURCE, 400)[0] for passage in row[1:])
+    assert set(counts) == set(range(20, 30))
+    assert all(85 < count < 155 for count in counts.values())  # 120 expected, deviation 9
+
+
+def test_ragged_lists_have_empty_slots() -> None:
+    batch = SOURCE.batch(0)
+    lengths = dict(zip(batch.queries.tolist(), (batch.lists >= 0).sum(axis=1), strict=True))
+    assert lengths == {0: 4, 1: 4, 2: 4, 3: 2, 4: 1}
+    for row in batch.lists:
+        filled = row >= 0
+        assert filled[: filled.sum()].all()  # no gaps
+
+
+def test_a_batch_names_each_passage_once_and_who_is_positive_for_whom() -> None:
+    batch = SOURCE.batch(3)
+    assert (np.diff(batch.passages) > 0).all()
+    assert sorted(set(batch.lists[batch.lists >= 0].tolist())) == list(range(len(batch.passages)))
+    for row, query in enumerate(batch.queries.tolist()):
+        entry = LISTS[query]
+        marked = set(batch.passages[batch.positives[row]].tolist())
+        assert marked == set(batch.passages.tolist()) & set(entry.positives.tolist())
+        assert batch.labelled[row] == bool(len(entry.positives))
+    place = batch.queries.tolist().index(3)  # its positive is also query 0's
+    assert batch.positives[place].sum() == batch.positives[batch.queries.tolist().index(0)].sum()
+    assert batch.teacher is None
+
+
+def test_the_teachers_scores_go_with_their_passages() -> None:
+    """score = 100 * query + passage, so that a wrong alignment shows."""
+    scored = [
+        replace(
+            entry,
+            scores=(100 * entry.query + np.concatenate([entry.positives, entry.pool])).astype(
+                np.float32
+            ),
+        )
+        for entry in LISTS
+    ]
+    batch = replace(SOURCE, lists=scored).batch(1)
+    for query, row, scores in zip(batch.queries, batch.lists, batch.teacher, strict=True):
+        filled = row >= 0
+        assert scores[filled].tolist() == (100 * query + batch.passages[row[filled]]).tolist()
+        assert not scores[~filled].any()
+
+
+def test_draws_depend_on_seed_epoch_and_query_alone() -> None:
+    """Another number of queries per update, other queries beside it: the same list."""
+    alone = ListSource([LISTS[0]], queries_per_update=1, list_length=4, seed=0)
+    together = shown(SOURCE, 6)[0]
+    assert shown(alone, 6)[0] == together
+    assert len({tuple(row) for row in together}) > 1  # another draw each epoch
+    assert shown(replace(alone, seed=1), 6)[0] != together
+
+
+def test_a_batch_is_a_pure_function_of_its_number() -> None:
+    later = SOURCE.batch(7)
+    SOURCE.batch(2)
+    again = SOURCE.batch(7)
+    for name in ("queries", "passages", "lists", "labelled", "positives"):
+        assert np.array_equal(getattr(later, name), getattr(again, name))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"lists": LISTS[:4]},
+        {"lists": [a_list(0, [10], range(20, 31)), *LISTS[1:]]},
+        {"lists": [a_list(0, [10], range(20, 30), range(11)), *LISTS[1:]]},
+        {"queries_per_update": 4},
+        {"list_length": 3},
+        {"seed": 1},
+    ],
+)
+def test_the_digest_says_all_that_the_updates_depend_on(changed) -> None:
+    assert replace(SOURCE, **changed).digest != SOURCE.digest
+    assert replace(SOURCE).digest == SOURCE.digest
+
+
+def test_no_list_at_all_is_refused() -> None:
+    with pytest.raises(DataError, match="no training query with a list"):
+        ListSource([], 1, 2, 0)
