@@ -42,9 +42,8 @@ def contrastive(
     # 1. Candidates of the judged queries, by words and by the base encoder.
     pools = task.pools(task.labelled_queries(), depth=settings.depth, teacher=task.base)
     # 2. One positive and some mined negatives per query; every passage serves every query.
-    source = ListSource(
-        task.lists(pools), settings.queries_per_update, settings.list_length, task.run.seed
-    )
+    lists = task.lists(pools, first_rank=settings.first_rank)
+    source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
 
     # 3. The equation.
     def loss(signals: Signals) -> Loss:

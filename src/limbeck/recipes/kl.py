@@ -40,6 +40,11 @@ class KLSettings(ListSettings):
     contrastive_weight: float = Field(
         0.1, ge=0, description="lambda: weight of the contrastive term on judged queries"
     )
+    margin: float | None = Field(
+        None,
+        description="candidates of a judged query that the teacher scores above its positive minus "
+        "this are never its negatives; none = all may be",
+    )
 
 
 @recipe(
@@ -55,7 +60,10 @@ def kl(task: Retrieval, teacher: Teacher, student: Encoder, settings: KLSettings
     miner = teacher if teacher.in_batch else task.base
     pools = task.pools(task.training_queries(), depth=settings.depth, teacher=miner)
     # 2. A teacher without vectors scores each query's own list, once.
-    lists = task.lists(pools, teacher=None if teacher.in_batch else teacher)
+    scorer = None if teacher.in_batch and settings.margin is None else teacher
+    lists = task.lists(
+        pools, first_rank=settings.first_rank, teacher=scorer, margin=settings.margin
+    )
     source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
     # 3. The whole update where the teacher can score it, own lists otherwise.
     over = "/in_batch" if teacher.in_batch else ""

@@ -28,6 +28,11 @@ class MarginMSESettings(ListSettings):
     """Settings of `margin_mse`."""
 
     list_length: int = Field(8, ge=2, description="passages drawn for each query of an update")
+    margin: float | None = Field(
+        None,
+        description="candidates of a judged query that the teacher scores above its positive minus "
+        "this are never its negatives; none = all may be",
+    )
     scale: float | None = Field(
         None,
         gt=0,
@@ -50,7 +55,9 @@ def margin_mse(
     miner = teacher if teacher.in_batch else task.base
     pools = task.pools(task.training_queries(), depth=settings.depth, teacher=miner)
     # 2. The teacher's raw scores of every list, once.
-    lists = task.lists(pools, teacher=teacher)
+    lists = task.lists(
+        pools, first_rank=settings.first_rank, teacher=teacher, margin=settings.margin
+    )
     source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
     # 3. The equation.
     scale = settings.scale or natural_temperature(teacher) / 0.05

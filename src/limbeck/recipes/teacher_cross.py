@@ -41,9 +41,8 @@ def teacher_cross(task: Retrieval, dual: DualTeacher, settings: CrossSettings) -
     """The fitted teacher; the dual encoder stays as it is."""
     # 1. Candidates of the judged queries, by words and by the fitted dual encoder.
     pools = task.pools(task.labelled_queries(), depth=settings.depth, teacher=dual)
-    source = ListSource(
-        task.lists(pools), settings.queries_per_update, settings.list_length, task.run.seed
-    )
+    lists = task.lists(pools, first_rank=settings.first_rank)
+    source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
     # 2. The dual encoder's body under a new head.
     ranker = ranker_from_encoder(dual.encoder, task.run.seed)
 

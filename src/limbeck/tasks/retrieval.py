@@ -25,7 +25,7 @@ from limbeck.evaluation.measures import Run as Results
 from limbeck.evaluation.measures import per_query, run_of
 from limbeck.inference import embed, score
 from limbeck.models.encoder import Encoder, Ranker
-from limbeck.negatives import apply_rules, drop_by_margin
+from limbeck.negatives import drop_by_margin, drop_by_rank
 from limbeck.schedules import linear_warmup_decay
 from limbeck.search import search_dense
 from limbeck.settings import Settings
@@ -76,6 +76,9 @@ class ListSettings(TrainingSettings):
     queries_per_update: int = Field(64, ge=1, description="queries in one update")
     list_length: int = Field(4, ge=2, description="passages drawn for each query of an update")
     depth: int = Field(32, ge=2, description="candidates kept per query after merging all miners")
+    first_rank: int = Field(
+        0, ge=0, description="candidates of a judged query before this rank are never its negatives"
+    )
 
 
 Forward = Callable[[Pass, Any], Signals]
@@ -229,15 +232,23 @@ class Retrieval:
         )
 
     def lists(
-        self, pools: Candidates, *, teacher: Teacher | None = None, margin: float | None = None
+        self,
+        pools: Candidates,
+        *,
+        first_rank: int = 0,
+        teacher: Teacher | None = None,
+        margin: float | None = None,
     ) -> list[QueryList]:
         """What each query of the pools may be shown with: its positives, and candidates to draw.
 
         Judged positives leave the pool, and so does a passage with the text of another: no list or
         update shows a text twice. With a teacher, everything is scored by it; an unlabelled
-        query's pool is put in its order, and with a `margin` (in its own units) a labelled query's
-        candidates that score above its best positive minus `margin` leave as likely false
-        negatives. Queries without two passages to compare are left out. Both are counted.
+        query's pool is put in its order.
+
+        Likely false negatives leave the pool of a labelled query: what is ranked before
+        `first_rank`, and with a `margin` (in the teacher's units) what scores above the best
+        positive minus `margin`. Queries without two passages to compare are left out. All of
+        these are counted.
         """
         self.counts.clear()  # a run asks several times; the student's lists, the last, count
         entries = []
@@ -245,7 +256,12 @@ class Retrieval:
             firsts = self._firsts("passage")
             judged, _ = _distinct(firsts[self.positives_of(query, "train")])
             pool, _ = _distinct(firsts[pools.for_query(place)])
-            entries.append((query, judged, pool[~np.isin(pool, judged)]))
+            pool = pool[~np.isin(pool, judged)]
+            if len(judged) and first_rank:
+                kept = drop_by_rank(np.arange(len(pool)), (first_rank, first_rank + len(pool)))
+                self._count("candidates dropped: ranked too high", int((~kept).sum()))
+                pool = pool[kept]
+            entries.append((query, judged, pool))
         scores: list[np.ndarray | None] = [None] * len(entries)
         if teacher is not None and entries:
             pairs = [
@@ -256,12 +272,12 @@ class Retrieval:
             scores = list(np.split(self.pair_scores(teacher, np.concatenate(pairs)), ends))
         lists = []
         for (query, judged, pool), own in zip(entries, scores, strict=True):
-            kept, own = self._ordered(judged, pool, own, margin)
-            if len(judged) + len(kept) < 2:
+            pool, own = self._ordered(judged, pool, own, margin)
+            if len(judged) + len(pool) < 2:
                 self._count("training queries without two passages to compare", 1)
                 continue
             query_id = QueryId(self.collection.queries.ids[query])
-            lists.append(QueryList(query, query_id, judged, kept, own))
+            lists.append(QueryList(query, query_id, judged, pool, own))
         return lists
 
     def _ordered(
@@ -275,9 +291,9 @@ class Retrieval:
             order = np.argsort(-others, kind="stable")
             return pool[order], others[order]
         if margin is not None:
-            kept = apply_rules({"near": drop_by_margin(others, float(marks.max()), margin)})
-            self._count("candidates dropped: scored near the positive", kept.dropped["near"])
-            pool, others = pool[kept.mask], others[kept.mask]
+            kept = drop_by_margin(others, float(marks.max()), margin)
+            self._count("candidates dropped: scored near the positive", int((~kept).sum()))
+            pool, others = pool[kept], others[kept]
         return pool, np.concatenate([marks, others])
 
     def _count(self, what: str, number: int) -> None:
