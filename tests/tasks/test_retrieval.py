@@ -1,0 +1,333 @@
+"""Signals, lists and measures of retrieval, against plain sentence-transformers and by hand."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from limbeck.candidates import Candidates
+from limbeck.data.collection import Collection, Texts
+from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.layers import cut_layers, with_dimension
+from limbeck.sources import ListBatch, ListSource, TextBatch
+from limbeck.tasks.retrieval import (
+    Retrieval,
+    TrainingSettings,
+    natural_temperature,
+    signals_with,
+)
+from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher
+from limbeck.training import frozen_player
+from limbeck.types import PassageId, QueryId
+from retrieval_here import a_frozen_pass, a_task, encoded, in_memory, signals_of
+
+
+@pytest.fixture
+def task(tmp_path: Path, tiny_encoder: Encoder) -> Retrieval:
+    return a_task(tmp_path, tiny_encoder)
+
+
+@pytest.fixture
+def student(tiny_encoder: Encoder) -> Encoder:
+    return cut_layers(tiny_encoder, 2)
+
+
+# Query 0 has two positives in the update (passages 3 and 8), query 24 is not judged, query 1 has
+# an empty slot.
+BATCH = ListBatch(
+    queries=np.array([0, 24, 1]),
+    passages=np.array([3, 5, 8, 21, 30]),
+    lists=np.array([[0, 3, 1], [4, 2, 0], [1, 3, -1]]),
+    labelled=np.array([True, False, True]),
+    positives=np.array([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]], dtype=bool),
+    teacher=None,
+)
+
+
+def by_hand(task: Retrieval, encoder: Encoder) -> np.ndarray:
+    """The cosine of every query of the batch with every passage of it: [3, 5]."""
+    queries = encoded(encoder, [task.collection.queries.texts[at] for at in BATCH.queries], "query")
+    texts = [task.collection.passages.texts[at] for at in BATCH.passages]
+    return queries @ encoded(encoder, texts, "passage").T
+
+
+# --- signals -------------------------------------------------------------------------------------
+
+
+def test_scores_are_those_of_plain_sentence_transformers(task: Retrieval, student: Encoder) -> None:
+    teacher = DualTeacher("teacher", task.base.encoder)
+    signals = signals_of(task.score_update(student, teacher), BATCH, student, task)
+    assert set(signals.scores) == signals_with(teacher)
+    for name, encoder in (("student", student), ("teacher", teacher.encoder)):
+        expected = by_hand(task, encoder)
+        everyone, own = signals.scores[f"{name}/in_batch"], signals.scores[name]
+        np.testing.assert_allclose(everyone.values.numpy(), expected, atol=1e-5)
+        for row, columns in enumerate(BATCH.lists):
+            filled = columns >= 0
+            found = own.values[row].numpy()[filled]
+            np.testing.assert_allclose(found, expected[row, columns[filled]], atol=1e-5)
+    assert signals.progress == 0.25
+
+
+def test_masks_and_targets(task: Retrieval, student: Encoder) -> None:
+    signals = signals_of(task.score_update(student), BATCH, student, task)
+    assert set(signals.scores) == {"student", "student/in_batch"}
+    own, everyone = signals.scores["student"], signals.scores["student/in_batch"]
+    assert own.mask.tolist() == [[True] * 3, [True] * 3, [True, True, False]]
+    assert own.target.tolist() == [0, 0, 0]
+    # the other positive of the first row is masked, its target is not
+    assert everyone.mask.tolist() == [[True, True, False, True, True], [True] * 5, [True] * 5]
+    assert everyone.target.tolist() == [0, -1, 1]
+    assert own.weight.tolist() == everyone.weight.tolist() == [1, 1, 1]
+
+
+def test_a_batch_is_left_as_it_was(task: Retrieval, student: Encoder) -> None:
+    before = BATCH.positives.copy()
+    signals_of(task.score_update(student), BATCH, student, task)
+    assert np.array_equal(BATCH.positives, before)
+
+
+def test_a_ranker_teachers_scores_come_from_the_batch(task: Retrieval, student: Encoder) -> None:
+    scores = np.array([[3.0, 1, 2], [0, -1, -2], [5, 4, 0]], dtype=np.float32)
+    batch = replace(BATCH, teacher=scores)
+    signals = signals_of(task.score_update(student), batch, student, task)
+    assert signals.scores["teacher"].values.tolist() == scores.tolist()
+    assert torch.equal(signals.scores["teacher"].mask, signals.scores["student"].mask)
+    assert "teacher/in_batch" not in signals.scores
+
+
+def test_each_distinct_text_is_encoded_once(tmp_path: Path, student: Encoder) -> None:
+    """Query 1 twice; passages 2 and 4 have one text: 2 + 3 texts are encoded."""
+    collection = Collection(
+        "repeats",
+        Texts([f"p{at}" for at in range(5)], ["cat", "dog", "bird", "sun", "bird"]),
+        Texts(["q0", "q1"], ["old cat", "new bird"]),
+        {},
+    )
+    task = a_task(tmp_path, student, collection)
+    batch = ListBatch(
+        queries=np.array([1, 0, 1]),
+        passages=np.array([0, 2, 3, 4]),
+        lists=np.array([[1, 0], [0, 3], [3, 2]]),
+        labelled=np.array([True, True, True]),
+        positives=np.zeros((3, 4), dtype=bool),
+        teacher=None,
+    )
+    update = a_frozen_pass(student, task)
+    values = task.score_update(student)(update, batch).scores["student/in_batch"].values
+    assert update.items == 2 + 3
+    assert torch.equal(values[0], values[2])
+    assert torch.equal(values[:, 1], values[:, 3])
+
+
+def test_rank_update_scores_each_querys_own_list(
+    tmp_path: Path, tiny_encoder: Encoder, tiny_ranker: Ranker
+) -> None:
+    collection = in_memory()
+    task = a_task(tmp_path, tiny_encoder, collection)
+    scores = signals_of(task.rank_update(tiny_ranker), BATCH, tiny_ranker, task).scores["student"]
+    for row, columns in enumerate(BATCH.lists):
+        query = collection.queries.texts[BATCH.queries[row]]
+        passages = [collection.passages.texts[BATCH.passages[at]] for at in columns if at >= 0]
+        expected = tiny_ranker.model.predict(
+            [(query, passage) for passage in passages], activation_fn=torch.nn.Identity()
+        )
+        np.testing.assert_allclose(scores.values[row].numpy()[columns >= 0], expected, atol=1e-5)
+    assert scores.mask.tolist() == (BATCH.lists >= 0).tolist()
+    assert scores.values[2, 2] == 0
+    assert scores.target.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("dimension", [None, 16])
+def test_embed_texts_aligns_student_and_teacher(
+    task: Retrieval, student: Encoder, dimension: int | None
+) -> None:
+    """Rows are the queries, then the passages; the teacher keeps its own width."""
+    if dimension:
+        student = with_dimension(student, dimension, seed=0)
+    forward, width = task.embed_texts(student, task.base)
+    assert width == 32
+    batch = TextBatch(queries=np.array([24, 0]), passages=np.array([7, 2, 30]))
+    found = signals_of(forward, batch, student, task).embeddings
+    for name, encoder in (("student", student), ("teacher", task.base.encoder)):
+        queries = [task.collection.queries.texts[at] for at in batch.queries]
+        passages = [task.collection.passages.texts[at] for at in batch.passages]
+        parts = encoded(encoder, queries, "query"), encoded(encoder, passages, "passage")
+        expected = np.concatenate(parts)
+        np.testing.assert_allclose(found[name].numpy(), expected, atol=1e-5)
+    assert found["student"].shape == (5, dimension or 32)
+
+
+def test_embed_texts_works_on_passages_alone(task: Retrieval, student: Encoder) -> None:
+    forward, _ = task.embed_texts(student, task.base)
+    nothing = np.array([], dtype=np.int64)
+    found = signals_of(forward, TextBatch(nothing, np.array([3])), student, task).embeddings
+    assert found["student"].shape == found["teacher"].shape == (1, 32)
+
+
+# --- lists ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Table:
+    """A ranker whose score of (query, passage) is 10 - passage, and 20 more for passage 9."""
+
+    name: str = "table"
+    kind: str = "cross"
+    digest: str = "table"
+    in_batch: bool = False
+
+    def score_pairs(self, pairs: np.ndarray, work: object) -> np.ndarray:
+        return (10 - pairs[:, 1] + 20 * (pairs[:, 1] == 9)).astype(np.float32)
+
+
+@pytest.fixture
+def listed(tmp_path: Path, tiny_encoder: Encoder) -> Retrieval:
+    """q0 has the positives p0 and p1, q1 has p2, q2 and q3 are not judged; p8 repeats p3."""
+    words = ["cat", "dog", "bird", "fish", "sea", "sun", "moon", "star", "fish", "red"]
+    collection = Collection(
+        "listed",
+        Texts([f"p{at}" for at in range(10)], words),
+        Texts(["q0", "q1", "q2", "q3"], ["old cat", "old bird", "old sun", "old moon"]),
+        {
+            "train": {
+                QueryId("q0"): {PassageId("p0"): 1, PassageId("p1"): 2, PassageId("p4"): 0},
+                QueryId("q1"): {PassageId("p2"): 1},
+            }
+        },
+    )
+    return a_task(tmp_path, tiny_encoder, collection)
+
+
+def pools(*found: list[int]) -> Candidates:
+    width = max(map(len, found))
+    rows = np.array([[*row, *[-1] * (width - len(row))] for row in found], dtype=np.int32)
+    scores = np.zeros(rows.shape, dtype=np.float32)
+    return Candidates.of("made-up", np.arange(len(found), dtype=np.int32), rows, scores)
+
+
+def test_lists_keep_positives_and_pool_apart(listed: Retrieval) -> None:
+    lists = listed.lists(pools([1, 4, 0, 5], [6, 7], [5, 3], [9, 8]))
+    assert [entry.query_id for entry in lists] == ["q0", "q1", "q2", "q3"]
+    assert [entry.positives.tolist() for entry in lists] == [[0, 1], [2], [], []]
+    # positives leave the pool, also where they were found; judged negatives stay
+    assert [entry.pool.tolist() for entry in lists] == [[4, 5], [6, 7], [5, 3], [9, 3]]
+    assert all(entry.scores is None for entry in lists)
+    assert not any(listed.counts.values())
+
+
+def test_a_text_stands_in_a_list_once(listed: Retrieval) -> None:
+    """p8 has the text of p3: whichever comes first, it is p3."""
+    [entry] = listed.lists(pools([8, 5, 3]))
+    assert entry.pool.tolist() == [3, 5]
+
+
+def test_queries_without_two_passages_are_left_out_and_counted(listed: Retrieval) -> None:
+    """q0 has two positives, q1 only its positive, q2 a single candidate, q3 two."""
+    lists = listed.lists(pools([], [2], [5], [5, 6]))
+    assert [entry.query_id for entry in lists] == ["q0", "q3"]
+    assert listed.counts["training queries without two passages to compare"] == 2
+
+
+def test_with_a_teacher_an_unlabelled_pool_is_in_its_order(listed: Retrieval) -> None:
+    lists = listed.lists(pools([7, 5], [7, 5], [5, 9, 4], [6, 5]), teacher=Table())
+    assert [entry.pool.tolist() for entry in lists] == [[7, 5], [7, 5], [9, 4, 5], [5, 6]]
+    for entry in lists:
+        shown = np.concatenate([entry.positives, entry.pool])
+        assert entry.scores.tolist() == [10 - at + 20 * (at == 9) for at in shown]
+
+
+def test_likely_false_negatives_leave_and_are_counted(listed: Retrieval) -> None:
+    """q0's best positive scores 10, q1's 8: with a margin of 5, scores up to 5 and up to 3 stay."""
+    lists = listed.lists(pools([4, 5, 9], [3, 7, 6], [9, 4]), teacher=Table(), margin=5.0)
+    assert [entry.pool.tolist() for entry in lists] == [[5], [7], [9, 4]]
+    assert listed.counts["candidates dropped: scored near the positive"] == 4
+    assert lists[0].scores.tolist() == [10, 9, 5]
+
+
+# --- measures ------------------------------------------------------------------------------------
+
+
+def dev_ndcg(task: Retrieval, score: object) -> float:
+    """nDCG@10 of dev by hand: each query has one positive, so it is 1 / log2(1 + its rank)."""
+    candidates = task.dev_pools()
+    judged = [task.positives_of(query, "dev") for query in candidates.queries.tolist()]
+    passages = np.unique(np.concatenate([candidates.passages, *judged]))
+    values = []
+    for query, [positive] in zip(candidates.queries.tolist(), judged, strict=True):
+        scores = score(query, passages)
+        rank = 1 + int((scores > scores[passages.tolist().index(positive)]).sum())
+        values.append(1 / np.log2(1 + rank) if rank <= 10 else 0.0)
+    return float(np.mean(values))
+
+
+def test_dev_measures_an_encoder_among_pooled_passages(task: Retrieval, student: Encoder) -> None:
+    measure = task.dev_measure(TrainingSettings(updates=10, measures=4), 10, "student")
+    queries = encoded(student, task.collection.queries.texts, "query")
+    passages = encoded(student, task.collection.passages.texts, "passage")
+    expected = dev_ndcg(task, lambda query, among: passages[among] @ queries[query])
+    assert 0 < expected < 1
+    found = measure.value({"student": frozen_player("student", student)})
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert (measure.every, measure.keep, measure.player) == (3, "best", "student")
+
+
+def test_dev_measures_a_ranker_on_each_querys_pool(task: Retrieval, tiny_ranker: Ranker) -> None:
+    measure = task.dev_measure(TrainingSettings(), 10, "student")
+    candidates, values = task.dev_pools(), []
+    for place, query in enumerate(candidates.queries.tolist()):
+        among = candidates.for_query(place).tolist()
+        texts = [task.collection.passages.texts[at] for at in among]
+        question = task.collection.queries.texts[query]
+        scores = tiny_ranker.model.predict([(question, text) for text in texts])
+        [positive] = task.positives_of(query, "dev")
+        found = positive in among
+        rank = 1 + int((scores > scores[among.index(positive)]).sum()) if found else 99
+        values.append(1 / np.log2(1 + rank) if rank <= 10 else 0.0)
+    value = measure.value({"student": frozen_player("student", tiny_ranker)})
+    assert value == pytest.approx(np.mean(values), abs=1e-6)
+
+
+def test_without_dev_nothing_is_measured(listed: Retrieval) -> None:
+    assert listed.dev_measure(TrainingSettings(), 10, "student") is None
+
+
+def test_no_measures_are_taken_when_none_are_wanted(task: Retrieval) -> None:
+    assert task.dev_measure(TrainingSettings(measures=0), 10, "student") is None
+
+
+# --- where passages come from --------------------------------------------------------------------
+
+
+def test_pools_are_merged_by_rank_vectors_first(task: Retrieval) -> None:
+    queries = task.training_queries()
+    found = task.pools(queries, depth=6, teacher=task.base)
+    asked = encoded(
+        task.base.encoder, [task.collection.queries.texts[at] for at in queries], "query"
+    )
+    answers = encoded(task.base.encoder, task.collection.passages.texts, "passage")
+    for place in range(len(queries)):
+        pool = found.for_query(place)
+        assert len(pool) == len(set(pool.tolist())) == 6
+        assert pool[0] == int((answers @ asked[place]).argmax())
+
+
+def test_lists_feed_a_source_whose_positives_are_judged(task: Retrieval) -> None:
+    lists = task.lists(task.pools(task.training_queries(), depth=8, teacher=task.base))
+    batch = ListSource(lists, 6, 4, seed=0).batch(0)
+    for row, query in enumerate(batch.queries.tolist()):
+        judged = set(task.positives_of(query, "train").tolist())
+        slots = batch.passages[batch.lists[row][batch.lists[row] >= 0]].tolist()
+        assert batch.labelled[row] == bool(judged)
+        assert (slots[0] in judged) == bool(judged)
+        assert not judged & set(slots[1:])
+
+
+def test_natural_temperatures(tiny_encoder: Encoder, tiny_ranker: Ranker) -> None:
+    dual, cross = DualTeacher("d", tiny_encoder), CrossTeacher("c", tiny_ranker)
+    both = EnsembleTeacher("e", (dual, cross), (0.5, 0.5), (0.0, 0.0), (1.0, 1.0))
+    assert [natural_temperature(teacher) for teacher in (dual, cross, both)] == [0.05, 1.0, 0.3]
+    assert "teacher/in_batch" in signals_with(dual)
+    assert "teacher/in_batch" not in signals_with(both)
