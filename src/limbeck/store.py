@@ -18,6 +18,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 from collections import Counter
@@ -86,7 +87,7 @@ def new_file(path: Path, *, stage: str) -> Iterator[Path]:
         _count_write(stage)
         temporary.replace(path)
         _flush(path.parent)
-    except OSError as error:
+    except (OSError, safetensors.SafetensorError) as error:
         _remove_file(temporary)
         raise _unwritable(path, error) from error
     except BaseException:
@@ -118,7 +119,7 @@ def new_folder(path: Path, *, stage: str) -> Iterator[Path]:
         temporary.replace(path)
         _flush(path.parent)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
+    except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise _unwritable(path, error) from error
     except BaseException:
@@ -174,6 +175,19 @@ def read_json(path: Path) -> Any:
         raise damaged(path, str(error)) from error
 
 
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """The JSON object in a file, which must have these keys.
+
+    Raises:
+        StoreError: when it is missing or damaged.
+    """
+    found = read_json(path)
+    for key in keys:
+        if not isinstance(found, dict) or key not in found:
+            raise damaged(path, f"it has no {key!r}")
+    return dict(found)
+
+
 def read_parquet(path: Path) -> pl.DataFrame:
     """The table in a parquet file.
 
@@ -221,7 +235,7 @@ class StageFolder:
         found = path / "inputs.json"
         if not found.exists():
             write_json(found, {"digest": self.inputs_digest, "inputs": inputs}, stage=self.name)
-        elif (made_from := read_json(found))["digest"] != self.inputs_digest:
+        elif (made_from := read_object(found, "digest", "inputs"))["digest"] != self.inputs_digest:
             differs = sorted(
                 key
                 for key in {*made_from["inputs"], *inputs}
@@ -242,7 +256,7 @@ class StageFolder:
         done = self.path / "done.json"
         if not done.exists():
             return False
-        for name, expected in read_json(done)["files"].items():
+        for name, expected in read_object(done, "files", "metrics")["files"].items():
             file = self.path / name
             if not file.is_file():
                 raise damaged(self.path, f"{name} is missing")
@@ -257,8 +271,7 @@ class StageFolder:
     @property
     def metrics(self) -> dict[str, Any]:
         """What the stage recorded when it finished."""
-        metrics: dict[str, Any] = read_json(self.path / "done.json")["metrics"]
-        return metrics
+        return dict(read_object(self.path / "done.json", "metrics")["metrics"])
 
     def finish(self, **metrics: object) -> None:
         """Seal the folder: record size and digest of every file, and the metrics given.
@@ -307,8 +320,13 @@ def _count_write(stage: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _unwritable(path: Path, error: OSError) -> StoreError:
-    """The error for a file system that refuses a write."""
+def _unwritable(path: Path, error: OSError | safetensors.SafetensorError) -> StoreError:
+    """The error for a file system that refuses a write; safetensors tells only in words why."""
+    if not isinstance(error, OSError):
+        told = re.search(r"os error (\d+)", str(error))
+        if told is None:
+            raise error
+        error = OSError(int(told[1]), os.strerror(int(told[1])))
     advice = {
         errno.ENOSPC: "Free some space and run the same command again: finished work is kept.",
         errno.EFBIG: "The file-size limit (ulimit -f) is too low; raise it and run again.",

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from limbeck.errors import ModelError, StoreError
-from limbeck.store import damaged, digest, digest_file, new_folder, read_json
+from limbeck.store import damaged, digest, digest_file, new_folder, read_object
 from limbeck.types import Progress, Silent
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def _write(
 
 def _open(folder: Path, made_from: dict[str, object]) -> TokenStore:
     """The store in a folder, checked against its inputs and its digests."""
-    about = read_json(folder / "tokens.json")
+    about = read_object(folder / "tokens.json", "made_from", "sha256", "tokens", "shortened")
     if about["made_from"] != made_from:
         differs = [key for key, value in made_from.items() if about["made_from"].get(key) != value]
         raise StoreError(

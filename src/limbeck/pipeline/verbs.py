@@ -133,7 +133,7 @@ def dry_run(data: str | Path, **arguments: Any) -> list[str]:
         lines += [f"fit a teacher: {name}" for name in wanted]
     if "teacher" in needs:
         lines.append("ask the teacher for scores or vectors, and examine them")
-        if collection.labelled and "dev" in collection.qrels:
+        if collection.labelled and "dev" in collection.qrels and not asked["force_teacher"]:
             lines.append("train the same student with contrastive: the teacher must beat it on dev")
     split = measured_split(collection)
     lines += [
