@@ -39,7 +39,13 @@ def judged_by(folder: Path, files: Files) -> Mapping[str, np.ndarray]:
 
 
 def refused_and_forced(
-    invoke: Invoke, data: Path, out: Path, teacher: Path, says: list[str], kept: str
+    invoke: Invoke,
+    data: Path,
+    out: Path,
+    teacher: Path,
+    says: list[str],
+    kept: str,
+    forced_says: str | None = None,
 ) -> None:
     """The teacher is refused with these words; the same command, forced, goes on from there."""
     answer = invoke("distill", data, "--teacher", teacher)
@@ -60,7 +66,7 @@ def refused_and_forced(
     assert forced.exit_code == 0, forced.output
     after = metrics_of(out)
     assert {name: after[name] for name in before} == before
-    assert f"teacher: forced. {says[0]}" in forced.stdout
+    assert f"teacher: forced{forced_says or '. ' + says[0]}" in forced.stdout
     assert (out / "student" / "model.safetensors").exists()
     assert invoke("distill", data, "--teacher", teacher).stdout == forced.stdout
 
@@ -115,8 +121,32 @@ def test_a_teacher_that_a_student_beats_without_it(
     data = files.write(tmp_path / "beaten")
     says = ["On dev the teacher (0.000 nDCG@10) does not beat the student", "a stronger --teacher"]
     out = tmp_path / "run"
-    refused_and_forced(invoke, data, out, tiny_ranker_folder, says, "train-contrastive")
+    skipped = ", not compared on dev with a student trained without it"
+    refused_and_forced(invoke, data, out, tiny_ranker_folder, says, "train-contrastive", skipped)
     assert (out / "baselines" / "contrastive" / "model.safetensors").exists()
+
+
+def test_a_teacher_that_beats_the_student_is_taken(
+    distil: Distil, files: Files, tmp_path: Path, tiny_ranker_folder: Path
+) -> None:
+    """On dev the positive is the teacher's first choice of all, among few enough to be found."""
+    files.corpus = dict(list(files.corpus.items())[:40])  # fewer than are put in order
+    passages = list(files.corpus)
+    scores = judged_by(tiny_ranker_folder, files)
+    for judged in files.qrels.values():
+        for query in judged:
+            judged[query] = {passages[int(scores[query].argmax())]: 1}
+    result = distil(
+        files.write(tmp_path / "agreed"), teacher=str(tiny_ranker_folder), force_teacher=False
+    )
+    rows = {str(row["model"]): row for row in result.rows}
+    assert list(rows) == [
+        *("bm25", "zero_shot", "undistilled", "teacher", "contrastive", "student"),
+    ]
+    assert rows["teacher"]["nDCG@10"] == 1.0
+    assert any(note.startswith("teacher: 1.000 nDCG@10 on dev;") for note in result.notes)
+    contrastive = tmp_path / "run" / "baselines" / "contrastive"
+    assert "trained with contrastive, without a teacher" in (contrastive / "README.md").read_text()
 
 
 @pytest.mark.parametrize("missing", ["train", "dev"])
