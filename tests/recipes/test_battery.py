@@ -1,6 +1,7 @@
 """What every registered recipe must be able to do; a new one is held to it by being there."""
 
 import copy
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from limbeck.cli import app
 from limbeck.errors import ConfigError
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import cut_layers
@@ -257,3 +260,11 @@ def test_an_ensembles_weights_are_the_best_on_dev(
             qualities[tenths] = task.quality(results, "dev")["nDCG@10"].mean()
         assert qualities[round(10 * found.weights[0])] == max(qualities.values())
         assert found.means == pytest.approx([values.mean() for values in scores], abs=1e-5)
+
+
+def test_the_command_line_lists_every_recipe() -> None:
+    listed = json.loads(CliRunner().invoke(app, ["recipes", "--json"]).stdout)
+    assert [entry["name"] for entry in listed] == list(RECIPES)
+    for entry in listed:
+        fields = RECIPES[entry["name"]].settings.model_fields
+        assert [setting["name"] for setting in entry["settings"]] == list(fields)
