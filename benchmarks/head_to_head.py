@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 from torch import nn
 
 from ledger import UPDATES, Bench, numbers, parser, table, write_results
@@ -258,6 +259,7 @@ def theirs(setup: Setup, seed: int, updates: int) -> Trained:
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
+            dataloader_pin_memory=torch.cuda.is_available(),
             disable_tqdm=True,
         )
         trainer = SentenceTransformerTrainer(
