@@ -41,10 +41,12 @@ PASSAGES = 3000
 TEST_QUERIES = 300
 DEV_QUERIES = 200
 SUMMARY_WORDS = range(4, 25)  # shorter ones ask nothing, longer ones are no query
-PASSAGE_WORDS = range(12, 65)  # shorter rests are left out, longer ones cut
+PASSAGE_WORDS = 12  # shorter rests are left out
+PASSAGE_PIECES = 48  # words and signs; longer rests are cut, to some 64 tokens of most tokenizers
 PER_FILE = 12  # docstrings; files that repeat one pattern would crowd out the others
 SKIPPED_FOLDERS = {"test", "tests", "testing", "_testing", "_vendor", "vendor", "third_party"}
 WORD = re.compile(r"[A-Za-z]{2,}")
+PIECE = re.compile(r"[A-Za-z]+|\d|[^\sA-Za-z\d]")
 RULE = re.compile(r"([-=~^`*_])\1{2,}")  # the lines under headings
 
 
@@ -124,13 +126,24 @@ def docstrings_of(source: bytes, module: str) -> Iterator[Docstring]:
         text = ast.get_docstring(node) or ""
         summary, _, rest = text.partition("\n\n")
         summary = " ".join(summary.split())
-        words = RULE.sub(" ", rest).split()
         asks = len(summary.split()) in SUMMARY_WORDS and len(WORD.findall(summary)) >= 3
-        answers = len(WORD.findall(rest)) >= PASSAGE_WORDS.start
+        answers = len(WORD.findall(rest)) >= PASSAGE_WORDS
         readable = not LONE_SURROGATE.search(text)
         if asks and answers and readable and name not in seen:
             seen.add(name)
-            yield Docstring(name, summary, " ".join(words[: PASSAGE_WORDS.stop - 1]))
+            yield Docstring(name, summary, _cut(RULE.sub(" ", rest)))
+
+
+def _cut(text: str) -> str:
+    """The first whole words of a text, at most `PASSAGE_PIECES` pieces, one space between them."""
+    kept: list[str] = []
+    pieces = 0
+    for word in text.split():
+        pieces += len(PIECE.findall(word))
+        if pieces > PASSAGE_PIECES and kept:
+            break
+        kept.append(word)
+    return " ".join(kept)
 
 
 def _definitions(
