@@ -96,8 +96,8 @@ def distill(
         check_same_run(out, found, asked, force=force)
         if (out / METRICS).exists():
             return finished(out)
-    engine = choose_engine(backend, precision)
     request = checked(asked, settings or {})
+    engine = choose_engine(backend, precision, passages=len(request.collection.passages))
     scores = ScoreStore(Path(store)) if store else ScoreStore.default()
     check_writable(scores.root, "--store")
     run = Run(out, seed, engine, progress)
@@ -167,7 +167,6 @@ def evaluate(
     from tempfile import TemporaryDirectory
 
     progress = progress or Silent()
-    engine = choose_engine(backend, precision)
     if out is not None:
         open_folder(Path(out))
         if read_record(Path(out)) is not None:
@@ -182,6 +181,7 @@ def evaluate(
             f"{collection.name} has no judgements for {split} (it has: {there}). "
             "Choose another --split, or add qrels."
         )
+    engine = choose_engine(backend, precision, passages=len(collection.passages))
     asked = load_teacher(model)
     with TemporaryDirectory() as temporary:
         base = (

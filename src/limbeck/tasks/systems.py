@@ -156,7 +156,13 @@ def _measured(
     search: Callable[[], tuple[Results, Cost]],
 ) -> Measured:
     """What a search gives, made once and then read back."""
-    inputs = {**inputs, "collection": task.collection.digest, "split": split, "depth": DEPTH}
+    inputs = {
+        **inputs,
+        "collection": task.collection.digest,
+        "split": split,
+        "depth": DEPTH,
+        "engine": task.run.engine.key(),
+    }
     stage = f"evaluate-{name.replace('/', '-')}-{split}-{digest(inputs)[:8]}"
 
     def work() -> Measured:
