@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.exported import ExportedEncoder, ExportedRanker
 from limbeck.models.graph import openvino, to_openvino
 from limbeck.store import digest
 
@@ -88,7 +89,11 @@ def compiled(model: Encoder | Ranker, precision: Literal["fp32", "bf16"]) -> Com
     streams = torch.get_num_threads()
     key = (_digest(model), precision, streams)
     if key not in _kept:
-        _kept[key] = Compiled(to_openvino(model), precision, streams)
+        if isinstance(model, (ExportedEncoder, ExportedRanker)):
+            _kept[key] = Compiled(model.model.graph, precision, streams)
+            _kept[key].checked = True  # when it was exported; there are no other weights
+        else:
+            _kept[key] = Compiled(to_openvino(model), precision, streams)
         if len(_kept) > MOST_KEPT:
             _kept.popitem(last=False)
     _kept.move_to_end(key)

@@ -1,17 +1,18 @@
 """What does a model look like outside torch?
 
 OpenVINO's own converter traces an encoder or a ranker, its pooling and normalisation inside, into a
-graph that takes batches of any size and length. The graph holds copies of the weights: what happens
-to the model afterwards does not reach it.
+graph that takes batches of any size and length; nncf brings a graph to int8. The graph holds copies
+of the weights: what happens to the model afterwards does not reach it.
 
 This module does not know what a graph is for, or how fast it runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 from limbeck.errors import ConfigError, ModelError
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.quiet import quiet
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 OUTPUT = "output"  # the name of the vectors [B, D], or scores [B]
 _EXAMPLES = ((1, 7), (3, 4))  # tokens of two texts, or pairs: the trace sees padding
@@ -79,6 +83,30 @@ def to_openvino(model: Encoder | Ranker) -> Any:
     finally:
         model.train(training)
     return graph
+
+
+def to_int8(graph: Any, calibration: Sequence[Mapping[str, NDArray[np.int64]]]) -> Any:
+    """The graph with its matrix products in int8, their ranges those seen on `calibration`.
+
+    Shapes: each item is one batch of inputs, [B, T] long, by name.
+
+    Raises:
+        ConfigError: when the extra `openvino` is not installed.
+    """
+    try:
+        import nncf
+    except ImportError as error:
+        raise ConfigError(
+            "nncf is not installed. Run `pip install 'limbeck[openvino]'`, or use --to openvino."
+        ) from error
+    nncf.set_log_level(logging.ERROR)
+    with quiet():
+        return nncf.quantize(
+            graph,
+            nncf.Dataset(calibration),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(calibration),
+        )
 
 
 class _Named(nn.Module):

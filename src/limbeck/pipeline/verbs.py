@@ -18,6 +18,7 @@ from limbeck.data import read_collection
 from limbeck.data.collection import Collection
 from limbeck.errors import ConfigError, DataError
 from limbeck.inference import choose_engine, embed
+from limbeck.models.exported import is_exported
 from limbeck.models.layers import LayerChoice
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.pipeline.asking import (
@@ -158,8 +159,8 @@ def evaluate(
 ) -> Result:
     """Measure a retriever or ranker on a split, beside BM25.
 
-    A ranker re-ranks what BM25 and the offline encoder find. With `out`, metrics, per-query
-    figures and TREC runs are written there.
+    A ranker re-ranks what BM25 and the offline encoder find. A folder that `export` wrote is a
+    model, too. With `out`, metrics, per-query figures and TREC runs are written there.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used.
@@ -181,6 +182,8 @@ def evaluate(
             f"{collection.name} has no judgements for {split} (it has: {there}). "
             "Choose another --split, or add qrels."
         )
+    if backend == "auto" and is_exported(model):
+        backend = "openvino"  # where alone it runs
     engine = choose_engine(backend, precision, passages=len(collection.passages))
     asked = load_teacher(model)
     with TemporaryDirectory() as temporary:

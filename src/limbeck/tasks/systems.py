@@ -143,9 +143,8 @@ def _cost(task: Retrieval, encoder: Encoder, queries: np.ndarray, answers: np.nd
     started = time.perf_counter()
     embed(encoder, tokens, "passage", engine=engine, positions=spread)
     seconds = time.perf_counter() - started
-    parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    size = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
-    return Cost(ms_per_query, len(spread) / seconds, parameters, size / 1e6)
+    size = encoder.size_bytes() / 1e6
+    return Cost(ms_per_query, len(spread) / seconds, encoder.parameter_count(), size)
 
 
 def _measured(
