@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 from torch import nn
 
 from ledger import UPDATES, Bench, numbers, parser, table, write_results
@@ -255,6 +256,7 @@ def theirs(setup: Setup, seed: int, updates: int, *, bf16: bool = False) -> Trai
             prompts=prompts if any(prompts.values()) else None,
             fp16=False,
             bf16=bf16,
+            use_cpu=not torch.cuda.is_available(),  # which bf16 there must be told
             seed=seed,
             save_strategy="no",
             logging_strategy="no",
