@@ -269,14 +269,14 @@ GRAPH = Engine("cpu", "fp32", 100, "openvino")
 def test_openvino_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(inference, "openvino_installed", lambda: True)
-    assert choose_engine("auto", "fp32", passages=9_999).backend == "torch"
-    assert choose_engine("auto", "fp32", passages=10_000).backend == "openvino"
-    assert choose_engine("torch", "fp32", passages=10_000).backend == "torch"
+    assert choose_engine("auto", "fp32", characters=3_999_999).backend == "torch"
+    assert choose_engine("auto", "fp32", characters=4_000_000).backend == "openvino"
+    assert choose_engine("torch", "fp32", characters=4_000_000).backend == "torch"
     monkeypatch.setattr(inference, "openvino_installed", lambda: False)
-    assert choose_engine("auto", "fp32", passages=10_000).backend == "torch"
+    assert choose_engine("auto", "fp32", characters=4_000_000).backend == "torch"
     monkeypatch.setattr(inference, "openvino_installed", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_engine("auto", "fp32", passages=10_000) == Engine("cuda", "fp32", 16384)
+    assert choose_engine("auto", "fp32", characters=4_000_000) == Engine("cuda", "fp32", 16384)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ConfigError, match=r"limbeck\[openvino\]"):
         choose_engine("openvino")

@@ -100,6 +100,8 @@ def test_another_engine_is_refused(tmp_path: Path) -> None:
     torch_there = {"engine": {"backend": "torch", "precision": "fp32"}}
     record.check_same_engine(tmp_path, torch_there, {"backend": "torch", "precision": "fp32"})
     record.check_same_engine(tmp_path, {}, {"backend": "torch"})  # begun before it was recorded
+    with pytest.raises(ConfigError, match="backend is 'torch' there"):
+        record.check_same_engine(tmp_path, {}, {"backend": "openvino"})
     with pytest.raises(ConfigError, match="backend is 'torch' there and 'openvino' here"):
         record.check_same_engine(
             tmp_path, torch_there, {"backend": "openvino", "precision": "fp32"}

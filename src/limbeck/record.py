@@ -172,7 +172,8 @@ def check_same_engine(out: Path, found: Mapping[str, Any], engine: Mapping[str, 
     Raises:
         ConfigError: naming what differs: a backend was installed or removed since.
     """
-    if differs := _different(found.get("engine", engine), engine):
+    before = {**engine, "backend": "torch"}  # what there was, before runs recorded it
+    if differs := _different(found.get("engine", before), engine):
         raise ConfigError(
             f"--out {out} was begun with another engine: {'; '.join(differs)}. Choose another "
             "--out, or install what was there."

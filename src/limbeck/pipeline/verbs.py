@@ -98,7 +98,7 @@ def distill(
         if (out / METRICS).exists():
             return finished(out)
     request = checked(asked, settings or {})
-    engine = choose_engine(backend, precision, passages=len(request.collection.passages))
+    engine = choose_engine(backend, precision, characters=request.collection.passages.characters)
     scores = ScoreStore(Path(store)) if store else ScoreStore.default()
     check_writable(scores.root, "--store")
     run = Run(out, seed, engine, progress)
@@ -184,7 +184,7 @@ def evaluate(
         )
     if backend == "auto" and is_exported(model):
         backend = "openvino"  # where alone it runs
-    engine = choose_engine(backend, precision, passages=len(collection.passages))
+    engine = choose_engine(backend, precision, characters=collection.passages.characters)
     asked = load_teacher(model)
     with TemporaryDirectory() as temporary:
         base = (
