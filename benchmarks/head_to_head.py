@@ -261,6 +261,7 @@ def theirs(setup: Setup, seed: int, updates: int, *, bf16: bool = False) -> Trai
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
+            dataloader_pin_memory=torch.cuda.is_available(),
             disable_tqdm=True,
         )
         trainer = SentenceTransformerTrainer(

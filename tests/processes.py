@@ -78,6 +78,7 @@ def _distil(arguments: dict[str, Any], ledger: Path, kill_at: str) -> None:
     from limbeck.tasks import retrieval
 
     os.environ["LIMBECK_KILL_AT"] = kill_at
+    os.fsync = lambda fd: None  # a kill, unlike a power cut, loses nothing that was written
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that a killed process leaves behind
     torch.set_num_threads(1)
     inference.CPU_BATCH_TOKENS = BATCH_TOKENS

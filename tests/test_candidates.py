@@ -310,7 +310,7 @@ def test_a_damaged_shard_is_named(sealed: bool, tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-40])
     if not sealed:
         (tmp_path / "mine" / "done.json").unlink()
-    with pytest.raises(StoreError, match=r"shard-00001\.parquet is damaged"):
+    with pytest.raises(StoreError, match=r"shard-00001\.parquet (is damaged|has)"):
         mine("lexical", tmp_path / "mine")
 
 

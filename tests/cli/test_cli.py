@@ -1,9 +1,8 @@
-"""The command as a process: how fast it answers, and what it needs for that."""
+"""The command as a process: what it answers, and that it needs little for that."""
 
 import os
 import subprocess
 import sys
-import time
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +17,9 @@ from .conftest import Invoke
 LIMBECK = [sys.executable, "-c", "from limbeck.cli import main; main()"]
 
 
-def test_help_answers_fast() -> None:
-    began = time.monotonic()
+def test_help_answers() -> None:
     done = subprocess.run([*LIMBECK, "--help"], capture_output=True, text=True, check=True)
     assert "distill" in done.stdout
-    assert time.monotonic() - began < 5  # 0.2 s on an idle machine
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -311,20 +310,18 @@ def test_a_folder_of_another_run(invoke: Invoke, finished: Finished) -> None:
 
 
 @pytest.mark.parametrize("spoilt", [True, False])
-def test_in_a_process_of_its_own_within_thirty_seconds(
+def test_in_a_process_of_its_own(
     data: Path, tmp_path: Path, tiny_encoder_folder: Path, spoilt: bool
 ) -> None:
     if spoilt:
         append("corpus.jsonl", "{")(data)
     option = ["--set", "updatse=3"] if not spoilt else []
-    started = time.monotonic()
     found = subprocess.run(
         [Path(sys.executable).with_name("limbeck"), "distill", data, "--out", tmp_path / "run",
          "--store", tmp_path / "store", "--student", tiny_encoder_folder, *option],
         capture_output=True, text=True, check=False,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert time.monotonic() - started < 30
     assert found.returncode == 2
     assert found.stdout == ""
     assert "Traceback" not in found.stderr

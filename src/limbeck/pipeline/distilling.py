@@ -17,7 +17,7 @@ import numpy as np
 from limbeck.errors import TeacherRefused
 from limbeck.models.encoder import Encoder
 from limbeck.pipeline.asking import Request, measured_split, split_settings, teachers_wanted
-from limbeck.pipeline.reporting import DECIDES, Result, report
+from limbeck.pipeline.reporting import DECIDES, Result, finished, report
 from limbeck.recipes import Recipe, find
 from limbeck.record import (
     check_same_data,
@@ -117,7 +117,10 @@ class Distillation:
         if split:
             systems.append(measure_encoder(task, "student", student, split))
         notes += [f"{what}: {count:,}" for what, count in sorted(task.counts.items())]
-        return task.run.first(lambda: report(task, task.run.folder, systems, notes, task.run.seed))
+        if task.run.group.rank == 0:
+            report(task, task.run.folder, systems, notes, task.run.seed)
+        task.run.group.barrier()
+        return finished(task.run.folder)
 
     def _settings(self, recipe: Recipe) -> Any:
         """A recipe's settings: its defaults, what the budget decided, what was asked."""

@@ -35,7 +35,8 @@ class KLSettings(ListSettings):
     teacher_temperature: float | None = Field(
         None,
         gt=0,
-        description="divides the teacher's scores; none = 0.05 for cosines, 1 for logits",
+        description="divides the teacher's scores; none = 0.05 for cosines, 1 for logits, "
+        "0.3 for an ensemble",
     )
     contrastive_weight: float = Field(
         0.1, ge=0, description="lambda: weight of the contrastive term on judged queries"

@@ -36,7 +36,8 @@ class MarginMSESettings(ListSettings):
     scale: float | None = Field(
         None,
         gt=0,
-        description="beta: multiplies similarities; none = 1 for cosine teachers, 20 for logits",
+        description="beta: multiplies similarities; none = 1 for a teacher of cosines, 20 for "
+        "logits, 6 for an ensemble",
     )
 
 

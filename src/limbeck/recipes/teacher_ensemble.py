@@ -1,10 +1,14 @@
-"""A dual encoder and a cross-encoder that teach together.
+"""A dual encoder and a cross-encoder that teach together, as the ensembles of Hofstaetter et al.
+2020, arXiv:2010.02666, section 3.3, do.
 
     t(q, p) = sum_i w_i (t_i(q, p) - mean_i) / deviation_i
 
 Means and deviations are those of each member on the pooled candidates of dev; the weights are the
 pair (w, 1 - w), in steps of 0.1, that ranks these candidates best (nDCG@10; on a tie the more even
 pair).
+
+Departures: members are brought to one scale and weighted, where the paper takes a plain mean of
+rankers whose scores share a unit.
 """
 
 from __future__ import annotations

@@ -1,0 +1,270 @@
+"""What every registered recipe must be able to do; a new one is held to it by being there."""
+
+import copy
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from limbeck.cli import app
+from limbeck.errors import ConfigError
+from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.layers import cut_layers
+from limbeck.models.loading import load_encoder
+from limbeck.recipes import Recipe, registry
+from limbeck.settings import Settings, describe, parse_settings
+from limbeck.store import digest, read_json
+from limbeck.tasks.retrieval import Retrieval
+from limbeck.teachers.teachers import (
+    CrossTeacher,
+    DualTeacher,
+    EnsembleTeacher,
+    Teacher,
+    load_teacher,
+)
+from limbeck.training import Pass, Stage, frozen_player
+from retrieval_here import a_task, stage_of
+
+RECIPES = registry()
+STUDENT = [name for name, recipe in RECIPES.items() if recipe.makes == "student"]
+TRAINED = [name for name, recipe in RECIPES.items() if "updates" in recipe.settings.model_fields]
+# every kind of teacher that a recipe can learn from; "dual" also where it needs none
+TAUGHT = [
+    (name, kind)
+    for name in STUDENT
+    for kind in ("dual", "cross", "ensemble")
+    if kind == "dual" or RECIPES[name].needs & {"teacher", "vectors"} == {"teacher"}
+]
+SMALL = {
+    "updates": 2,
+    "queries_per_update": 5,
+    "texts_per_update": 12,
+    "list_length": 3,
+    "depth": 6,
+    "learning_rate": 1e-3,
+}
+
+
+def small(recipe: Recipe, **changes: object) -> Settings:
+    """Settings for a run of a moment."""
+    given = {**SMALL, **changes}
+    fields = recipe.settings.model_fields
+    return parse_settings(recipe.settings, {k: v for k, v in given.items() if k in fields})
+
+
+@pytest.fixture
+def teachers(tiny_encoder: Encoder, tiny_ranker: Ranker) -> dict[str, Teacher]:
+    """One of each kind, by the kind's name."""
+    dual, cross = DualTeacher("dual", tiny_encoder.frozen()), CrossTeacher("cross", tiny_ranker)
+    ensemble = EnsembleTeacher("both", (dual, cross), (0.5, 0.5), (0.0, 0.0), (1.0, 1.0))
+    return {"dual": dual, "cross": cross, "ensemble": ensemble}
+
+
+def arguments(
+    recipe: Recipe, task: Retrieval, encoder: Encoder, teachers: dict[str, Teacher], kind: str
+) -> tuple[object, ...]:
+    """What a recipe is called with before its settings; the model that it trains is made here."""
+    if recipe.makes == "student":
+        teacher = teachers[kind] if "teacher" in recipe.needs else None
+        return task, teacher, cut_layers(encoder, 2)
+    return task, copy.deepcopy(encoder) if recipe.name == "teacher_dual" else teachers["dual"]
+
+
+Train = Callable[..., Encoder]
+
+
+@pytest.fixture
+def trained(tmp_path: Path, tiny_encoder: Encoder, teachers: dict[str, Teacher]) -> Train:
+    def trained(name: str, folder: str, *, kind: str = "dual", seed: int = 0) -> Encoder:
+        recipe = RECIPES[name]
+        task = a_task(tmp_path / folder, tiny_encoder, seed=seed)
+        given = arguments(recipe, task, tiny_encoder, teachers, kind)
+        recipe.function(*given, small(recipe))
+        return given[2]
+
+    return trained
+
+
+# --- settings and docs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_settings_go_through_text_and_back(name: str) -> None:
+    cls = RECIPES[name].settings
+    described = describe(cls)
+    assert [setting.name for setting in described] == list(cls.model_fields)
+    for setting in described:
+        assert len(setting.description) >= 10, f"{name}: {setting.name} is not described"
+    as_text = {setting.name: str(setting.default).lower() for setting in described}
+    assert parse_settings(cls, as_text) == cls()
+    assert cls(**cls().model_dump()) == cls()
+    with pytest.raises(ConfigError, match="unknown setting"):
+        parse_settings(cls, {"nonsense": 1})
+    for values in RECIPES[name].presets.values():
+        parse_settings(cls, values)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_what_it_is(name: str) -> None:
+    recipe = RECIPES[name]
+    assert recipe.summary.endswith(".")
+    assert "arXiv:" in recipe.paper
+    module = __import__(recipe.function.__module__, fromlist=["_"])
+    assert "arXiv:" in module.__doc__
+    assert len(Path(module.__file__).read_text().splitlines()) <= 110  # a page
+    assert recipe.needs <= {"labels", "teacher", "vectors", "dev"}
+
+
+# --- two updates ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "kind"), TAUGHT)
+def test_two_updates_train_a_student_that_can_be_saved(
+    name: str, kind: str, trained: Train, tmp_path: Path, tiny_encoder: Encoder
+) -> None:
+    student = trained(name, "run", kind=kind)
+    [curves] = tmp_path.glob("run/stages/train-*/curves.json")
+    losses = read_json(curves)["losses"]
+    assert len(losses) == 2
+    assert all(math.isfinite(value) for entry in losses for value in entry.values())
+    assert student.weights_digest() != cut_layers(tiny_encoder, 2).weights_digest()
+    student.save(tmp_path / "saved", card="# card\n", stage="student")
+    assert load_encoder(tmp_path / "saved").weights_digest() == student.weights_digest()
+
+
+@pytest.mark.parametrize("name", STUDENT)
+def test_the_seed_decides_the_weights(name: str, trained: Train) -> None:
+    digests = [
+        trained(name, folder, seed=seed).weights_digest()
+        for folder, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
+# --- every setting counts ------------------------------------------------------------------------
+
+
+def another(recipe: Recipe, settings: Settings, name: str) -> object:
+    """A value of a setting other than the one it has."""
+    value, annotation = getattr(settings, name), recipe.settings.model_fields[name].annotation
+    if get_origin(annotation) is Literal:
+        return next(choice for choice in get_args(annotation) if choice != value)
+    if name == "warmup":
+        return 0.5
+    if value is None:
+        return 0.7
+    if isinstance(value, float):
+        return 0.3 if value == 0 else value * 1.5
+    return value + 1
+
+
+def fingerprint(stage: Stage, run: Any) -> str:
+    """What a stage will do, read off the stage itself and not off its settings."""
+    players = []
+    for player in stage.everyone:
+        groups = player.optimizer.param_groups
+        players.append(
+            [
+                [[group["initial_lr"], group["weight_decay"]] for group in groups],
+                [player.schedule(step) for step in range(stage.updates + 1)],
+                [part.p for part in player.model.modules() if isinstance(part, torch.nn.Dropout)],
+            ]
+        )
+    frozen = {p.name: frozen_player(p.name, p.model) for p in stage.everyone}
+    place = {"stage": "s/0", "update": 0, "progress": 0.0, "bytes_per_token": {}}
+    [turn] = stage.turns
+    with torch.no_grad():
+        signals = turn.forward(Pass(run, frozen, frozenset(), **place), stage.source.batch(0))
+        parts = {name: float(part) for name, part in turn.loss(signals).parts.items()}
+    measure = stage.measure and [stage.measure.every, stage.measure.keep]
+    return digest(
+        [players, parts, stage.source.digest, stage.updates, measure, run.checkpoint_every]
+    )
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_setting_changes_what_a_stage_does(
+    name: str,
+    tmp_path: Path,
+    tiny_encoder: Encoder,
+    teachers: dict[str, Teacher],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = RECIPES[name]
+    base = {**SMALL, "updates": 12}
+    task = a_task(tmp_path, tiny_encoder)
+
+    def found(**changes: object) -> str:
+        settings = small(recipe, **{**base, **changes})
+        kind = "cross" if name == "margin_mse" else "dual"
+        given = arguments(recipe, task, tiny_encoder, teachers, kind)
+        return fingerprint(*stage_of(monkeypatch, recipe.function, *given, settings))
+
+    plain = found()
+    assert found() == plain
+    for setting in recipe.settings.model_fields:
+        value = another(recipe, small(recipe, **base), setting)
+        assert found(**{setting: value}) != plain, f"{setting} = {value} changes nothing"
+
+
+# --- teachers ------------------------------------------------------------------------------------
+
+
+def test_teachers_are_fitted_one_on_the_other_and_can_teach(
+    tmp_path: Path, tiny_encoder: Encoder
+) -> None:
+    task = a_task(tmp_path, tiny_encoder)
+    recipes = {kind: RECIPES[f"teacher_{kind}"] for kind in ("dual", "cross", "ensemble")}
+    assert {name for name, recipe in RECIPES.items() if recipe.makes == "teacher"} == {
+        recipe.name for recipe in recipes.values()
+    }
+    before = tiny_encoder.weights_digest()
+    dual = recipes["dual"].function(task, copy.deepcopy(tiny_encoder), small(recipes["dual"]))
+    assert dual.encoder.weights_digest() != before
+    fitted = dual.encoder.weights_digest()
+    cross = recipes["cross"].function(task, dual, small(recipes["cross"]))
+    both = recipes["ensemble"].function(task, dual, cross, small(recipes["ensemble"]))
+    assert dual.encoder.weights_digest() == fitted  # those it stands on stay as they are
+    assert [teacher.kind for teacher in (dual, cross, both)] == ["dual", "cross", "ensemble"]
+    assert sum(both.weights) == pytest.approx(1)
+    for teacher in (dual, cross, both):
+        student = cut_layers(tiny_encoder, 2)
+        run = a_task(tmp_path / f"taught-{teacher.kind}", tiny_encoder)
+        RECIPES["kl"].function(run, teacher, student, small(RECIPES["kl"]))
+        teacher.save(tmp_path / teacher.kind, card="# card\n", stage="teacher")
+        assert load_teacher(str(tmp_path / teacher.kind)).digest == teacher.digest
+
+
+def test_an_ensembles_weights_are_the_best_on_dev(
+    tmp_path: Path, tiny_encoder: Encoder, teachers: dict[str, Teacher]
+) -> None:
+    """No other of the eleven pairs of weights ranks the pooled dev candidates better."""
+    task = a_task(tmp_path, tiny_encoder)
+    recipe = RECIPES["teacher_ensemble"]
+    members = teachers["dual"], teachers["cross"]
+    for depth in (6, 12):
+        found = recipe.function(task, *members, recipe.settings(depth=depth))
+        pools = task.pools(task.split_queries("dev"), depth=depth, teacher=members[0])
+        scores = [task.pair_scores(member, task.pool_pairs(pools)) for member in members]
+        qualities = {}
+        for tenths in range(11):
+            weights = (tenths / 10, 1 - tenths / 10)
+            each = EnsembleTeacher.fitted("e", members, weights, scores)
+            results = task.ranked(pools, each.combine(scores))
+            qualities[tenths] = task.quality(results, "dev")["nDCG@10"].mean()
+        assert qualities[round(10 * found.weights[0])] == max(qualities.values())
+        assert found.means == pytest.approx([values.mean() for values in scores], abs=1e-5)
+
+
+def test_the_command_line_lists_every_recipe() -> None:
+    listed = json.loads(CliRunner().invoke(app, ["recipes", "--json"]).stdout)
+    assert [entry["name"] for entry in listed] == list(RECIPES)
+    for entry in listed:
+        fields = RECIPES[entry["name"]].settings.model_fields
+        assert [setting["name"] for setting in entry["settings"]] == list(fields)

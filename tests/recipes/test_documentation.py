@@ -1,0 +1,69 @@
+"""docs/recipes.md has a section for every recipe, and its tables are those of the registry.
+
+`python tests/recipes/test_documentation.py` writes the tables anew.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from limbeck.recipes import AUTO, Recipe, registry
+from limbeck.settings import describe
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "recipes.md"
+
+
+def table(recipe: Recipe) -> str:
+    """A recipe's settings as a Markdown table."""
+    lines = ["| setting | type | default | meaning |", "|---|---|---|---|"]
+    for setting in describe(recipe.settings):
+        kind = setting.type.replace(" | ", " or ")
+        default = "none" if setting.default is None else setting.default
+        lines.append(f"| `{setting.name}` | {kind} | {default} | {setting.description} |")
+    return "\n".join(lines)
+
+
+def with_tables(page: str) -> str:
+    """The page with every recipe's table after its mark."""
+    for name, recipe in registry().items():
+        mark = f"<!-- settings of {name} -->"
+        page = re.sub(
+            rf"{re.escape(mark)}\n(\|.*\n)*", lambda _, r=recipe, m=mark: f"{m}\n{table(r)}\n", page
+        )
+    return page
+
+
+def section(name: str) -> str:
+    page = PAGE.read_text(encoding="utf-8")
+    found = re.search(rf"^### {name}$(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL)
+    assert found, f"docs/recipes.md has no section `### {name}`"
+    return found[1]
+
+
+@pytest.mark.parametrize("name", registry())
+def test_every_recipe_has_a_section(name: str) -> None:
+    text = section(name)
+    assert "- **When:**" in text
+    assert "- **When not:**" in text
+    assert re.search(r"^```text\n.*=", text, re.MULTILINE), "no equation"
+    for paper in re.findall(r"arXiv:[\d.]+\d", registry()[name].paper):
+        assert paper in text
+    assert f"<!-- settings of {name} -->" in text
+
+
+def test_every_section_is_a_recipe() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert set(re.findall(r"^### (.*)$", page, re.MULTILINE)) == set(registry())
+    assert f"`--recipe auto`, the default, is [`{AUTO}`]" in page
+
+
+def test_tables_are_those_of_the_registry() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == with_tables(page), (
+        f"run: python {Path(__file__).relative_to(PAGE.parent.parent)}"
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,143 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from limbeck import store
+from limbeck.errors import StoreError
+from limbeck.store import StageFolder
+
+
+def test_equal_content_has_equal_digests(tmp_path: Path) -> None:
+    assert store.digest({"a": [1, None], "b": "é"}) == store.digest({"b": "é", "a": [1, None]})
+    assert store.digest([1, 2]) != store.digest([2, 1])
+    tensors = {"w": torch.arange(6).reshape(2, 3), "b": torch.zeros(0)}
+    assert store.digest_tensors(tensors) == store.digest_tensors(dict(reversed(tensors.items())))
+    assert store.digest_tensors(tensors) != store.digest_tensors({**tensors, "w": tensors["w"].T})
+    for name in ("one", "two"):
+        store.write_text(tmp_path / name / "in" / "file", "same", stage="x")
+    assert store.digest_folder(tmp_path / "one") == store.digest_folder(tmp_path / "two")
+    (tmp_path / "two" / "in" / "file").rename(tmp_path / "two" / "in" / "other")
+    assert store.digest_folder(tmp_path / "one") != store.digest_folder(tmp_path / "two")
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"id": ["a", "b"], "score": [0.5, float("inf")]})
+    store.write_parquet(tmp_path / "t.parquet", frame, stage="x")
+    assert store.read_parquet(tmp_path / "t.parquet").equals(frame)
+    tensors = {"w": torch.randn(3, 2), "n": torch.tensor(7)}
+    store.write_tensors(tmp_path / "t.safetensors", tensors, stage="x")
+    found = store.read_tensors(tmp_path / "t.safetensors")
+    assert all(np.array_equal(found[name], tensors[name]) for name in tensors)
+    store.write_json(tmp_path / "t.json", {"é": [1, None]}, stage="x")
+    assert store.read_json(tmp_path / "t.json") == {"é": [1, None]}
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("read", [store.read_json, store.read_parquet, store.read_tensors])
+def test_a_missing_or_damaged_file_is_named(tmp_path: Path, read: object) -> None:
+    assert callable(read)
+    path = tmp_path / "file"
+    with pytest.raises(StoreError, match=f"{path} is missing"):
+        read(path)
+    path.write_bytes(b"\x80{")
+    with pytest.raises(StoreError, match=f"{path} is damaged .*Delete it and run"):
+        read(path)
+
+
+def test_an_object_without_a_key_is_damaged(tmp_path: Path) -> None:
+    store.write_json(tmp_path / "a", {"files": {}}, stage="x")
+    assert store.read_object(tmp_path / "a", "files") == {"files": {}}
+    with pytest.raises(StoreError, match="it has no 'metrics'"):
+        store.read_object(tmp_path / "a", "files", "metrics")
+    store.write_json(tmp_path / "b", [1], stage="x")
+    with pytest.raises(StoreError, match="is damaged"):
+        store.read_object(tmp_path / "b", "files")
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    store.write_text(tmp_path / "file", "old", stage="x")
+    with store.new_folder(tmp_path / "folder", stage="x") as temporary:
+        (temporary / "a").write_text("old")
+
+    def fail(begin: Callable[..., AbstractContextManager[Path]], name: str, inside: str) -> None:
+        with begin(tmp_path / name, stage="x") as temporary:
+            (temporary / inside).write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail(store.new_file, "file", "")
+    with pytest.raises(RuntimeError):
+        fail(store.new_folder, "folder", "a")
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "a").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "Free some space"), (errno.EROFS, "read-only"), (errno.EIO, "Check the path")],
+)
+def test_each_refusal_of_a_disk_has_its_advice(tmp_path: Path, number: int, advice: str) -> None:
+    path = tmp_path / "file"
+    with (
+        pytest.raises(StoreError, match=f"Cannot write {path}.*{advice}"),
+        store.new_file(path, stage="x"),
+    ):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_stage_is_whole_once_finished(tmp_path: Path) -> None:
+    folder = StageFolder(tmp_path / "train-kl", {"seed": 1})
+    assert not folder.complete
+    store.write_text(folder.path / "in" / "state", "weights", stage=folder.name)
+    (folder.path / ".tmp-9-state").write_text("left by a kill")
+    folder.finish(updates=3)
+    again = StageFolder(tmp_path / "train-kl", {"seed": 1})
+    assert again.complete
+    assert again.metrics == {"updates": 3}
+    assert not (folder.path / ".tmp-9-state").exists()
+
+
+@pytest.mark.parametrize("content", ["weight", "weighty", None])
+def test_a_finished_stage_notices_what_changed(tmp_path: Path, content: str | None) -> None:
+    folder = StageFolder(tmp_path / "train", {})
+    store.write_text(folder.path / "state", "weights", stage="train")
+    folder.finish()
+    if content is None:
+        (folder.path / "state").unlink()
+    else:
+        (folder.path / "state").write_text(content)
+    with pytest.raises(StoreError, match=f"{folder.path} is damaged .*state.*Delete it"):
+        _ = folder.complete
+
+
+def test_a_stage_of_other_inputs_is_refused(tmp_path: Path) -> None:
+    StageFolder(tmp_path / "mine", {"depth": 5, "source": "bm25"})
+    with pytest.raises(StoreError, match=r"other inputs \(depth differ\)"):
+        StageFolder(tmp_path / "mine", {"depth": 6, "source": "bm25"})
+
+
+def test_the_fault_hook_kills_at_the_write_it_names(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from limbeck.store import write_text\n"
+        "for n in range(4):\n"
+        "    write_text(Path(sys.argv[1]) / f'mine{n}', '', stage='mine-bm25')\n"
+        "    write_text(Path(sys.argv[1]) / f'score{n}', '', stage='score')\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        env={**os.environ, "LIMBECK_KILL_AT": "mine:3"},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    names = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".tmp-")}
+    assert names == {"mine0", "mine1", "score0", "score1"}
