@@ -373,7 +373,7 @@ def test_a_killed_stage_resumes_to_the_same_bytes(
     process, ask, models, engine, tmp_path, kind, precision, kill_at, shards_left
 ):
     killed = process(kind, "stages/killed/score", store="one", precision=precision, kill_at=kill_at)
-    killed.communicate(timeout=120)
+    killed.communicate(timeout=900)
     assert killed.returncode == -signal.SIGKILL
     left = sorted((tmp_path / "stages" / "killed").rglob("shard-*"))
     assert len(left) == shards_left
@@ -395,7 +395,7 @@ def test_a_killed_stage_resumes_to_the_same_bytes(
 
 def test_two_runs_write_one_store_at_once(process, ask, models, tmp_path):
     runs = [process("cross", f"stages/{at}", store="store") for at in ("one", "other")]
-    counted = [json.loads(run.communicate(timeout=120)[0]) for run in runs]
+    counted = [json.loads(run.communicate(timeout=900)[0]) for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     assert all(count["teacher_forwards"] + count["hits"] == 11 * 13 for count in counted)
     teacher, store = load_teacher(str(models["cross"])), ScoreStore(tmp_path / "store")
