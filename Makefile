@@ -7,7 +7,7 @@ WORK ?= bench-run
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check bench
+.PHONY: demo test check bench bench-speed
 .DEFAULT_GOAL := test
 
 # torch goes first: everything else accepts the build of it that is there.
@@ -39,3 +39,7 @@ ifdef DATA
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/head_to_head.py $(DATA) --work $(WORK)/head-to-head
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/quality.py $(DATA) --work $(WORK)/quality
 endif
+
+bench-speed: $(INSTALLED)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]'
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/speed.py $(or $(DATA),pydocs)

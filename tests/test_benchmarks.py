@@ -45,3 +45,43 @@ def test_unequal_updates_are_refused(quality: Any) -> None:
     quality.refuse_unequal({"kl": {"updates": "5"}, "embed": {"updates": "5"}})
     with pytest.raises(SystemExit, match="updates must be the same"):
         quality.refuse_unequal({"kl": {"updates": "5"}, "embed": {"updates": "6"}})
+
+
+@pytest.fixture
+def speed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(FOLDER)
+    yield importlib.import_module("speed")
+    for name in ("speed", "head_to_head", "ledger"):
+        sys.modules.pop(name, None)
+
+
+def test_times_faster_compares_within_a_round(speed: Any) -> None:
+    """8 / 4, 9 / 3 and 1 / 1: the median is 2; the ratio of the medians would be 8 / 3."""
+    found = {"default": [8.0, 9.0, 1.0], "limbeck": [4.0, 3.0, 1.0]}
+    assert speed.times_faster(found, "default", "limbeck") == 2.0
+    assert speed.times_faster(found, "torch_bf16", "limbeck") is None
+    row = speed.row("encode", found, "limbeck", 0.5, texts=3)
+    assert row == {
+        "work": "encode",
+        "vs_default": 2.0,
+        "vs_torch_bf16": None,
+        "vs_best": None,
+        "share_of_limit": 0.5,
+        "seconds": {"default": 8.0, "limbeck": 3.0},
+        "texts": 3,
+    }
+
+
+def test_rounds_take_turns_and_the_first_is_not_counted(speed: Any) -> None:
+    calls: list[str] = []
+    now = iter(range(100))
+    sides = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    found = speed.in_rounds(sides, rounds=2, clock=lambda: float(next(now)))
+    assert found == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
+    assert calls == ["b", "a", "a", "b", "b", "a"]
+
+
+def test_useful_flops_by_hand(speed: Any, tiny_encoder: Any) -> None:
+    """4 layers, width 32, inner 64; 2 tokens: 2*2*(4*32*32 + 2*32*64) + 4*4*32 = 33,280 a layer."""
+    assert speed.useful_flops(tiny_encoder, [2]) == 4 * 33_280
+    assert speed.useful_flops(tiny_encoder, [2, 2]) == 8 * 33_280

@@ -1,6 +1,10 @@
+import copy
+import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,7 +23,9 @@ from limbeck.inference import (
     score,
     score_batches,
 )
+from limbeck.models import compiled
 from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.graph import openvino_installed, to_openvino
 
 EXACT = Engine("cpu", "fp32")
 TEXTS = [
@@ -251,3 +257,160 @@ def test_a_model_that_does_not_survive_bf16_is_refused(
     with pytest.raises(ScoreError, match=r"other scores than in fp32 .* Use --precision fp32"):
         score(tiny_ranker, tokens, tokens, PAIRS, engine=half)
     score(tiny_ranker, tokens, tokens, PAIRS, engine=EXACT)
+
+
+# --- openvino ------------------------------------------------------------------------------------
+
+
+needs_openvino = pytest.mark.skipif(not openvino_installed(), reason="the extra openvino")
+GRAPH = Engine("cpu", "fp32", 100, "openvino")
+
+
+def test_openvino_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(inference, "openvino_installed", lambda: True)
+    assert choose_engine("auto", "fp32", characters=3_999_999).backend == "torch"
+    assert choose_engine("auto", "fp32", characters=4_000_000).backend == "openvino"
+    assert choose_engine("torch", "fp32", characters=4_000_000).backend == "torch"
+    monkeypatch.setattr(inference, "openvino_installed", lambda: False)
+    assert choose_engine("auto", "fp32", characters=4_000_000).backend == "torch"
+    monkeypatch.setattr(inference, "openvino_installed", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_engine("auto", "fp32", characters=4_000_000) == Engine("cuda", "fp32", 16384)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ConfigError, match=r"limbeck\[openvino\]"):
+        choose_engine("openvino")
+
+
+@needs_openvino
+def test_openvino_is_asked_for_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = choose_engine("openvino", "fp32")
+    assert found == Engine("cpu", "fp32", 2048, "openvino")
+    assert found.training() == Engine("cpu", "fp32", 2048)
+
+
+def test_an_engine_says_what_changes_the_numbers() -> None:
+    keys = [Engine("cpu", "fp32", 1).key(), Engine("cpu", "bf16", 1).key(), GRAPH.key()]
+    assert keys[0] == {"backend": "torch", "device": "cpu", "precision": "fp32"}
+    assert len({tuple(key.items()) for key in keys}) == 3
+    assert EXACT.key() == Engine("cpu", "fp32", 7).key()
+
+
+@needs_openvino
+def test_openvino_gives_what_torch_gives(
+    tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore
+) -> None:
+    for role in ("query", "passage"):
+        exact = embed(tiny_encoder, tokens, role, engine=EXACT)
+        np.testing.assert_allclose(
+            embed(tiny_encoder, tokens, role, engine=GRAPH), exact, atol=1e-5
+        )
+    half = embed(tiny_encoder, tokens, "query", engine=Engine("cpu", "bf16", 100, "openvino"))
+    assert (exact * half).sum(axis=1).min() > 0.998
+    np.testing.assert_allclose(
+        score(tiny_ranker, tokens, tokens, PAIRS, engine=GRAPH),
+        score(tiny_ranker, tokens, tokens, PAIRS, engine=EXACT),
+        atol=1e-4,
+    )
+
+
+@needs_openvino
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_openvino_gives_the_same_bytes_again(
+    precision: Literal["fp32", "bf16"], tiny_encoder: Encoder, tokens: TokenStore
+) -> None:
+    """Whatever ran before, beside it, and on however many threads: a plan fixes the bytes."""
+    engine = Engine("cpu", precision, 100, "openvino")
+    plan = [np.array([3]), np.array([5, 1]), np.array([0, 2, 4])]
+    found = [
+        [vectors.tobytes() for _, vectors in embed_batches(tiny_encoder, tokens, "query", some, e)]
+        for some, e in ((plan, engine), (plan[1:], engine), (plan, engine))
+    ]
+    assert found[1] == found[0][1:]  # a resumed run starts in the middle
+    assert found[2] == found[0]
+    torch.set_num_threads(2)
+    try:
+        again = embed_batches(copy.deepcopy(tiny_encoder), tokens, "query", plan, engine)
+        assert [vectors.tobytes() for _, vectors in again] == found[0]
+    finally:
+        torch.set_num_threads(1)
+
+
+@needs_openvino
+def test_a_model_is_converted_once_for_its_weights(
+    tiny_encoder: Encoder, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.no_grad():  # weights that no other test converts
+        next(tiny_encoder.parameters()).mul_(1.01)
+    converted: list[object] = []
+
+    def counting(model: Encoder) -> object:
+        converted.append(model)
+        return to_openvino(model)
+
+    monkeypatch.setattr(compiled, "to_openvino", counting)
+    before = embed(tiny_encoder, tokens, "query", engine=GRAPH)
+    embed(copy.deepcopy(tiny_encoder), tokens, "passage", engine=GRAPH)
+    assert len(converted) == 1
+    # a fused optimiser does not count its writes
+    optimizer = torch.optim.AdamW(tiny_encoder.parameters(), lr=0.01, fused=True)
+    for parameter in tiny_encoder.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    after = embed(tiny_encoder, tokens, "query", engine=GRAPH)
+    assert len(converted) == 2
+    assert not np.allclose(before, after, atol=1e-3)
+    np.testing.assert_allclose(after, embed(tiny_encoder, tokens, "query", engine=EXACT), atol=1e-5)
+
+
+@needs_openvino
+def test_compiled_models_do_not_pile_up(
+    tiny_encoder: Encoder, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "MOST_KEPT", 1)
+    monkeypatch.setattr(compiled, "_kept", OrderedDict())
+    embed(tiny_encoder, tokens, "query", engine=GRAPH)
+    embed(tiny_encoder, tokens, "query", engine=Engine("cpu", "bf16", 100, "openvino"))
+    assert [key[1] for key in compiled._kept] == ["bf16"]
+
+
+@needs_openvino
+def test_leaving_early_harms_nobody(tiny_encoder: Encoder, tokens: TokenStore) -> None:
+    plan = [np.array([at]) for at in range(6)]
+    batches = embed_batches(tiny_encoder, tokens, "query", plan, GRAPH)
+    next(batches)
+    batches.close()
+    found = embed(tiny_encoder, tokens, "query", engine=GRAPH)
+    np.testing.assert_allclose(found, embed(tiny_encoder, tokens, "query", engine=EXACT), atol=1e-5)
+
+
+@needs_openvino
+def test_nothing_is_embedded_in_openvino(tiny_encoder: Encoder, tokens: TokenStore) -> None:
+    none = embed(tiny_encoder, tokens, "query", engine=GRAPH, positions=np.array([], dtype=int))
+    assert none.shape == (0, 32)
+
+
+@needs_openvino
+def test_a_model_that_turns_in_openvino_is_refused(
+    tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "_kept", OrderedDict())
+    monkeypatch.setattr(inference, "LEAST_COSINE", 1.1)
+    monkeypatch.setattr(inference, "MOST_DIFFERENCE", -1.0)
+    for precision, advice in (("fp32", "--backend torch"), ("bf16", "--precision fp32")):
+        engine = Engine("cpu", precision, 100, "openvino")
+        said = rf"In OpenVINO and {precision} the \w+ gives other .* Use {advice}"
+        with pytest.raises(ScoreError, match=said):
+            embed(tiny_encoder, tokens, "query", engine=engine)
+        with pytest.raises(ScoreError, match=said):
+            score(tiny_ranker, tokens, tokens, PAIRS, engine=engine)
+
+
+@needs_openvino
+def test_what_is_not_finite_in_openvino_is_named(tiny_encoder: Encoder, tokens: TokenStore) -> None:
+    word = int(tokens[2][0])
+    with torch.no_grad():
+        tiny_encoder.transformer.embeddings.word_embeddings.weight[word] = torch.nan
+    with pytest.raises(ScoreError, match="not finite for passage 2"):
+        embed(tiny_encoder, tokens, "passage", engine=GRAPH)

@@ -96,6 +96,18 @@ def test_a_damaged_record_is_no_new_run(tmp_path: Path, content: str) -> None:
         record.read_record(tmp_path)
 
 
+def test_another_engine_is_refused(tmp_path: Path) -> None:
+    torch_there = {"engine": {"backend": "torch", "precision": "fp32"}}
+    record.check_same_engine(tmp_path, torch_there, {"backend": "torch", "precision": "fp32"})
+    record.check_same_engine(tmp_path, {}, {"backend": "torch"})  # begun before it was recorded
+    with pytest.raises(ConfigError, match="backend is 'torch' there"):
+        record.check_same_engine(tmp_path, {}, {"backend": "openvino"})
+    with pytest.raises(ConfigError, match="backend is 'torch' there and 'openvino' here"):
+        record.check_same_engine(
+            tmp_path, torch_there, {"backend": "openvino", "precision": "fp32"}
+        )
+
+
 def test_the_environment_names_what_bytes_depend_on() -> None:
     found = record.environment()
     assert set(found) >= {"python", "processor", "torch", "transformers", "threads", "processes"}

@@ -166,6 +166,20 @@ def check_same_data(out: Path, found: Mapping[str, Any], digest: str) -> None:
         )
 
 
+def check_same_engine(out: Path, found: Mapping[str, Any], engine: Mapping[str, str]) -> None:
+    """Refuse to go on with a run when `auto` now chooses to compute with something else.
+
+    Raises:
+        ConfigError: naming what differs: a backend was installed or removed since.
+    """
+    before = {**engine, "backend": "torch"}  # what there was, before runs recorded it
+    if differs := _different(found.get("engine", before), engine):
+        raise ConfigError(
+            f"--out {out} was begun with another engine: {'; '.join(differs)}. Choose another "
+            "--out, or install what was there."
+        )
+
+
 def environment() -> dict[str, object]:
     """What the bytes of a result depend on besides the command."""
     found: dict[str, object] = {"python": platform.python_version(), "processor": _processor()}

@@ -53,6 +53,10 @@ class FakePipeline(SimpleNamespace):
         self._record("evaluate", positional, named)
         return self.result
 
+    def export(self, *positional: object, **named: Any) -> SimpleNamespace:
+        self._record("export", positional, named)
+        return SimpleNamespace(out=named["out"], format=named["to"], before=0.5, after=0.499)
+
     def demo(self, *positional: object, **named: Any) -> tuple[SimpleNamespace, list[Any]]:
         self._record("demo", positional, named)
         return self.result, [("read a file", [(0.91, "Open a file.\nReturn it.")])]

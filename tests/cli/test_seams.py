@@ -15,6 +15,7 @@ from .conftest import FakePipeline, Invoke
         ["distill", "docs", "--out", "run"],
         ["distill", "docs", "--out", "run", "--dry-run"],
         ["evaluate", "model", "docs"],
+        ["export", "model", "--to", "openvino", "--out", "exported"],
         ["demo"],
     ],
 )

@@ -78,7 +78,8 @@ def test_means_are_those_of_the_queries_and_of_the_runs(finished: Finished) -> N
 
 def test_the_record_repeats_the_run(finished: Finished, tmp_path: Path) -> None:
     record = tomllib.loads((finished.out / "run.toml").read_text())
-    assert set(record) == {"asked", "collection", "decided", "environment"}
+    assert set(record) == {"asked", "collection", "decided", "engine", "environment"}
+    assert record["engine"] == {"backend": "torch", "device": "cpu", "precision": "fp32"}
     assert record["asked"]["settings"] == {key: str(value) for key, value in FAST.items()}
     asked = record["asked"]
     again = pipeline.distill(asked.pop("data"), out=tmp_path / "run", store=tmp_path, **asked)

@@ -81,7 +81,11 @@ Store = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Backend = Annotated[
-    Literal["auto", "torch"], typer.Option(help="What computes embeddings and scores.")
+    Literal["auto", "torch", "openvino"],
+    typer.Option(
+        help="What computes embeddings and scores; `auto` is OpenVINO for large collections on a "
+        "processor, where the extra is installed."
+    ),
 ]
 Precision = Annotated[
     Literal["auto", "fp32", "bf16"],

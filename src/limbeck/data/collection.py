@@ -47,6 +47,11 @@ class Texts:
         """The position of each id."""
         return {id_: position for position, id_ in enumerate(self.ids)}
 
+    @property
+    def characters(self) -> int:
+        """How long all texts are together."""
+        return sum(map(len, self.texts))
+
 
 @dataclass(frozen=True)
 class Collection:

@@ -99,8 +99,22 @@ class _Model(nn.Module):
         ]
         return digest([config, parts, self.model.prompts, self.max_length, self._kind_of_score()])
 
+    def parameter_count(self) -> int:
+        """How many numbers the weights are."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def size_bytes(self) -> int:
+        """How many bytes the weights take."""
+        return sum(each.numel() * each.element_size() for each in self.parameters())
+
     def _kind_of_score(self) -> str:
         raise NotImplementedError
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer alone into a folder that is there, as `save` would."""
+        self.tokenizer.save_pretrained(str(folder))
+        for path in sorted(folder.glob("tokenizer*.json")):
+            _rewrite(path, max_length=self.max_length)
 
     def save(self, folder: Path, *, card: str, stage: str) -> None:
         """Write the model to `folder`, with `card` as its README.md; equal models give equal bytes.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,13 @@ from limbeck.models.encoder import Encoder
 from limbeck.pipeline.asking import Request, measured_split, split_settings, teachers_wanted
 from limbeck.pipeline.reporting import DECIDES, Result, finished, report
 from limbeck.recipes import Recipe, find
-from limbeck.record import check_same_data, environment, read_record, write_record
+from limbeck.record import (
+    check_same_data,
+    check_same_engine,
+    environment,
+    read_record,
+    write_record,
+)
 from limbeck.settings import parse_settings
 from limbeck.tasks.budget import Decided, fit_budget
 from limbeck.tasks.retrieval import Retrieval
@@ -39,6 +46,7 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
     found = read_record(task.run.folder)
     if found is not None:
         check_same_data(task.run.folder, found, request.collection.digest)
+        check_same_engine(task.run.folder, found, _engine(task))
         if found["asked"]["force_teacher"] != request.asked["force_teacher"]:
             write_record(task.run.folder, {**found, "asked": request.asked})
         return Decided(**found["decided"])
@@ -59,6 +67,7 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
                 "unlabelled": len(request.collection.unlabelled),
             },
             "decided": asdict(decided),
+            "engine": _engine(task),
             "environment": environment(),
         },
     )
@@ -249,6 +258,14 @@ class Distillation:
         if run.group.rank == 0:
             model.save(folder, card=card, stage=name.partition("/")[0])
         run.group.barrier()
+
+
+def _engine(task: Retrieval) -> dict[str, str]:
+    """What a run computes with, as its record has it."""
+    engine = task.run.engine
+    if engine.backend == "openvino":
+        return {**engine.key(), "openvino": version("openvino")}
+    return engine.key()
 
 
 def _card(what: str, how: str) -> str:

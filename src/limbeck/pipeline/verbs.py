@@ -18,6 +18,7 @@ from limbeck.data import read_collection
 from limbeck.data.collection import Collection
 from limbeck.errors import ConfigError, DataError
 from limbeck.inference import choose_engine, embed
+from limbeck.models.exported import is_exported
 from limbeck.models.layers import LayerChoice
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.pipeline.asking import (
@@ -96,8 +97,8 @@ def distill(
         check_same_run(out, found, asked, force=force)
         if (out / METRICS).exists():
             return finished(out)
-    engine = choose_engine(backend, precision)
     request = checked(asked, settings or {})
+    engine = choose_engine(backend, precision, characters=request.collection.passages.characters)
     scores = ScoreStore(Path(store)) if store else ScoreStore.default()
     check_writable(scores.root, "--store")
     run = Run(out, seed, engine, progress)
@@ -158,8 +159,8 @@ def evaluate(
 ) -> Result:
     """Measure a retriever or ranker on a split, beside BM25.
 
-    A ranker re-ranks what BM25 and the offline encoder find. With `out`, metrics, per-query
-    figures and TREC runs are written there.
+    A ranker re-ranks what BM25 and the offline encoder find. A folder that `export` wrote is a
+    model, too. With `out`, metrics, per-query figures and TREC runs are written there.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used.
@@ -167,7 +168,6 @@ def evaluate(
     from tempfile import TemporaryDirectory
 
     progress = progress or Silent()
-    engine = choose_engine(backend, precision)
     if out is not None:
         open_folder(Path(out))
         if read_record(Path(out)) is not None:
@@ -182,6 +182,9 @@ def evaluate(
             f"{collection.name} has no judgements for {split} (it has: {there}). "
             "Choose another --split, or add qrels."
         )
+    if backend == "auto" and is_exported(model):
+        backend = "openvino"  # where alone it runs
+    engine = choose_engine(backend, precision, characters=collection.passages.characters)
     asked = load_teacher(model)
     with TemporaryDirectory() as temporary:
         base = (

@@ -157,8 +157,13 @@ class Retrieval:
         """A dual teacher's vectors of all passages, or of the queries at these positions."""
         what = "passages" if role == "passage" else "queries"
         positions = np.arange(len(self.collection.passages)) if queries is None else queries
-        inputs = {"collection": self.collection.digest, "teacher": teacher.digest, "role": role}
-        inputs["positions"] = digest(positions.tolist())
+        inputs = {
+            "collection": self.collection.digest,
+            "teacher": teacher.digest,
+            "role": role,
+            "positions": digest(positions.tolist()),
+            "engine": self.run.engine.key(),
+        }
         name = f"encode-{teacher.name}-{what}-{digest(inputs)[:8]}"
         folder = self.run.first(lambda: self.run.stage(name, inputs))
         return self.run.first(
@@ -215,6 +220,7 @@ class Retrieval:
             "collection": self.collection.digest,
             "teacher": teacher.digest,
             "pairs": digest(pairs.tolist()),
+            "engine": self.run.engine.key(),
         }
         name = f"score-{teacher.name}-{digest(inputs)[:8]}"
         folder = self.run.first(lambda: self.run.stage(name, inputs))
@@ -430,8 +436,8 @@ class Retrieval:
     def first_stage(
         self, encoder: Encoder, queries: np.ndarray, passages: np.ndarray, *, depth: int
     ) -> Results:
-        """What an encoder finds for queries among passages, both given as positions."""
-        engine, progress = self.run.engine, self.run.progress
+        """What an encoder in training finds for queries among passages, given as positions."""
+        engine, progress = self.run.engine.training(), self.run.progress
         asked = embed(
             encoder,
             self.tokens_of(encoder, "query"),
@@ -506,7 +512,7 @@ class Retrieval:
                     self.tokens(model.tokenizer, "query", ""),
                     self.tokens(model.tokenizer, "passage", ""),
                     self.pool_pairs(pools),
-                    engine=self.run.engine,
+                    engine=self.run.engine.training(),
                 )
                 results = self.ranked(pools, scores)
             else:

@@ -143,9 +143,8 @@ def _cost(task: Retrieval, encoder: Encoder, queries: np.ndarray, answers: np.nd
     started = time.perf_counter()
     embed(encoder, tokens, "passage", engine=engine, positions=spread)
     seconds = time.perf_counter() - started
-    parameters = sum(parameter.numel() for parameter in encoder.parameters())
-    size = sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
-    return Cost(ms_per_query, len(spread) / seconds, parameters, size / 1e6)
+    size = encoder.size_bytes() / 1e6
+    return Cost(ms_per_query, len(spread) / seconds, encoder.parameter_count(), size)
 
 
 def _measured(
@@ -156,7 +155,13 @@ def _measured(
     search: Callable[[], tuple[Results, Cost]],
 ) -> Measured:
     """What a search gives, made once and then read back."""
-    inputs = {**inputs, "collection": task.collection.digest, "split": split, "depth": DEPTH}
+    inputs = {
+        **inputs,
+        "collection": task.collection.digest,
+        "split": split,
+        "depth": DEPTH,
+        "engine": task.run.engine.key(),
+    }
     stage = f"evaluate-{name.replace('/', '-')}-{split}-{digest(inputs)[:8]}"
 
     def work() -> Measured:

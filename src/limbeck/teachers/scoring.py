@@ -124,7 +124,7 @@ class Work:
         query_keys = [asked.keys[at] for at in query_at]
         passage_keys = [answered.keys[at] for at in passage_at]
         distinct = np.stack((asked.firsts[query_at], answered.firsts[passage_at]), axis=1)
-        stored_as = digest(["pairs", made_by, _engine_key(self.engine)])
+        stored_as = digest(["pairs", made_by, self.engine.key()])
 
         def plan() -> tuple[pl.DataFrame, dict[str, torch.Tensor]]:
             known = (
@@ -208,7 +208,7 @@ class Work:
         texts = self.collection.queries if role == "query" else self.collection.passages
         prompt = encoder.prompt(role)
         wanted = _distinct(texts, positions)
-        stored_as = digest(["vectors", made_by, prompt, _engine_key(self.engine)])
+        stored_as = digest(["vectors", made_by, prompt, self.engine.key()])
 
         def plan() -> tuple[pl.DataFrame, dict[str, torch.Tensor]]:
             known = np.zeros(0, dtype=np.int64)
@@ -505,11 +505,6 @@ def _distinct(texts: Texts, positions: Positions) -> _Distinct:
 def _keys_digest(keys: Keys) -> str:
     """The SHA-256 (hex) of keys in their order."""
     return hashlib.sha256(b"".join(keys)).hexdigest()
-
-
-def _engine_key(engine: Engine) -> dict[str, str]:
-    """What of an engine changes the numbers; the batches of a plan do too, and are not shared."""
-    return {"backend": "torch", "device": engine.device, "precision": engine.precision}
 
 
 def _finish(folder: StageFolder, tally: Tally) -> None:

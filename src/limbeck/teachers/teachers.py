@@ -22,6 +22,7 @@ import torch
 from limbeck.data.tokens import tokenizer_digest
 from limbeck.errors import ConfigError, ModelError, StageError
 from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.exported import is_exported, load_exported
 from limbeck.models.loading import kind_of, load_encoder, load_ranker
 from limbeck.similarity import Similarity, list_similarity
 from limbeck.store import damaged, digest, read_json, write_json
@@ -294,9 +295,10 @@ class EnsembleTeacher:
 
 
 def load_teacher(spec: str) -> Teacher:
-    """The teacher in a folder, or of a hub name, or of a `kind:path`.
+    """The teacher in a folder, exported ones too, or of a hub name, or of a `kind:path`.
 
     Raises:
+        ConfigError: when it was exported and the extra `openvino` is not installed.
         ModelError: when it is no model, a kind that cannot teach yet, or its weights do not fit.
         StoreError: when the folder of an ensemble is damaged.
     """
@@ -304,6 +306,9 @@ def load_teacher(spec: str) -> Teacher:
     if (folder / _ENSEMBLE).is_file():
         return _load_ensemble(folder)
     name = folder.name or spec
+    if is_exported(spec):
+        model = load_exported(spec)
+        return DualTeacher(name, model) if isinstance(model, Encoder) else CrossTeacher(name, model)
     kind = kind_of(spec)
     if kind == "SentenceTransformer":
         return DualTeacher(name, load_encoder(spec))

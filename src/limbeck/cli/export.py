@@ -1,0 +1,63 @@
+"""`limbeck export`: take a model to another runtime.
+
+Parses, calls `limbeck.pipeline.export`, prints.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from limbeck.cli import options
+from limbeck.cli.output import print_json
+from limbeck.cli.progress import on_stderr
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A retriever or ranker: a folder or hub name, `kind:path` to say what it is.",
+        ),
+    ],
+    to: Annotated[
+        Literal["openvino", "openvino-int8"],
+        typer.Option(help="What to write; int8 needs --data and has to pass a gate on dev."),
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder.", file_okay=False)],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="The collection whose texts calibrate int8 and whose dev queries measure it.",
+        ),
+    ] = None,
+    precision: options.Precision = "auto",
+    drop_unknown_judgements: options.DropUnknownJudgements = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write int8 although it loses too much on dev.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a model for OpenVINO, with pooling and normalisation inside its graph."""
+    from limbeck import pipeline
+
+    with on_stderr() as progress:
+        found = pipeline.export(
+            model,
+            to=to,
+            out=out,
+            data=data,
+            precision=precision,
+            drop_unknown_judgements=drop_unknown_judgements,
+            force=force,
+            progress=progress,
+        )
+    if as_json:
+        figures = {"nDCG@10_before": found.before, "nDCG@10_after": found.after}
+        print_json({"out": str(found.out), "format": found.format, **figures})
+        return
+    if found.before is not None and found.after is not None:
+        typer.echo(f"nDCG@10 on dev: {found.before:.4f} before, {found.after:.4f} in int8")
+    typer.echo(f"Exported: {found.out}")

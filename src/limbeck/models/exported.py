@@ -1,0 +1,141 @@
+"""What is in the folder of an exported model, and how is it opened again?
+
+    openvino_model.xml .bin     the graph: tokens in, vectors or scores out
+    tokenizer.json ...          as transformers writes them
+    limbeck.json                what kind of model it was, its prompts and lengths
+    README.md                   how to use it without Limbeck
+
+An exported model embeds or scores as the one it came from, but only in OpenVINO, and it cannot be
+trained. This module does not know how a graph was made, or whether it is any good.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from limbeck.errors import ModelError
+from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.graph import openvino
+from limbeck.models.quiet import quiet
+from limbeck.store import digest, digest_file, read_object, write_json
+
+FORMATS = ("openvino", "openvino-int8")
+Format = Literal["openvino", "openvino-int8"]
+
+_ABOUT = "limbeck.json"
+_GRAPH = "openvino_model.xml"
+_KEYS = ("kind", "format", "max_length", "prompts", "similarity", "dimension", "parameters")
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a folder holds an exported model."""
+    return (Path(path).expanduser() / _ABOUT).is_file()
+
+
+def write_exported(model: Encoder | Ranker, graph: Any, folder: Path, to: Format) -> None:
+    """Write a model's graph, its tokenizer and what is to be known of it into an empty folder."""
+    # As converted: by default the weights would be written in 16 bits.
+    openvino().save_model(graph, str(folder / _GRAPH), compress_to_fp16=False)
+    model.save_tokenizer(folder)
+    encodes = isinstance(model, Encoder)
+    about = {
+        "kind": "SentenceTransformer" if encodes else "CrossEncoder",
+        "format": to,
+        "max_length": model.max_length,
+        "prompts": {"query": model.prompt("query"), "document": model.prompt("passage")}
+        if isinstance(model, Encoder)
+        else {},
+        "similarity": model.similarity if isinstance(model, Encoder) else None,
+        "dimension": model.dimension if isinstance(model, Encoder) else None,
+        "parameters": model.parameter_count(),
+    }
+    write_json(folder / _ABOUT, about, stage="export")
+
+
+def load_exported(path: str | Path) -> ExportedEncoder | ExportedRanker:
+    """The model in a folder that `limbeck export` wrote.
+
+    Raises:
+        ConfigError: when the extra `openvino` is not installed.
+        StoreError, ModelError: when the folder is damaged.
+    """
+    folder = Path(path).expanduser()
+    about = read_object(folder / _ABOUT, *_KEYS)
+    graph = _Graph(folder, about)
+    if about["kind"] == "SentenceTransformer":
+        return ExportedEncoder(graph)
+    return ExportedRanker(graph)
+
+
+class _Graph(nn.Module):
+    """What a wrapped model of sentence-transformers says of itself, from an exported folder."""
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        from transformers import AutoTokenizer
+
+        super().__init__()
+        try:
+            with quiet():
+                self.tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            self.graph = openvino().Core().read_model(str(folder / _GRAPH))
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ModelError(
+                f"{folder} cannot be opened as an exported model ({type(error).__name__}: "
+                f"{reason}). Export the model again."
+            ) from error
+        self.about = about
+        self.prompts = about["prompts"]
+        self.similarity_fn_name = about["similarity"]
+        weights = (folder / _GRAPH).with_suffix(".bin")
+        self.size_bytes = weights.stat().st_size
+        self.digest = digest([digest_file(folder / _GRAPH), digest_file(weights)])
+
+    def get_embedding_dimension(self) -> int:
+        """How many numbers a vector has."""
+        return int(self.about["dimension"])
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A graph is not torch's to run."""
+        raise ModelError(
+            "An exported model runs in OpenVINO only, and cannot be trained. Use --backend "
+            "openvino, or name the folder that it was exported from."
+        )
+
+
+class _Exported(nn.Module):
+    """What exported encoders and rankers share."""
+
+    model: _Graph
+
+    def __init__(self, graph: _Graph) -> None:
+        nn.Module.__init__(self)  # the class of the wrapped model would ask it for its parts
+        self.model = graph
+        self.max_length = int(graph.about["max_length"])
+
+    def weights_digest(self) -> str:
+        """The SHA-256 of the graph's files."""
+        return self.model.digest
+
+    def config_digest(self) -> str:
+        """The SHA-256 of all that shapes a score besides the graph and the tokenizer."""
+        return digest(self.model.about)
+
+    def parameter_count(self) -> int:
+        """How many numbers the weights were before they were exported."""
+        return int(self.model.about["parameters"])
+
+    def size_bytes(self) -> int:
+        """How many bytes the weights take."""
+        return self.model.size_bytes
+
+
+class ExportedEncoder(_Exported, Encoder):
+    """An encoder whose vectors come from a graph."""
+
+
+class ExportedRanker(_Exported, Ranker):
+    """A ranker whose scores come from a graph."""

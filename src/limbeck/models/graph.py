@@ -1,0 +1,134 @@
+"""What does a model look like outside torch?
+
+OpenVINO's own converter traces an encoder or a ranker, its pooling and normalisation inside, into a
+graph that takes batches of any size and length; nncf brings a graph to int8. The graph holds copies
+of the weights: what happens to the model afterwards does not reach it.
+
+This module does not know what a graph is for, or how fast it runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import ConfigError, ModelError
+from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.quiet import quiet
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OUTPUT = "output"  # the name of the vectors [B, D], or scores [B]
+_EXAMPLES = ((1, 7), (3, 4))  # tokens of two texts, or pairs: the trace sees padding
+
+
+def openvino_installed() -> bool:
+    """Whether the extra `openvino` is there."""
+    return find_spec("openvino") is not None
+
+
+def openvino() -> Any:
+    """The package openvino.
+
+    Raises:
+        ConfigError: when the extra is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise ConfigError(
+            "OpenVINO is not installed. Run `pip install 'limbeck[openvino]'`, or use --backend "
+            "torch."
+        ) from error
+    return openvino
+
+
+def to_openvino(model: Encoder | Ranker) -> Any:
+    """The `openvino.Model` that gives what the model gives in fp32.
+
+    Shapes: inputs as a collator names them, each [B, T] long; output [B, D] or [B] fp32.
+
+    Raises:
+        ConfigError: when the extra `openvino` is not installed.
+        ModelError: when the model cannot be converted.
+    """
+    package = openvino()
+    example = _example(model)
+    training = model.training
+    traced = _Named(model, list(example)).eval()
+    try:
+        with quiet(), torch.inference_mode():
+            graph = package.convert_model(
+                traced,
+                example_input=tuple(example.values()),
+                input=[(package.PartialShape([-1, -1]), package.Type.i64) for _ in example],
+                share_weights=False,
+            )
+        for port, name in zip(graph.inputs, example, strict=True):
+            port.get_tensor().set_names({name})
+        graph.output(0).get_tensor().set_names({OUTPUT})
+    except Exception as error:  # the converter and torch's tracing raise many unrelated types
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(
+            f"This model cannot be converted to OpenVINO ({type(error).__name__}: {reason}). Use "
+            "--backend torch."
+        ) from error
+    finally:
+        model.train(training)
+    return graph
+
+
+def to_int8(graph: Any, calibration: Sequence[Mapping[str, NDArray[np.int64]]]) -> Any:
+    """The graph with its matrix products in int8, their ranges those seen on `calibration`.
+
+    Shapes: each item is one batch of inputs, [B, T] long, by name.
+
+    Raises:
+        ConfigError: when the extra `openvino` is not installed.
+    """
+    try:
+        import nncf
+    except ImportError as error:
+        raise ConfigError(
+            "nncf is not installed. Run `pip install 'limbeck[openvino]'`, or use --to openvino."
+        ) from error
+    nncf.set_log_level(logging.ERROR)
+    with quiet():
+        return nncf.quantize(
+            graph,
+            nncf.Dataset(calibration),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(calibration),
+        )
+
+
+class _Named(nn.Module):
+    """The model with one argument per feature, as a trace wants it."""
+
+    def __init__(self, model: Encoder | Ranker, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """The model's output for features in the order of `names`."""
+        output: Tensor = self.model(dict(zip(self.names, features, strict=True)))
+        return output
+
+
+def _example(model: Encoder | Ranker) -> dict[str, Tensor]:
+    """A batch of two texts, or pairs, of different lengths, made of any token."""
+    token = int(model.tokenizer.unk_token_id or 0)
+    first, second = (
+        [np.full(length, token, dtype=np.int32) for length in lengths] for lengths in _EXAMPLES
+    )
+    if isinstance(model, Ranker):
+        return model.collator.pairs(first, second)
+    return model.collator("passage").singles(first)

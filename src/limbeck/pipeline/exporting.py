@@ -1,0 +1,222 @@
+"""How does a model leave for OpenVINO, and is what arrives as good?
+
+The graph is compared with the model before anything is written. In int8 the ranges of numbers are
+taken from texts of the user's own collection, and the result has to pass a gate: nDCG@10 on dev may
+fall by `MOST_LOST` of what the model reaches in the same engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from limbeck.data import read_collection
+from limbeck.data.collection import Collection
+from limbeck.data.tokens import tokenize_here
+from limbeck.errors import ConfigError, DataError, ModelError
+from limbeck.inference import choose_engine, embed, score
+from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.exported import FORMATS, Format, is_exported, load_exported, write_exported
+from limbeck.models.graph import OUTPUT, to_int8, to_openvino
+from limbeck.models.loading import OFFLINE, load_encoder
+from limbeck.pipeline.reporting import DECIDES
+from limbeck.search import BM25
+from limbeck.store import new_folder
+from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.systems import measure_teacher
+from limbeck.teachers.teachers import CrossTeacher, DualTeacher, load_teacher
+from limbeck.training import Run
+from limbeck.types import Progress, Silent
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MOST_LOST = 0.005  # of nDCG@10 on dev, relative, before int8 is refused
+CALIBRATION_TEXTS = 300  # as nncf's own default
+_SAMPLES = ("a short text", "Texts of another length, one of them longer than the other.", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Where an exported model lies, and for int8 what it reaches on dev beside the model."""
+
+    out: Path
+    format: Format
+    before: float | None = None
+    after: float | None = None
+
+    @property
+    def lost(self) -> float | None:
+        """The share of nDCG@10 that int8 lost; below 0 when it gained."""
+        if self.before is None or self.after is None:
+            return None
+        return (self.before - self.after) / max(self.before, 1e-9)
+
+
+def export(
+    model: str,
+    *,
+    to: str,
+    out: str | Path,
+    data: str | None = None,
+    precision: str = "auto",
+    drop_unknown_judgements: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write a retriever or ranker as an OpenVINO graph, pooling and normalisation inside.
+
+    `to` is `openvino` or `openvino-int8`; the latter is calibrated on the texts of `data` and
+    measured on its dev queries, in `precision` for what is not int8. `force` writes it although it
+    loses too much.
+
+    Raises:
+        ConfigError, DataError, ModelError: for input that cannot be used, a graph that is not what
+            the model is, or int8 that loses too much.
+    """
+    out, progress = Path(out), progress or Silent()
+    if to not in FORMATS:
+        raise ConfigError(f"There is no format {to!r}. Choose {' or '.join(FORMATS)}.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out} is not empty. Name a new folder.")
+    if to == "openvino-int8" and data is None:
+        raise ConfigError("int8 is calibrated and measured on your own texts. Add --data DATA.")
+    if is_exported(model):
+        raise ConfigError(f"{model} is exported already. Name the model that it came from.")
+    teacher = load_teacher(model)
+    if not isinstance(teacher, (DualTeacher, CrossTeacher)):
+        raise ModelError(f"{model} is an ensemble. Export one of its members.")
+    own = teacher.encoder if isinstance(teacher, DualTeacher) else teacher.ranker
+    progress.say("Converting the model, and comparing it with what it came from")
+    _compared(own)
+    graph = to_openvino(own)
+    if to == "openvino":
+        with new_folder(out, stage="export") as temporary:
+            write_exported(own, graph, temporary, "openvino")
+            (temporary / "README.md").write_text(_card(own, None), encoding="utf-8")
+        return Exported(out, "openvino")
+    collection = read_collection(str(data), drop_unknown_judgements=drop_unknown_judgements)
+    if "dev" not in collection.qrels:
+        raise DataError(
+            f"{collection.name} has no dev split to measure int8 on. Add qrels/dev.tsv, or use "
+            "--to openvino."
+        )
+    progress.say(f"Quantising with {CALIBRATION_TEXTS} texts of {collection.name}")
+    graph = to_int8(graph, _calibration(own, collection))
+    with new_folder(out, stage="export") as temporary:
+        write_exported(own, graph, temporary, "openvino-int8")
+        before, after = _on_dev(collection, own, temporary, precision, progress)
+        found = Exported(out, "openvino-int8", before, after)
+        lost = found.lost or 0.0
+        if lost > MOST_LOST and not force:
+            raise ModelError(
+                f"In int8 {DECIDES} on dev falls from {before:.4f} to {after:.4f} ({lost:.1%}, at "
+                f"most {MOST_LOST:.1%} allowed); nothing was written. Use --to openvino, or "
+                "--force."
+            )
+        (temporary / "README.md").write_text(_card(own, found), encoding="utf-8")
+    return found
+
+
+def _compared(model: Encoder | Ranker) -> None:
+    """Refuse a model whose graph, in fp32, gives something else."""
+    engine = choose_engine("openvino", "fp32")
+    tokens = tokenize_here(_SAMPLES, model.tokenizer)
+    if isinstance(model, Encoder):
+        embed(model, tokens, "passage", engine=engine)
+    else:
+        pairs = np.array([[0, 1], [1, 0], [2, 1]], dtype=np.int64)
+        score(model, tokens, tokens, pairs, engine=engine)
+
+
+def _calibration(
+    model: Encoder | Ranker, collection: Collection
+) -> list[dict[str, NDArray[np.int64]]]:
+    """Inputs as the model will meet them, one text or pair each, spread over the collection.
+
+    An encoder sees as many queries as passages; a ranker sees queries with what BM25 finds first.
+    """
+    queries = _spread(collection.queries.texts, CALIBRATION_TEXTS // 2)
+    if isinstance(model, Encoder):
+        passages = _spread(collection.passages.texts, CALIBRATION_TEXTS - len(queries))
+        asked = tokenize_here(queries, model.tokenizer, prompt=model.prompt("query"))
+        answers = tokenize_here(passages, model.tokenizer, prompt=model.prompt("passage"))
+        items = [model.collator("query").singles([asked[at]]) for at in range(len(asked))]
+        items += [model.collator("passage").singles([answers[at]]) for at in range(len(answers))]
+    else:
+        found, _ = BM25.build(collection.passages.texts).search(queries, 2)
+        texts = [collection.passages.texts[at] for at in found.clip(min=0).ravel()]
+        asked = tokenize_here(queries, model.tokenizer)
+        answers = tokenize_here(texts, model.tokenizer)
+        items = [
+            model.collator.pairs([asked[at // 2]], [answers[at]]) for at in range(len(answers))
+        ]
+    return [{name: value.numpy() for name, value in item.items()} for item in items]
+
+
+def _spread(texts: Sequence[str], count: int) -> list[str]:
+    """Some of the texts, evenly spread."""
+    places = np.linspace(0, len(texts) - 1, min(count, len(texts)))
+    return [texts[at] for at in np.unique(places.astype(np.int64))]
+
+
+def _on_dev(
+    collection: Collection,
+    own: Encoder | Ranker,
+    folder: Path,
+    precision: str,
+    progress: Progress,
+) -> tuple[float, float]:
+    """nDCG@10 on dev of the model and of what a folder holds, both in OpenVINO."""
+    engine = choose_engine("openvino", precision)
+    base = DualTeacher("base", own if isinstance(own, Encoder) else load_encoder(OFFLINE))
+    figures = []
+    with TemporaryDirectory() as scratch:
+        task = Retrieval(collection, Run(Path(scratch), 0, engine, progress), base, None)
+        for name, model in (("model", own), ("int8", load_exported(folder))):
+            teacher = (
+                DualTeacher(name, model)
+                if isinstance(model, Encoder)
+                else CrossTeacher(name, model)
+            )
+            measured = measure_teacher(task, name, teacher, "dev").per_query
+            figures.append(float(measured[DECIDES].to_numpy().mean()))
+    return figures[0], figures[1]
+
+
+def _card(model: Encoder | Ranker, found: Exported | None) -> str:
+    """How to use the folder without Limbeck; no times, dates or paths."""
+    if isinstance(model, Encoder):
+        what, inputs, gives = "retriever", "[prompt + text for text in texts]", "vectors [n, D]"
+        prompts = (
+            f"Before queries comes the prompt {model.prompt('query')!r}, before passages "
+            f"{model.prompt('passage')!r}. Vectors are compared by {model.similarity}.\n\n"
+        )
+        given = 'texts, prompt = ["a text", "another"], ""\n'
+    else:
+        what, inputs, gives, prompts = "ranker", "queries, passages", "raw scores [n]", ""
+        given = 'queries, passages = ["a question"], ["a passage"]\n'
+    quality = ""
+    if found is not None:
+        quality = (
+            f"Its matrix products are in int8: {DECIDES} on dev {found.after:.4f}, "
+            f"{found.before:.4f} before.\n\n"
+        )
+    return (
+        f"# A {what} for OpenVINO\n\n"
+        "Exported by [Limbeck](https://pypi.org/project/limbeck/), pooling and normalisation "
+        f"inside the graph.\n\n{quality}{prompts}"
+        "```python\nimport openvino\nfrom transformers import AutoTokenizer\n\n"
+        'folder = "path/to/this/folder"\n'
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+        'hints = {"INFERENCE_PRECISION_HINT": "f32"}  # said, because the default may be bf16\n'
+        'model = openvino.compile_model(f"{folder}/openvino_model.xml", "CPU", hints)\n'
+        f"{given}"
+        f'tokens = tokenizer({inputs}, padding=True, truncation=True, return_tensors="np")\n'
+        f'output = model({{**tokens}})["{OUTPUT}"]  # {gives}\n```\n'
+    )

@@ -1,0 +1,127 @@
+import copy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limbeck.data.tokens import tokenize_here
+from limbeck.errors import ConfigError, ModelError
+from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.graph import OUTPUT, openvino, to_openvino
+
+pytest.importorskip("openvino")
+
+TEXTS = ["list all users", "the moon and the sea " * 20, "cat"]
+
+
+def run(graph: Any, features: dict[str, Tensor]) -> np.ndarray:
+    """What plain OpenVINO gives in fp32."""
+    model = openvino().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return model({name: value.numpy() for name, value in features.items()})[OUTPUT]
+
+
+def test_a_graph_takes_any_batch_and_length(tiny_encoder: Encoder, tiny_ranker: Ranker) -> None:
+    tokens = tokenize_here(TEXTS, tiny_encoder.tokenizer)
+    encoder, ranker = to_openvino(tiny_encoder), to_openvino(tiny_ranker)
+    for rows in ([0], [2], [0, 1], [1, 1, 2, 0, 2]):
+        texts = [tokens[row] for row in rows]
+        features = tiny_encoder.collator("passage").singles(texts)
+        pairs = tiny_ranker.collator.pairs(texts, texts[::-1])
+        with torch.inference_mode():
+            vectors = tiny_encoder.eval()(features).numpy()
+            scores = tiny_ranker.eval()(pairs).numpy()
+        np.testing.assert_allclose(run(encoder, features), vectors, atol=1e-5)
+        np.testing.assert_allclose(run(ranker, pairs), scores, atol=1e-4)
+
+
+def test_a_graph_keeps_its_own_weights(tiny_encoder: Encoder) -> None:
+    features = tiny_encoder.collator("query").singles([np.array([70, 71, 72], dtype=np.int32)])
+    graph = to_openvino(tiny_encoder)
+    before = run(graph, features)
+    with torch.no_grad():
+        for parameter in tiny_encoder.parameters():
+            parameter.fill_(0.5)
+    np.testing.assert_array_equal(run(graph, features), before)
+
+
+def test_converting_leaves_the_model_in_its_mode(tiny_encoder: Encoder) -> None:
+    tiny_encoder.train()
+    graph = to_openvino(tiny_encoder)
+    assert tiny_encoder.training
+    features = tiny_encoder.collator("query").singles([np.array([70, 71], dtype=np.int32)] * 2)
+    with torch.inference_mode():
+        vectors = tiny_encoder.eval()(features).numpy()
+    np.testing.assert_allclose(run(graph, features), vectors, atol=1e-5)  # without dropout
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "distilbert", "mpnet", "modernbert"])
+def test_other_architectures(architecture: str, tmp_path: Path) -> None:
+    encoder = _encoder_of(architecture, tmp_path)
+    tokens = tokenize_here(TEXTS, encoder.tokenizer)
+    features = encoder.collator("passage").singles([tokens[at] for at in range(3)])
+    with torch.inference_mode():
+        vectors = encoder(features).numpy()
+    found = run(to_openvino(encoder), features)
+    assert (found * vectors).sum(axis=1).min() > 0.9999
+
+
+class Odd(nn.Module):
+    """A part that no graph can say."""
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        raise NotImplementedError("not in a trace")
+
+
+def test_a_model_that_cannot_be_converted(tiny_encoder: Encoder) -> None:
+    broken = copy.deepcopy(tiny_encoder)
+    broken.model.add_module("odd", Odd())
+    with pytest.raises(ModelError, match=r"cannot be converted .* Use --backend torch"):
+        to_openvino(broken)
+
+
+def test_without_the_extra(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ConfigError, match=r"pip install 'limbeck\[openvino\]'"):
+        to_openvino(tiny_encoder)
+
+
+def _encoder_of(architecture: str, folder: Path) -> Encoder:
+    """A tiny encoder of an architecture, with the tokenizer of the others."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import AutoConfig, AutoModel
+
+    from conftest import tiny_tokenizer
+
+    names = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "initializer_range": 0.2,
+    }
+    if architecture == "distilbert":
+        names = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "initializer_range": 0.2}
+    tokenizer = tiny_tokenizer()
+    config = AutoConfig.for_model(
+        architecture,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=64,
+        pad_token_id=0,
+        **names,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        AutoModel.from_config(config).save_pretrained(folder / "body")
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.save_pretrained(folder / "body")
+    modules = [
+        Transformer(str(folder / "body"), max_seq_length=48),
+        Pooling(32, "mean"),
+        Normalize(),
+    ]
+    return Encoder(SentenceTransformer(modules=modules, device="cpu").eval())

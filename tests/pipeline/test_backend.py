@@ -1,0 +1,64 @@
+"""A run in OpenVINO: what is frozen is converted, what learns is not, and it repeats itself."""
+
+import tomllib
+from collections import OrderedDict
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from limbeck import inference
+from limbeck.errors import ConfigError
+from limbeck.evaluation.measures import MEASURES
+from limbeck.models import compiled
+from limbeck.models.graph import to_openvino
+from limbeck.store import digest_folder
+
+from .conftest import Distil
+
+pytest.importorskip("openvino")
+
+
+def counting(converted: list[object]) -> Callable[[object], object]:
+    def convert(model: object) -> object:
+        converted.append(model)
+        return to_openvino(model)
+
+    return convert
+
+
+def test_a_run_in_openvino_repeats_itself_and_converts_no_model_in_training(
+    distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted: list[object] = []
+    monkeypatch.setattr(compiled, "to_openvino", counting(converted))
+    monkeypatch.setattr(compiled, "_kept", OrderedDict())  # other tests use the same base encoder
+    first = distil(backend="openvino", settings={"measures": 3})
+    # the base encoder, the undistilled student, the teacher and the student
+    assert len(converted) == 4
+    again = distil(
+        backend="openvino", settings={"measures": 3}, out=tmp_path / "again", store=tmp_path / "new"
+    )
+    for name in MEASURES:
+        assert [row[name] for row in again.rows] == [row[name] for row in first.rows]
+    assert digest_folder(tmp_path / "again" / "student") == digest_folder(
+        tmp_path / "run" / "student"
+    )
+    record = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
+    assert record["engine"] == {
+        "backend": "openvino",
+        "device": "cpu",
+        "precision": "fp32",
+        "openvino": version("openvino"),
+    }
+
+
+def test_a_run_is_not_resumed_with_what_auto_chooses_now(
+    distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distil()
+    (tmp_path / "run" / "metrics.json").unlink()
+    monkeypatch.setattr(inference, "LEAST_CONVERTED", 1)
+    with pytest.raises(ConfigError, match="backend is 'torch' there and 'openvino' here"):
+        distil()
