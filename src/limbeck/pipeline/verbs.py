@@ -258,8 +258,10 @@ DEMO_QUERIES = (
     "escape special characters",
 )
 DEMO_SETTINGS: dict[str, object] = {
-    "queries_per_update": 32,
-    "teacher_dual.queries_per_update": 32,
+    "queries_per_update": 20,
+    "measures": 1,
+    "teacher_dual.queries_per_update": 20,
+    "teacher_dual.measures": 1,
 }
 
 
