@@ -25,7 +25,7 @@ from limbeck.inference import (
 )
 from limbeck.models import compiled
 from limbeck.models.encoder import Encoder, Ranker
-from limbeck.models.graph import openvino_installed, to_openvino
+from limbeck.models.graph import to_openvino
 
 EXACT = Engine("cpu", "fp32")
 TEXTS = [
@@ -262,7 +262,6 @@ def test_a_model_that_does_not_survive_bf16_is_refused(
 # --- openvino ------------------------------------------------------------------------------------
 
 
-needs_openvino = pytest.mark.skipif(not openvino_installed(), reason="the extra openvino")
 GRAPH = Engine("cpu", "fp32", 100, "openvino")
 
 
@@ -282,7 +281,6 @@ def test_openvino_engines(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_engine("openvino")
 
 
-@needs_openvino
 def test_openvino_is_asked_for_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     found = choose_engine("openvino", "fp32")
@@ -297,7 +295,6 @@ def test_an_engine_says_what_changes_the_numbers() -> None:
     assert EXACT.key() == Engine("cpu", "fp32", 7).key()
 
 
-@needs_openvino
 def test_openvino_gives_what_torch_gives(
     tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore
 ) -> None:
@@ -315,7 +312,6 @@ def test_openvino_gives_what_torch_gives(
     )
 
 
-@needs_openvino
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_openvino_gives_the_same_bytes_again(
     precision: Literal["fp32", "bf16"], tiny_encoder: Encoder, tokens: TokenStore
@@ -337,7 +333,6 @@ def test_openvino_gives_the_same_bytes_again(
         torch.set_num_threads(1)
 
 
-@needs_openvino
 def test_a_model_is_converted_once_for_its_weights(
     tiny_encoder: Encoder, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,7 +359,6 @@ def test_a_model_is_converted_once_for_its_weights(
     np.testing.assert_allclose(after, embed(tiny_encoder, tokens, "query", engine=EXACT), atol=1e-5)
 
 
-@needs_openvino
 def test_compiled_models_do_not_pile_up(
     tiny_encoder: Encoder, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,7 +369,6 @@ def test_compiled_models_do_not_pile_up(
     assert [key[1] for key in compiled._kept] == ["bf16"]
 
 
-@needs_openvino
 def test_leaving_early_harms_nobody(tiny_encoder: Encoder, tokens: TokenStore) -> None:
     plan = [np.array([at]) for at in range(6)]
     batches = embed_batches(tiny_encoder, tokens, "query", plan, GRAPH)
@@ -385,13 +378,11 @@ def test_leaving_early_harms_nobody(tiny_encoder: Encoder, tokens: TokenStore) -
     np.testing.assert_allclose(found, embed(tiny_encoder, tokens, "query", engine=EXACT), atol=1e-5)
 
 
-@needs_openvino
 def test_nothing_is_embedded_in_openvino(tiny_encoder: Encoder, tokens: TokenStore) -> None:
     none = embed(tiny_encoder, tokens, "query", engine=GRAPH, positions=np.array([], dtype=int))
     assert none.shape == (0, 32)
 
 
-@needs_openvino
 def test_a_model_that_turns_in_openvino_is_refused(
     tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,7 +398,6 @@ def test_a_model_that_turns_in_openvino_is_refused(
             score(tiny_ranker, tokens, tokens, PAIRS, engine=engine)
 
 
-@needs_openvino
 def test_what_is_not_finite_in_openvino_is_named(tiny_encoder: Encoder, tokens: TokenStore) -> None:
     word = int(tokens[2][0])
     with torch.no_grad():

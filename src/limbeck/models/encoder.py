@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import json
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,8 +108,9 @@ class _Model(nn.Module):
         """How many bytes the weights take."""
         return sum(each.numel() * each.element_size() for each in self.parameters())
 
+    @abstractmethod
     def _kind_of_score(self) -> str:
-        raise NotImplementedError
+        """What a score of this model is: cosine, dot or logit."""
 
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer alone into a folder that is there, as `save` would."""
