@@ -28,7 +28,7 @@ from limbeck.record import (
 )
 from limbeck.settings import parse_settings
 from limbeck.tasks.budget import Decided, fit_budget
-from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval import Retrieval, natural_temperature
 from limbeck.tasks.systems import Measured, measure_bm25, measure_encoder, measure_teacher
 from limbeck.teachers.diagnostics import diagnose, refusal
 from limbeck.teachers.teachers import Teacher
@@ -112,6 +112,7 @@ class Distillation:
                 systems.append(measure_encoder(task, "contrastive", contrastive, split))
         student = copy.deepcopy(request.student)
         settings = self._settings(request.recipe)
+        task.counts.clear()  # of the student it was compared with
         request.recipe.function(task, teacher, student, settings)
         self._save(student, "student", self._how(teacher))
         if split:
@@ -192,7 +193,11 @@ class Distillation:
                 for entry in known
             ]
             values = [entry.scores for entry in known if entry.scores is not None]
-            diagnosis = diagnose(values, marks if collection.labelled else None)
+            diagnosis = diagnose(
+                values,
+                marks if collection.labelled else None,
+                temperature=natural_temperature(teacher),
+            )
             notes += [f"teacher: {line}" for line in diagnosis.lines()]
             if (reason := refusal(diagnosis)) is not None:
                 self._refuse(reason, notes)

@@ -68,4 +68,4 @@ def embed(task: Retrieval, teacher: Teacher, student: Encoder, settings: EmbedSe
         trains=frozenset({"student"} if bridge is None else {"student", "parts"}),
         gives=frozenset({"student", "teacher"}),
     )
-    task.train_model("embed", student, source, turn, settings, parts=bridge)
+    task.train_model("embed", student, source, turn, settings, teacher=teacher, parts=bridge)

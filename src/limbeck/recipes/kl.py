@@ -96,5 +96,6 @@ def kl(task: Retrieval, teacher: Teacher, student: Encoder, settings: KLSettings
         source,
         turn,
         settings,
+        teacher=teacher,
         needs=frozenset({"student" + over, "teacher" + over, "student/in_batch"}),
     )

@@ -75,5 +75,11 @@ def margin_mse(
         gives=signals_with(teacher),
     )
     task.train_model(
-        "margin_mse", student, source, turn, settings, needs=frozenset({"student", "teacher"})
+        "margin_mse",
+        student,
+        source,
+        turn,
+        settings,
+        teacher=teacher,
+        needs=frozenset({"student", "teacher"}),
     )

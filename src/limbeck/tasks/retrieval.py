@@ -533,10 +533,16 @@ class Retrieval:
         turn: Turn,
         settings: TrainingSettings,
         *,
+        teacher: Teacher | None = None,
         needs: frozenset[str] = frozenset(),
         parts: nn.Module | None = None,
     ) -> None:
-        """Train the player `student` (and `parts`) in place: one stage of one turn."""
+        """Train the player `student` (and `parts`) in place: one stage of one turn.
+
+        What the signals depend on besides weights and examples (the teacher, the collection's
+        texts, the model's prompts and lengths) is part of the stage's inputs: a stage begun with
+        another teacher is refused.
+        """
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = settings.dropout
@@ -561,10 +567,16 @@ class Retrieval:
             updates,
             parts=None if parts is None else player("parts", parts),
             needs=needs,
-            settings=settings.model_dump(),
+            settings={
+                **settings.model_dump(),
+                "teacher": None if teacher is None else teacher.digest,
+                "model": [model.config_digest(), tokenizer_digest(model.tokenizer)],
+                "collection": self.collection.digest,
+            },
             measure=self.dev_measure(settings, updates, "student"),
         )
-        train(stage, replace(self.run, checkpoint_every=settings.checkpoint_every))
+        with model.plain_attention():
+            train(stage, replace(self.run, checkpoint_every=settings.checkpoint_every))
 
 
 def natural_temperature(teacher: Teacher) -> float:
