@@ -39,6 +39,7 @@ from limbeck.objectives.listwise import kl_divergence
 from limbeck.pipeline.asking import DATA_SEED, OFFLINE_LAYERS, measured_split
 from limbeck.recipes import find
 from limbeck.settings import parse_settings
+from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListBatch, ListSource, QueryList
 from limbeck.tasks.retrieval import Retrieval, natural_temperature
 from limbeck.tasks.systems import measure_encoder
@@ -174,7 +175,14 @@ def prepare(asked: Any) -> Setup:
         if 1 + len(entry.pool) - (not len(entry.positives)) >= settings.list_length
     ]
     temperature = settings.teacher_temperature or natural_temperature(teacher)
+    settings = with_temperature(settings, student)
     return Setup(student, base, lists, task, settings, temperature)
+
+
+def with_temperature(settings: Any, student: Encoder) -> Any:
+    """The settings with the student's temperature said, where they leave it to its similarity."""
+    temperature = settings.temperature or softmax_temperature(student.similarity)
+    return settings.model_copy(update={"temperature": temperature})
 
 
 # --- the two sides ------------------------------------------------------------------------------

@@ -337,6 +337,7 @@ def train_row(
             "list_length": CANDIDATES,
         },
     )
+    settings = head_to_head.with_temperature(settings, encoder)
     with tempfile.TemporaryDirectory() as scratch:
         engine = choose_engine("torch")
         run = Run(Path(scratch), 0, engine)

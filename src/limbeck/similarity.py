@@ -64,6 +64,14 @@ def list_similarity(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     return _named(name, {"cosine": cosine_lists, "dot": dot_lists})
 
 
+def softmax_temperature(name: Similarity) -> float:
+    """What divides similarities before a softmax when nothing else is said.
+
+    0.05 for cosines, which lie in [-1, 1]; 1 for dot products, which are of the size of logits.
+    """
+    return 0.05 if name == "cosine" else 1.0
+
+
 def _named(
     name: str, functions: dict[str, Callable[[Tensor, Tensor], Tensor]]
 ) -> Callable[[Tensor, Tensor], Tensor]:

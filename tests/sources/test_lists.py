@@ -80,12 +80,20 @@ def test_a_batch_names_each_passage_once_and_who_is_positive_for_whom() -> None:
     assert sorted(set(batch.lists[batch.lists >= 0].tolist())) == list(range(len(batch.passages)))
     for row, query in enumerate(batch.queries.tolist()):
         entry = LISTS[query]
-        marked = set(batch.passages[batch.positives[row]].tolist())
+        marked = set(batch.passages[batch.spared[row]].tolist())
         assert marked == set(batch.passages.tolist()) & set(entry.positives.tolist())
         assert batch.labelled[row] == bool(len(entry.positives))
     place = batch.queries.tolist().index(3)  # its positive is also query 0's
-    assert batch.positives[place].sum() == batch.positives[batch.queries.tolist().index(0)].sum()
+    assert batch.spared[place].sum() == batch.spared[batch.queries.tolist().index(0)].sum()
     assert batch.teacher is None
+
+
+def test_spared_passages_are_marked_where_another_query_brings_them() -> None:
+    spared = replace(LISTS[4], spared=np.array([10, 99]))
+    batch = replace(SOURCE, lists=[*LISTS[:4], spared]).batch(3)
+    place = batch.queries.tolist().index(4)
+    assert set(batch.passages[batch.spared[place]].tolist()) == {14, 10}
+    assert replace(SOURCE, lists=[*LISTS[:4], spared]).digest != SOURCE.digest
 
 
 def test_the_teachers_scores_go_with_their_passages() -> None:
@@ -119,7 +127,7 @@ def test_a_batch_is_a_pure_function_of_its_number() -> None:
     later = SOURCE.batch(7)
     SOURCE.batch(2)
     again = SOURCE.batch(7)
-    for name in ("queries", "passages", "lists", "labelled", "positives"):
+    for name in ("queries", "passages", "lists", "labelled", "spared"):
         assert np.array_equal(getattr(later, name), getattr(again, name))
 
 

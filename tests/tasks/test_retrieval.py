@@ -41,7 +41,7 @@ BATCH = ListBatch(
     passages=np.array([3, 5, 8, 21, 30]),
     lists=np.array([[0, 3, 1], [4, 2, 0], [1, 3, -1]]),
     labelled=np.array([True, False, True]),
-    positives=np.array([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]], dtype=bool),
+    spared=np.array([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]], dtype=bool),
     teacher=None,
 )
 
@@ -84,9 +84,9 @@ def test_masks_and_targets(task: Retrieval, student: Encoder) -> None:
 
 
 def test_a_batch_is_left_as_it_was(task: Retrieval, student: Encoder) -> None:
-    before = BATCH.positives.copy()
+    before = BATCH.spared.copy()
     signals_of(task.score_update(student), BATCH, student, task)
-    assert np.array_equal(BATCH.positives, before)
+    assert np.array_equal(BATCH.spared, before)
 
 
 def test_a_ranker_teachers_scores_come_from_the_batch(task: Retrieval, student: Encoder) -> None:
@@ -112,7 +112,7 @@ def test_each_distinct_text_is_encoded_once(tmp_path: Path, student: Encoder) ->
         passages=np.array([0, 2, 3, 4]),
         lists=np.array([[1, 0], [0, 3], [3, 2]]),
         labelled=np.array([True, True, True]),
-        positives=np.zeros((3, 4), dtype=bool),
+        spared=np.zeros((3, 4), dtype=bool),
         teacher=None,
     )
     update = a_frozen_pass(student, task)
@@ -245,6 +245,30 @@ def test_likely_false_negatives_leave_and_are_counted(listed: Retrieval) -> None
     assert [entry.pool.tolist() for entry in lists] == [[5], [7], [9, 4]]
     assert listed.counts["candidates dropped: scored near the positive"] == 4
     assert lists[0].scores.tolist() == [10, 9, 5]
+    # nor are they negatives where another query brings them; unlabelled queries keep everything
+    assert [entry.spared.tolist() for entry in lists] == [[4, 9], [3, 6], []]
+
+
+def test_what_is_ranked_too_high_is_spared(listed: Retrieval) -> None:
+    lists = listed.lists(pools([4, 0, 5, 6], [7, 6], [9, 4]), first_rank=1)
+    assert [entry.pool.tolist() for entry in lists] == [[5, 6], [6], [9, 4]]
+    assert [entry.spared.tolist() for entry in lists] == [[4], [7], []]
+    assert listed.counts["candidates dropped: ranked too high"] == 2
+
+
+def test_positives_of_a_query_with_the_same_text_are_no_negatives(
+    tmp_path: Path, tiny_encoder: Encoder
+) -> None:
+    """q0 and q1 are one text with a positive each, q2 is it once more, not judged."""
+    collection = Collection(
+        "twins",
+        Texts([f"p{at}" for at in range(5)], ["cat", "dog", "bird", "fish", "sea"]),
+        Texts(["q0", "q1", "q2"], ["old cat", "old cat", "old cat"]),
+        {"train": {QueryId(f"q{at}"): {PassageId(f"p{at}"): 1} for at in range(2)}},
+    )
+    lists = a_task(tmp_path, tiny_encoder, collection).lists(pools([1, 3], [0, 4], [0, 1, 3]))
+    assert [entry.pool.tolist() for entry in lists] == [[3], [4], [0, 1, 3]]
+    assert [entry.spared.tolist() for entry in lists] == [[1], [0], []]
 
 
 # --- measures ------------------------------------------------------------------------------------
@@ -329,5 +353,7 @@ def test_natural_temperatures(tiny_encoder: Encoder, tiny_ranker: Ranker) -> Non
     dual, cross = DualTeacher("d", tiny_encoder), CrossTeacher("c", tiny_ranker)
     both = EnsembleTeacher("e", (dual, cross), (0.5, 0.5), (0.0, 0.0), (1.0, 1.0))
     assert [natural_temperature(teacher) for teacher in (dual, cross, both)] == [0.05, 1.0, 0.3]
+    tiny_encoder.model.similarity_fn_name = "dot"
+    assert natural_temperature(dual) == 1.0
     assert "teacher/in_batch" in signals_with(dual)
     assert "teacher/in_batch" not in signals_with(both)

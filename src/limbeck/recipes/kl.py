@@ -19,6 +19,7 @@ from pydantic import Field
 from limbeck.models.encoder import Encoder
 from limbeck.objectives.listwise import cross_entropy, kl_divergence
 from limbeck.recipes.registry import recipe
+from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
 from limbeck.tasks.retrieval import ListSettings, Retrieval, natural_temperature, signals_with
 from limbeck.teachers.teachers import Teacher
@@ -29,8 +30,11 @@ from limbeck.types import Loss, Signals
 class KLSettings(ListSettings):
     """Settings of `kl`."""
 
-    temperature: float = Field(
-        0.05, gt=0, description="divides the student's similarities before the softmax"
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        description="divides the student's similarities before the softmax; none = 0.05 for "
+        "cosines, 1 for dot products",
     )
     teacher_temperature: float | None = Field(
         None,
@@ -69,6 +73,7 @@ def kl(task: Retrieval, teacher: Teacher, student: Encoder, settings: KLSettings
     # 3. The whole update where the teacher can score it, own lists otherwise.
     over = "/in_batch" if teacher.in_batch else ""
     teacher_temperature = settings.teacher_temperature or natural_temperature(teacher)
+    temperature = settings.temperature or softmax_temperature(student.similarity)
 
     def loss(signals: Signals) -> Loss:
         parts = {
@@ -76,11 +81,11 @@ def kl(task: Retrieval, teacher: Teacher, student: Encoder, settings: KLSettings
                 signals.scores["teacher" + over],
                 signals.scores["student" + over],
                 teacher_temperature=teacher_temperature,
-                student_temperature=settings.temperature,
+                student_temperature=temperature,
             )
         }
         if settings.contrastive_weight:
-            judged = cross_entropy(signals.scores["student/in_batch"], settings.temperature)
+            judged = cross_entropy(signals.scores["student/in_batch"], temperature)
             parts["contrastive"] = settings.contrastive_weight * judged
         return Loss(parts)
 

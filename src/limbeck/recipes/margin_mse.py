@@ -17,6 +17,7 @@ from pydantic import Field
 from limbeck.models.encoder import Encoder
 from limbeck.objectives.pairwise import margin_mse as margin_mse_loss
 from limbeck.recipes.registry import recipe
+from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
 from limbeck.tasks.retrieval import ListSettings, Retrieval, natural_temperature, signals_with
 from limbeck.teachers.teachers import Teacher
@@ -36,8 +37,8 @@ class MarginMSESettings(ListSettings):
     scale: float | None = Field(
         None,
         gt=0,
-        description="beta: multiplies similarities; none = 1 for a teacher of cosines, 20 for "
-        "logits, 6 for an ensemble",
+        description="beta: multiplies similarities; none = what brings them to the teacher's "
+        "units: for cosines 1 to cosines, 20 to logits, 6 to an ensemble",
     )
 
 
@@ -61,7 +62,7 @@ def margin_mse(
     )
     source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
     # 3. The equation.
-    scale = settings.scale or natural_temperature(teacher) / 0.05
+    scale = settings.scale or natural_temperature(teacher) / softmax_temperature(student.similarity)
 
     def loss(signals: Signals) -> Loss:
         student = signals.scores["student"]

@@ -14,6 +14,7 @@ from pydantic import Field
 from limbeck.models.encoder import Encoder
 from limbeck.objectives.listwise import cross_entropy
 from limbeck.recipes.registry import recipe
+from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
 from limbeck.tasks.retrieval import ListSettings, Retrieval
 from limbeck.teachers.teachers import DualTeacher
@@ -25,7 +26,12 @@ class DualSettings(ListSettings):
     """Settings of `teacher_dual`."""
 
     learning_rate: float = Field(1e-4, gt=0, description="peak of the learning rate")
-    temperature: float = Field(0.05, gt=0, description="divides similarities before the softmax")
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        description="divides similarities before the softmax; none = 0.05 for cosines, 1 for dot "
+        "products",
+    )
 
 
 @recipe(
@@ -44,10 +50,12 @@ def teacher_dual(task: Retrieval, encoder: Encoder, settings: DualSettings) -> D
     lists = task.lists(pools, first_rank=settings.first_rank)
     source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
 
+    temperature = settings.temperature or softmax_temperature(encoder.similarity)
+
     # 3. The equation.
     def loss(signals: Signals) -> Loss:
         scores = signals.scores["student/in_batch"]
-        return Loss({"contrastive": cross_entropy(scores, settings.temperature)})
+        return Loss({"contrastive": cross_entropy(scores, temperature)})
 
     turn = Turn(
         task.score_update(encoder),

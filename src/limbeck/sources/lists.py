@@ -11,7 +11,7 @@ This module knows no text, no model and no loss.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,7 +28,8 @@ class QueryList:
 
     `positives` are its judged positives (none: an unlabelled query); `pool` its other candidates,
     best first; `scores` the teacher's raw scores of positives and pool, in that order, where the
-    teacher scores pairs.
+    teacher scores pairs. `spared` are passages that are never its negatives, though another query
+    of the update brings them: likely false negatives, and positives of a query with its text.
     """
 
     query: int
@@ -36,6 +37,7 @@ class QueryList:
     positives: np.ndarray
     pool: np.ndarray
     scores: np.ndarray | None = None
+    spared: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +46,16 @@ class ListBatch:
 
     Shapes: `queries` [B] and `passages` [P], positions in the collection; `lists` [B, L], columns
     into `passages`, -1 = empty slot; `labelled` [B] bool, slot 0 is a judged positive;
-    `positives` [B, P] bool, this passage is a judged positive of this query; `teacher` [B, L],
-    the teacher's raw scores of the lists (0 in empty slots), where it scores pairs.
+    `spared` [B, P] bool, this passage is no negative of this query: a judged positive, or one that
+    is spared; `teacher` [B, L], the teacher's raw scores of the lists (0 in empty slots), where it
+    scores pairs.
     """
 
     queries: np.ndarray
     passages: np.ndarray
     lists: np.ndarray
     labelled: np.ndarray
-    positives: np.ndarray
+    spared: np.ndarray
     teacher: np.ndarray | None
 
 
@@ -82,6 +85,7 @@ class ListSource:
                         entry.query_id,
                         entry.positives.tolist(),
                         entry.pool.tolist(),
+                        entry.spared.tolist(),
                         None if entry.scores is None else entry.scores.tolist(),
                     ]
                     for entry in self.lists
@@ -109,10 +113,10 @@ class ListSource:
         lists = np.full((rows, length), -1, dtype=np.int64)
         scored = chosen[0].scores is not None
         teacher = np.zeros((rows, length), dtype=np.float32) if scored else None
-        positives = np.zeros((rows, len(passages)), dtype=bool)
+        spared = np.zeros((rows, len(passages)), dtype=bool)
         for row, ((positions, scores), entry) in enumerate(zip(drawn, chosen, strict=True)):
             lists[row, : len(positions)] = np.searchsorted(passages, positions)
-            positives[row] = np.isin(passages, entry.positives)
+            spared[row] = np.isin(passages, np.append(entry.positives, entry.spared))
             if teacher is not None and scores is not None:
                 teacher[row, : len(positions)] = scores
         return ListBatch(
@@ -120,7 +124,7 @@ class ListSource:
             passages=passages,
             lists=lists,
             labelled=np.array([len(entry.positives) > 0 for entry in chosen]),
-            positives=positives,
+            spared=spared,
             teacher=teacher,
         )
 

@@ -29,7 +29,7 @@ from limbeck.negatives import drop_by_margin, drop_by_rank
 from limbeck.schedules import linear_warmup_decay
 from limbeck.search import search_dense
 from limbeck.settings import Settings
-from limbeck.similarity import matrix_similarity
+from limbeck.similarity import matrix_similarity, softmax_temperature
 from limbeck.sources import ListBatch, ListSource, QueryList, TextBatch, TextSource
 from limbeck.store import digest
 from limbeck.teachers.score_store import ScoreStore
@@ -253,21 +253,31 @@ class Retrieval:
 
         Likely false negatives leave the pool of a labelled query: what is ranked before
         `first_rank`, and with a `margin` (in the teacher's units) what scores above the best
-        positive minus `margin`. Queries without two passages to compare are left out. All of
-        these are counted.
+        positive minus `margin`. So do the positives of other queries with its text. None of them
+        is its negative either where another query brings it into an update. Queries without two
+        passages to compare are left out. All of these are counted.
         """
         self.counts.clear()  # a run asks several times; the student's lists, the last, count
         entries = []
+        spared: list[np.ndarray] = []
+        relevant = self._positives_by_text()
+        firsts = self._firsts("passage")
         for place, query in enumerate(pools.queries.tolist()):
-            firsts = self._firsts("passage")
             judged, _ = _distinct(firsts[self.positives_of(query, "train")])
             pool, _ = _distinct(firsts[pools.for_query(place)])
             pool = pool[~np.isin(pool, judged)]
+            left_out = np.empty(0, dtype=np.int64)
+            if len(judged):
+                left_out = relevant[self.collection.queries.texts[query]]
+                left_out = left_out[~np.isin(left_out, judged)]
+                pool = pool[~np.isin(pool, left_out)]
             if len(judged) and first_rank:
                 kept = drop_by_rank(np.arange(len(pool)), (first_rank, first_rank + len(pool)))
                 self._count("candidates dropped: ranked too high", int((~kept).sum()))
+                left_out = np.append(left_out, pool[~kept])
                 pool = pool[kept]
             entries.append((query, judged, pool))
+            spared.append(left_out)
         scores: list[np.ndarray | None] = [None] * len(entries)
         if teacher is not None and entries:
             pairs = [
@@ -277,14 +287,25 @@ class Retrieval:
             ends = np.cumsum([len(rows) for rows in pairs])[:-1]
             scores = list(np.split(self.pair_scores(teacher, np.concatenate(pairs)), ends))
         lists = []
-        for (query, judged, pool), own in zip(entries, scores, strict=True):
-            pool, own = self._ordered(judged, pool, own, margin)
+        for (query, judged, found), left_out, own in zip(entries, spared, scores, strict=True):
+            pool, own = self._ordered(judged, found, own, margin)
+            if len(judged):
+                left_out = np.append(left_out, found[~np.isin(found, pool)])
             if len(judged) + len(pool) < 2:
                 self._count("training queries without two passages to compare", 1)
                 continue
             query_id = QueryId(self.collection.queries.ids[query])
-            lists.append(QueryList(query, query_id, judged, pool, own))
+            lists.append(QueryList(query, query_id, judged, pool, own, left_out))
         return lists
+
+    def _positives_by_text(self) -> dict[str, np.ndarray]:
+        """The passages judged relevant to any training query of a text, as first positions."""
+        firsts, found = self._firsts("passage"), dict[str, np.ndarray]()
+        for query in self.labelled_queries().tolist():
+            text = self.collection.queries.texts[query]
+            judged = firsts[self.positives_of(query, "train")]
+            found[text] = np.append(found[text], judged) if text in found else judged
+        return found
 
     def _ordered(
         self, judged: np.ndarray, pool: np.ndarray, own: np.ndarray | None, margin: float | None
@@ -311,8 +332,9 @@ class Retrieval:
         """A forward over `ListBatch`: the student's scores, and those of a teacher.
 
         Gives `student` [B, L] over each query's own list and `student/in_batch` [B, P] over all
-        passages of the update, other positives of the row masked; of a dual teacher the same two
-        as `teacher` and `teacher/in_batch`; of one that scores pairs, `teacher` from the batch.
+        passages of the update, without the row's other positives and what it is spared; of a dual
+        teacher the same two as `teacher` and `teacher/in_batch`; of one that scores pairs,
+        `teacher` from the batch.
         """
         taught = None
         if teacher is not None and teacher.in_batch:
@@ -586,7 +608,7 @@ def natural_temperature(teacher: Teacher) -> float:
     """
     if teacher.kind == "ensemble":
         return 0.3
-    return 0.05 if teacher.kind == "dual" and teacher.similarity == "cosine" else 1.0
+    return softmax_temperature(teacher.similarity) if teacher.in_batch else 1.0
 
 
 def signals_with(teacher: Teacher) -> frozenset[str]:
@@ -616,6 +638,6 @@ def _both(name: str, values: Tensor, batch: ListBatch) -> dict[str, Scores]:
     labelled = torch.from_numpy(batch.labelled).to(device)
     own = Scores.of(values.gather(1, lists.clamp(min=0)), mask=lists >= 0)
     target = torch.where(labelled, lists[:, 0], -1)
-    others = torch.from_numpy(batch.positives.copy()).to(device)
+    others = torch.from_numpy(batch.spared.copy()).to(device)
     others[torch.arange(len(others)), lists[:, 0]] = False
     return {name: own, f"{name}/in_batch": Scores.of(values, mask=~others, target=target)}
