@@ -1,5 +1,6 @@
 """A teacher that would not help is refused: exit 3, everything kept, unless it is forced."""
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -55,6 +56,8 @@ def refused_and_forced(
     for words in [*says, "--force-teacher goes on all the same"]:
         assert words in message
     assert not (out / "student").exists()
+    diagnosis = json.loads((out / "stages" / "diagnose" / "diagnosis.json").read_text())
+    assert (diagnosis["refusal"] is None) == (kept == "train-contrastive")
     before = metrics_of(out)
     assert [name for name in before if name.startswith(kept)]
 

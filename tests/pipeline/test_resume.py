@@ -135,7 +135,8 @@ def test_a_budget_survives_a_kill_before_and_after_it_is_written(
     ledger = tmp_path / "ledger"
     assert distil_in_child(arguments, ledger, kill_at="record:1") == KILLED
     assert not (tmp_path / "run" / "run.toml").exists()
-    assert distil_in_child(arguments, ledger, kill_at="train:4") == KILLED
+    probes = 2 * 2 * 4  # of two models, two stages each, four writes a stage
+    assert distil_in_child(arguments, ledger, kill_at=f"train:{probes + 4}") == KILLED
     decided = tomllib.loads((tmp_path / "run" / "run.toml").read_text())["decided"]
     assert distil_in_child(arguments, ledger) == 0
     record = tomllib.loads((tmp_path / "run" / "run.toml").read_text())

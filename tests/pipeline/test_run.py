@@ -16,6 +16,7 @@ from limbeck.data.tokens import tokenize_here
 from limbeck.inference import choose_engine, embed
 from limbeck.models.loading import load_encoder
 from limbeck.store import digest_folder
+from limbeck.tasks import budget
 
 from .conftest import FAST, Distil, Finished, Invoke, metrics_of
 
@@ -265,6 +266,29 @@ def test_a_budget_fills_in_what_is_not_given(
         inputs = json.loads((tmp_path / "run" / "stages" / stage / "inputs.json").read_text())
         settings = inputs["inputs"]["settings"]
         assert (settings["updates"], settings["list_length"], settings["depth"]) == (5, 8, 64)
+
+
+def test_a_short_budget_fits_fewer_teachers(
+    distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pair is made to cost what a whole budget is: a ranker cannot be asked, vectors can."""
+    speeds = budget._Speeds(
+        {"query": 1e-4, "passage": 1e-4},
+        {"query": 1e-4, "passage": 1e-4},
+        train_small=1e-6,
+        train_large=1e-6,
+        pair=60.0,
+        tokens={"query": 4.0, "passage": 8.0},
+    )
+    monkeypatch.setattr(budget, "_probed", lambda *_: speeds)
+    few = {"updates": 4, "teacher_dual.updates": 4}
+    result = distil(budget_seconds=60, teacher="train", settings=few)
+    record = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
+    assert record["decided"]["fits"] == ["dual"]
+    assert "teacher: the budget has no time for more than dual" in result.notes
+    assert not (tmp_path / "run" / "stages" / "train-teacher_cross").exists()
+    (tmp_path / "run" / "metrics.json").unlink()  # and read back
+    assert distil(budget_seconds=60, teacher="train", settings=few).rows == result.rows
 
 
 def test_a_budget_that_is_too_short_says_what_would_do(

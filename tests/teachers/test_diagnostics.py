@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from limbeck.errors import ScoreError
-from limbeck.teachers.diagnostics import diagnose, refusal
+from limbeck.teachers.diagnostics import diagnose, doubt, refusal
 
 
 def lists(*rows):
@@ -106,6 +106,17 @@ def test_chance_is_not_reversed_and_few_lists_say_nothing():
     assert refusal(diagnose(scores, labels)) is None
     wrong = [-row.astype(np.float32) + np.float32(0.1) * np.arange(8) for row in labels[:4]]
     assert refusal(diagnose(wrong, labels[:4])) is None
+
+
+def test_a_softmax_that_is_flat_or_all_or_nothing_is_doubted_not_refused():
+    """Scores 0, 1, 2, 3: over 100 they are alike, over 0.01 one has everything."""
+    scores = lists(*[[0.0, 1.0, 2.0, 3.0]] * 30)
+    said = {t: doubt(diagnose(scores, temperature=t)) for t in (100.0, 1.0, 0.01)}
+    assert said[1.0] is None
+    assert "look alike" in str(said[100.0])
+    assert "Lower teacher_temperature" in str(said[100.0])
+    assert "Raise teacher_temperature" in str(said[0.01])
+    assert refusal(diagnose(scores, temperature=100.0)) is None
 
 
 def test_what_cannot_be_diagnosed():

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from limbeck.data.collection import Collection
 from limbeck.errors import TeacherRefused
 from limbeck.models.encoder import Encoder
-from limbeck.pipeline.asking import Request, measured_split, split_settings, teachers_wanted
+from limbeck.pipeline.asking import FITTED, Request, measured_split, split_settings, teachers_wanted
 from limbeck.pipeline.reporting import DECIDES, Result, finished, report
 from limbeck.recipes import Recipe, find
 from limbeck.record import (
@@ -26,13 +27,15 @@ from limbeck.record import (
     read_record,
     write_record,
 )
-from limbeck.settings import parse_settings
-from limbeck.tasks.budget import Decided, fit_budget
-from limbeck.tasks.retrieval import Retrieval, natural_temperature
+from limbeck.settings import Settings, parse_settings
+from limbeck.store import write_json
+from limbeck.tasks.budget import Decided, Work, fit_budget
+from limbeck.tasks.retrieval import Retrieval, default_updates, natural_temperature
 from limbeck.tasks.systems import Measured, measure_bm25, measure_encoder, measure_teacher
-from limbeck.teachers.diagnostics import diagnose, refusal
+from limbeck.teachers.diagnostics import diagnose, doubt, refusal
 from limbeck.teachers.teachers import Teacher
 
+DIAGNOSIS = "stages/diagnose/diagnosis.json"  # what the teacher's scores look like
 DIAGNOSED_QUERIES = 300  # whose candidates a teacher is examined on
 DIAGNOSED_DEPTH = 16  # candidates of each
 
@@ -49,12 +52,11 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
         check_same_engine(task.run.folder, found, _engine(task))
         if found["asked"]["force_teacher"] != request.asked["force_teacher"]:
             write_record(task.run.folder, {**found, "asked": request.asked})
-        return Decided(**found["decided"])
+        decided = found["decided"]
+        return Decided(**decided | {"fits": tuple(decided["fits"]) if "fits" in decided else None})
     decided = Decided()
     if budget is not None:
-        fits = "teacher" in request.recipe.needs and request.teacher is None
-        wanted = teachers_wanted(str(request.asked["teacher"])) if fits else ()
-        decided = fit_budget(task, request.student, request.teacher, wanted, budget)
+        decided = fit_budget(task, _work(request), budget)
     write_record(
         task.run.folder,
         {
@@ -72,6 +74,61 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
         },
     )
     return decided
+
+
+def _work(request: Request) -> Work:
+    """What a run of this request will do, for its budget."""
+    taught = "teacher" in request.recipe.needs
+    choices: tuple[tuple[str, ...], ...] = ((),)
+    if taught and request.teacher is None:
+        asked = str(request.asked["teacher"])
+        choices = (teachers_wanted(asked), *((("dual",),) if asked == FITTED else ()))
+    compared = taught and not request.asked["force_teacher"] and can_compare(request.collection)
+
+    def settings(decided: Decided) -> dict[str, Any]:
+        found = {"student": settings_of(request, decided, request.recipe)}
+        if compared:
+            found["contrastive"] = matching(found["student"], find("contrastive"))
+        return found | {
+            kind: settings_of(request, decided, find(f"teacher_{kind}"))
+            for kind in decided.fits or ()
+            if kind != "ensemble"
+        }
+
+    return Work(request.student, request.teacher, choices, compared, settings)
+
+
+def settings_of(request: Request, decided: Decided, recipe: Recipe) -> Any:
+    """A recipe's settings: its defaults, what the budget decided, what was asked."""
+    own, fitted = split_settings(request.settings)
+    makes_student = recipe.makes == "student"
+    asked = own if makes_student else fitted.get(recipe.name, {})
+    chosen = {
+        "updates": decided.updates if makes_student else decided.teacher_updates,
+        "list_length": decided.list_length,
+        "depth": decided.depth,
+    }
+    given = {
+        key: value
+        for key, value in chosen.items()
+        if value is not None and key in recipe.settings.model_fields
+    }
+    return parse_settings(recipe.settings, {**given, **asked})
+
+
+def matching(student: Settings, recipe: Recipe) -> Any:
+    """Settings of a recipe to compare with: what the student's has in common with it, but for the
+    temperature, which has another meaning in every loss.
+    """
+    own = student.model_dump(exclude_unset=True)
+    shared = {key: value for key, value in own.items() if key in recipe.settings.model_fields}
+    shared.pop("temperature", None)
+    return recipe.settings(**shared)
+
+
+def can_compare(collection: Collection) -> bool:
+    """Whether a teacher can be held to a student trained without it."""
+    return bool(collection.labelled) and "dev" in collection.qrels
 
 
 @dataclass
@@ -101,13 +158,14 @@ class Distillation:
         if "teacher" in request.recipe.needs:
             teachers = self._teachers(notes)
             teacher = teachers[0]
+            self._diagnose(teacher, notes)
+            contrastive = self._compare_on_dev(teacher, notes)
             if split:
                 systems.append(measure_teacher(task, "teacher", teacher, split))
                 systems += [
                     measure_teacher(task, f"teacher/{each.kind}", each, split)
                     for each in teachers[1:]
                 ]
-            contrastive = self._examine(teacher, notes)
             if contrastive is not None and split:
                 systems.append(measure_encoder(task, "contrastive", contrastive, split))
         student = copy.deepcopy(request.student)
@@ -124,23 +182,8 @@ class Distillation:
         return finished(task.run.folder)
 
     def _settings(self, recipe: Recipe) -> Any:
-        """A recipe's settings: its defaults, what the budget decided, what was asked."""
-        own, fitted = split_settings(self.request.settings)
-        asked = own if recipe.makes == "student" else fitted.get(recipe.name, {})
-        updates = (
-            self.decided.updates if recipe.makes == "student" else self.decided.teacher_updates
-        )
-        decided = {
-            "updates": updates,
-            "list_length": self.decided.list_length,
-            "depth": self.decided.depth,
-        }
-        given = {
-            key: value
-            for key, value in decided.items()
-            if value is not None and key in recipe.settings.model_fields
-        }
-        return parse_settings(recipe.settings, {**given, **asked})
+        """A recipe's settings in this run."""
+        return settings_of(self.request, self.decided, recipe)
 
     def _teachers(self, notes: list[str]) -> list[Teacher]:
         """The teacher, and whatever else was fitted to choose it from."""
@@ -148,6 +191,9 @@ class Distillation:
         if request.teacher is not None:
             return [request.teacher]
         wanted = teachers_wanted(str(request.asked["teacher"]))
+        if self.decided.fits and self.decided.fits != wanted:
+            wanted = self.decided.fits
+            notes.append(f"teacher: the budget has no time for more than {', '.join(wanted)}")
         fits = {kind: find(f"teacher_{kind}") for kind in wanted}
         start = copy.deepcopy(request.base)
         found: list[Teacher] = []
@@ -176,42 +222,59 @@ class Distillation:
         measured = measure_teacher(self.task, name, teacher, "dev")
         return float(measured.per_query[DECIDES].to_numpy().mean())
 
-    def _examine(self, teacher: Teacher, notes: list[str]) -> Encoder | None:
-        """Refuse a teacher that would not help; else the student it has to beat, if one is trained.
+    def _diagnose(self, teacher: Teacher, notes: list[str]) -> None:
+        """Refuse a teacher whose scores say nothing; the numbers are kept in `DIAGNOSIS`.
 
         Raises:
             TeacherRefused: unless the teacher is forced.
         """
-        task, collection = self.task, self.request.collection
+        task = self.task
         queries = task.training_queries()[:DIAGNOSED_QUERIES]
-        if len(queries):
-            pools = task.pools(queries, depth=DIAGNOSED_DEPTH, teacher=task.base)
-            lists = task.lists(pools, teacher=teacher)
-            known = [entry for entry in lists if entry.scores is not None]
-            marks = [
-                np.arange(len(entry.positives) + len(entry.pool)) < len(entry.positives)
-                for entry in known
-            ]
-            values = [entry.scores for entry in known if entry.scores is not None]
-            diagnosis = diagnose(
-                values,
-                marks if collection.labelled else None,
-                temperature=natural_temperature(teacher),
-            )
-            notes += [f"teacher: {line}" for line in diagnosis.lines()]
-            if (reason := refusal(diagnosis)) is not None:
-                self._refuse(reason, notes)
+        if not len(queries):
+            return
+        pools = task.pools(queries, depth=DIAGNOSED_DEPTH, teacher=task.base)
+        lists = task.lists(pools, teacher=teacher)
+        known = [entry for entry in lists if entry.scores is not None]
+        marks = [
+            np.arange(len(entry.positives) + len(entry.pool)) < len(entry.positives)
+            for entry in known
+        ]
+        given = self._settings(self.request.recipe).model_dump().get("teacher_temperature")
+        diagnosis = diagnose(
+            [entry.scores for entry in known if entry.scores is not None],
+            marks if self.request.collection.labelled else None,
+            temperature=given or natural_temperature(teacher),
+        )
+        reason, doubted = refusal(diagnosis), doubt(diagnosis)
+        if task.run.group.rank == 0:
+            told = {**asdict(diagnosis), "refusal": reason, "doubt": doubted}
+            write_json(task.run.folder / DIAGNOSIS, told, stage="diagnose")
+        lines = [*diagnosis.lines(), *([doubted] if doubted else [])]
+        notes += [f"teacher: {line}" for line in lines]
+        if reason is not None:
+            self._refuse(reason, notes)
+
+    def _compare_on_dev(self, teacher: Teacher, notes: list[str]) -> Encoder | None:
+        """Refuse a teacher that does not beat a student trained without it; else that student.
+
+        Raises:
+            TeacherRefused: unless the teacher is forced; then no such student is trained.
+        """
+        task, collection = self.task, self.request.collection
         if self.force_teacher:
             notes.append("teacher: forced, not compared on dev with a student trained without it")
             return None
-        if not collection.labelled or "dev" not in collection.qrels:
+        if not can_compare(collection):
             notes.append(
                 "teacher: not compared on dev with a student trained without it, since that needs "
                 "judged training queries and a dev split"
             )
             return None
         recipe = find("contrastive")
-        settings = self._matching(recipe)
+        settings = matching(self._settings(self.request.recipe), recipe)
+        if settings.updates is None:  # as many as the student makes, of fewer queries
+            passes = len(task.training_queries()) / settings.queries_per_update
+            settings = settings.model_copy(update={"updates": default_updates(passes)})
         student = copy.deepcopy(self.request.student)
         recipe.function(task, None, student, settings)
         self._save(student, "baselines/contrastive", "trained with contrastive, without a teacher")
@@ -233,12 +296,6 @@ class Distillation:
                 notes,
             )
         return student
-
-    def _matching(self, recipe: Recipe) -> Any:
-        """Settings of the comparison: what the student's recipe has in common with it."""
-        own = self._settings(self.request.recipe).model_dump(exclude_unset=True)
-        shared = {key: value for key, value in own.items() if key in recipe.settings.model_fields}
-        return recipe.settings(**{k: v for k, v in shared.items() if k != "temperature"})
 
     def _refuse(self, reason: str, notes: list[str]) -> None:
         """Stop here, unless the teacher is forced."""

@@ -568,8 +568,7 @@ class Retrieval:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = settings.dropout
-        passes = math.ceil(PASSES * source.updates_per_pass)
-        updates = settings.updates or min(max(passes, LEAST_UPDATES), MOST_UPDATES)
+        updates = settings.updates or default_updates(source.updates_per_pass)
         schedule = linear_warmup_decay(int(settings.warmup * updates), updates)
 
         def player(name: str, module: nn.Module) -> Player:
@@ -599,6 +598,11 @@ class Retrieval:
         )
         with model.plain_attention():
             train(stage, replace(self.run, checkpoint_every=settings.checkpoint_every))
+
+
+def default_updates(updates_per_pass: float) -> int:
+    """How many updates are made when nothing is said: `PASSES` passes, within bounds."""
+    return min(max(math.ceil(PASSES * updates_per_pass), LEAST_UPDATES), MOST_UPDATES)
 
 
 def natural_temperature(teacher: Teacher) -> float:

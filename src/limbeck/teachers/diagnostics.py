@@ -2,8 +2,9 @@
 
 Numbers over the lists that a teacher scored, and the reasons to refuse it: it says the same of
 everything (constant), it says only yes and no (saturated), or it prefers what the labels call wrong
-(reversed). Whether it is *better* than a student trained without it is another question, answered
-on dev by whoever calls this.
+(reversed). Scores that a softmax makes all alike or all or nothing are no reason to refuse, since a
+temperature mends them: those are doubts. Whether a teacher is *better* than a student trained
+without it is another question, answered on dev by whoever calls this.
 
 This module knows no model, no collection and no file.
 """
@@ -22,6 +23,8 @@ CONSTANT_SPREAD = 1e-5  # relative to the size of the scores: float32 noise of e
 SATURATION_BAND = 1e-3  # a score this near the lowest or highest, as a share of their distance
 SATURATED_SHARE = 0.7  # of all scores in the two bands
 SATURATED_SCORES = 20  # below this many scores two extremes are no saturation
+FLAT_ENTROPY = 0.99  # of the largest possible: above, the softmax prefers hardly anything
+SHARP_ENTROPY = 0.05  # below, it says no more than which passage is first
 REVERSED_LISTS = 5  # fewer labelled lists say nothing about the direction
 REVERSED_ERRORS = 2.0  # standard errors that agreement must lie below one half
 
@@ -145,6 +148,25 @@ def refusal(diagnosis: Diagnosis) -> str | None:
             "before any sigmoid or clipping."
         )
     return None
+
+
+def doubt(diagnosis: Diagnosis) -> str | None:
+    """Why the softmax that will be trained with is of little use, with what to do; None when
+    nothing is wrong.
+    """
+    entropy = diagnosis.entropy
+    if entropy is None or SHARP_ENTROPY <= entropy <= FLAT_ENTROPY:
+        return None
+    told = f"At the temperature of training its entropy is {entropy:.3f} of the largest possible"
+    if entropy > FLAT_ENTROPY:
+        return (
+            f"{told} (above {FLAT_ENTROPY}): all candidates look alike to the student. "
+            "Lower teacher_temperature."
+        )
+    return (
+        f"{told} (below {SHARP_ENTROPY}): the student learns which candidate is first, and hardly "
+        "more. Raise teacher_temperature."
+    )
 
 
 def _mean(values: Sequence[float]) -> float | None:
