@@ -99,7 +99,8 @@ def new_file(path: Path, *, stage: str) -> Iterator[Path]:
 def new_folder(path: Path, *, stage: str) -> Iterator[Path]:
     """A temporary folder to fill; on leaving it is flushed, file by file, and renamed to `path`.
 
-    A folder already at `path` is replaced.
+    A folder already at `path` is replaced; a kill between the two renames that this takes leaves
+    the old one beside it, in a name that begins with `.old-`, and the same command makes it anew.
 
     Raises:
         StoreError: when the file system refuses; what was there before stays.

@@ -165,7 +165,9 @@ def _warnings(collection: Collection) -> list[str]:
 
 
 def _shared_texts(collection: Collection) -> list[str]:
-    """Warnings on different queries of equal text in two splits."""
+    """Warnings on different queries of equal text in two splits, or unlabelled and in a split that
+    is held out: what is trained on would be measured on.
+    """
     queries = collection.queries
 
     def text(query: str) -> str:
@@ -186,6 +188,14 @@ def _shared_texts(collection: Collection) -> list[str]:
                     f"{len(shared):,} queries of {other} have the text of a query of {one} "
                     f"({_examples(shared)})"
                 )
+    for split in ("dev", "test"):
+        held_out = {text(query) for query in collection.qrels.get(split, {})}
+        shared = [query for query in collection.unlabelled if text(query) in held_out]
+        if shared:
+            found.append(
+                f"{len(shared):,} unlabelled queries have the text of a query of {split} "
+                f"({_examples(shared)})"
+            )
     return found
 
 
