@@ -51,6 +51,7 @@ def test_counts_of_good_data(tmp_path: Path) -> None:
     assert report.warnings == (
         '1 queries repeat another\'s text ("q3")',
         "dev: no judgements, so a part of the training queries is set aside",
+        '1 unlabelled queries have the text of a query of test ("q3")',
     )
     assert report.lines()[-1] == f"{tmp_path} can be used."
     assert json.loads(json.dumps(report.to_json()))["usable"] is True
@@ -121,17 +122,3 @@ def test_what_stops_nothing_is_a_warning(tmp_path: Path) -> None:
 def test_data_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         check(tmp_path / "nowhere")
-
-
-def test_unlabelled_queries_that_repeat_a_held_out_one_are_named(tmp_path: Path) -> None:
-    data = {
-        "corpus.jsonl": '{"_id": "p0", "text": "cat"}\n{"_id": "p1", "text": "dog"}\n',
-        "queries.jsonl": "".join(
-            json.dumps({"_id": f"q{at}", "text": text}) + "\n"
-            for at, text in enumerate(["a cat", "a dog", "a dog", "a bird"])
-        ),
-        "qrels/train.tsv": "q0\tp0\t1\n",
-        "qrels/test.tsv": "q1\tp1\t1\n",
-    }
-    warnings = check(write(tmp_path, data)).warnings
-    assert '1 unlabelled queries have the text of a query of test ("q2")' in warnings
