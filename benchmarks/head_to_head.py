@@ -413,7 +413,7 @@ def figures(
     others = {side: means[side] for side in means if side != THEIRS}
     comparisons = {
         each.other: {
-            "minus_theirs": -each.difference,
+            "minus_theirs": -each.difference.mean,
             "p_holm": each.p_holm,
             "visible": each.visible,
         }

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 from limbeck.evaluation.comparison import (
+    Estimate,
     compare,
     holm,
     mean_ci,
@@ -130,11 +131,12 @@ def test_compare_matches_rows_by_query() -> None:
     other = frame({"c": 0.0, "a": 0.0, "b": 0.0})
     lower, same = compare(ours, {"bm25": other, "twin": ours}, "nDCG@10", seed=0)
     assert (lower.other, same.other) == ("bm25", "twin")
-    assert lower.difference == pytest.approx(2.0)
+    assert lower.difference == mean_ci([1.0, 2.0, 3.0], seed=0)
+    assert lower.difference.mean == pytest.approx(2.0)
     assert lower.p == pytest.approx(0.25)
     assert lower.p_holm == pytest.approx(0.5)
     assert lower.visible == pytest.approx(2.801585 / math.sqrt(3), abs=1e-6)
-    assert (same.difference, same.p, same.p_holm) == (0.0, 1.0, 1.0)
+    assert (same.difference, same.p, same.p_holm) == (Estimate(0.0, 0.0, 0.0), 1.0, 1.0)
     assert compare(ours, {}, "nDCG@10", seed=0) == []
 
 

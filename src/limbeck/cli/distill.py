@@ -41,7 +41,13 @@ def distill(
     dim: Annotated[
         int | None, typer.Option(help="Give the student vectors of this width.", min=1)
     ] = None,
-    recipe: Annotated[str, typer.Option(help="The method; `limbeck recipes` lists them.")] = "auto",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME[:PRESET]",
+            help="The method; `limbeck recipes` lists them, `limbeck recipes NAME` its presets.",
+        ),
+    ] = "auto",
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the recipe; repeatable."),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,12 +36,13 @@ class Estimate:
 class Comparison:
     """One system against another over the same queries.
 
-    `difference` is the mean of ours minus theirs; `p` is two-sided; `p_holm` is corrected for all
-    comparisons made together; `visible` is the smallest difference that these queries could show.
+    `difference` is the mean of ours minus theirs, with its 95 % interval; `p` is two-sided;
+    `p_holm` is corrected for all comparisons made together; `visible` is the smallest difference
+    that these queries could show.
     """
 
     other: str
-    difference: float
+    difference: Estimate
     p: float
     p_holm: float
     visible: float
@@ -146,9 +147,31 @@ def compare(
     pairs = {name: _paired(ours, other, name, measure) for name, other in others.items()}
     p_values = [paired_randomisation(a, b, seed) for a, b in pairs.values()]
     return [
-        Comparison(name, float((a - b).mean()), p, p_holm, smallest_visible_difference(a, b))
+        Comparison(name, mean_ci(a - b, seed), p, p_holm, smallest_visible_difference(a, b))
         for (name, (a, b)), p, p_holm in zip(pairs.items(), p_values, holm(p_values), strict=True)
     ]
+
+
+def against(
+    baseline: str, frames: Mapping[str, pl.DataFrame], measure: str, seed: int
+) -> dict[str, Comparison]:
+    """Every other system, by name, against the baseline; p-values corrected by Holm together.
+
+    Differences are system - baseline. Frames are as for `compare`.
+
+    Raises:
+        ValueError: when a frame is not about the same queries.
+    """
+    found = {
+        name: compare(frame, {baseline: frames[baseline]}, measure, seed)[0]
+        for name, frame in frames.items()
+        if name != baseline
+    }
+    corrected = holm([each.p for each in found.values()])
+    return {
+        name: replace(each, p_holm=p_holm)
+        for (name, each), p_holm in zip(found.items(), corrected, strict=True)
+    }
 
 
 def mean_over_seeds(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:

@@ -90,9 +90,12 @@ def row(
 
 def as_text(rows: Sequence[Row]) -> str:
     """The table in plain text, columns aligned, one line per row."""
-    cells = [_headings(rows), *(_cells(found, rows) for found in rows)]
+    return aligned([_headings(rows), *(_cells(found, rows) for found in rows)], words=len(_WORDS))
+
+
+def aligned(cells: Sequence[Sequence[str]], *, words: int) -> str:
+    """Lines of cells as plain text: the first `words` columns begin, the others end, together."""
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
-    words = len(_WORDS)
     return "\n".join(
         "  ".join(
             cell.ljust(width) if column < words else cell.rjust(width)

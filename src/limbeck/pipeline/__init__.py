@@ -1,7 +1,8 @@
 """The verbs of the Python API."""
 
+from limbeck.pipeline.comparing import compare
 from limbeck.pipeline.exporting import export
 from limbeck.pipeline.reporting import Result
 from limbeck.pipeline.verbs import demo, distill, dry_run, evaluate, search
 
-__all__ = ["Result", "demo", "distill", "dry_run", "evaluate", "export", "search"]
+__all__ = ["Result", "compare", "demo", "distill", "dry_run", "evaluate", "export", "search"]

@@ -17,7 +17,7 @@ from limbeck.errors import ConfigError, DataError
 from limbeck.models.encoder import Encoder
 from limbeck.models.layers import cut_layers, with_dimension
 from limbeck.models.loading import OFFLINE, load_encoder
-from limbeck.recipes import AUTO, Recipe, find
+from limbeck.recipes import AUTO, Recipe, find, find_preset
 from limbeck.settings import parse_settings
 from limbeck.teachers.teachers import Teacher, load_teacher
 from limbeck.types import Split
@@ -37,7 +37,8 @@ class Request:
     asked: dict[str, object]
     collection: Collection
     recipe: Recipe
-    settings: Mapping[str, object]
+    preset: Mapping[str, object]  # what `NAME:PRESET` sets
+    settings: Mapping[str, object]  # the preset's, overruled by those that were given
     base: Encoder
     student: Encoder
     teacher: Teacher | None  # None: fitted by this run, or the recipe needs none
@@ -51,7 +52,11 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
     if name == "auto":
         name = AUTO
         notes.append(f"recipe: auto is {AUTO}")
-    recipe = find(name)
+    recipe, preset = find_preset(name)
+    name, settings = recipe.name, {**preset, **settings}
+    if preset:
+        told = ", ".join(f"{key}={value}" for key, value in preset.items())
+        notes.append(f"recipe: {asked['recipe']} sets {told}, where --set says nothing else")
     if recipe.makes != "student":
         raise ConfigError(f"{name} fits a teacher. Use it through --teacher train, with a recipe.")
     own, _ = split_settings(settings)
@@ -95,7 +100,9 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
     for split in ("dev", "test"):
         if split not in collection.qrels:
             notes.append(_without(split, collection))
-    return Request(dict(asked), collection, recipe, settings, base, student, teacher, tuple(notes))
+    return Request(
+        dict(asked), collection, recipe, preset, settings, base, student, teacher, tuple(notes)
+    )
 
 
 def _without(split: str, collection: Collection) -> str:

@@ -69,6 +69,7 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
                 "unlabelled": len(request.collection.unlabelled),
             },
             "decided": asdict(decided),
+            **_preset(request),
             "engine": _engine(task),
             "environment": environment(),
         },
@@ -320,6 +321,11 @@ class Distillation:
         if run.group.rank == 0:
             model.save(folder, card=card, stage=name.partition("/")[0])
         run.group.barrier()
+
+
+def _preset(request: Request) -> dict[str, dict[str, object]]:
+    """What a preset set, as the record has it; no table without one."""
+    return {"preset": {k: str(v) for k, v in request.preset.items()}} if request.preset else {}
 
 
 def _engine(task: Retrieval) -> dict[str, str]:

@@ -66,10 +66,10 @@ def _comparisons(
     for entry in rows:
         if entry["model"] in found:
             each = found[str(entry["model"])]
-            entry["student_minus_this"] = each.difference
+            entry["student_minus_this"] = each.difference.mean
             entry["p_holm"] = each.p_holm
             lines.append(
-                f"student - {each.other}: {each.difference:+.4f} {DECIDES}, p = {each.p_holm:.4f} "
+                f"student - {each.other}: {each.difference.mean:+.4f} {DECIDES}, p = {each.p_holm:.4f} "
                 f"(paired randomisation, Holm); differences from {each.visible:.4f} can be seen"
             )
     return lines

@@ -58,6 +58,7 @@ class KLSettings(ListSettings):
     paper="Hinton et al. 2015, arXiv:1503.02531; Ren et al. 2021, arXiv:2110.07367",
     settings=KLSettings,
     needs=frozenset({"teacher"}),
+    presets={"teacher-only": {"contrastive_weight": 0.0}},
 )
 def kl(task: Retrieval, teacher: Teacher, student: Encoder, settings: KLSettings) -> None:
     """Train the student in place."""

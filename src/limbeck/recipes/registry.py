@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, Literal
 
 from limbeck.errors import ConfigError
-from limbeck.settings import Settings
+from limbeck.settings import Settings, parse_settings
 
 Makes = Literal["student", "teacher"]
 AUTO = "kl"  # what `--recipe auto` stands for
@@ -28,6 +28,7 @@ class Recipe:
     `makes` says whether it is called as `function(task, teacher, student, settings)` and trains a
     student, or as `function(task, encoder, settings)` and fits a teacher. `needs` are any of
     "labels" (judged training queries), "teacher" and "vectors" (a teacher that has them).
+    `presets` are settings under a name: an ablation, or the values of the paper.
     """
 
     name: str
@@ -55,7 +56,13 @@ def recipe(
     makes: Makes = "student",
     presets: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Record a function as a recipe."""
+    """Record a function as a recipe.
+
+    Raises:
+        ConfigError: when a preset sets what the recipe does not have.
+    """
+    for preset, values in (presets or {}).items():
+        parse_settings(settings, values, where=f"preset {name}:{preset}")
 
     def record(function: Callable[..., Any]) -> Callable[..., Any]:
         _found[name] = Recipe(
@@ -88,3 +95,21 @@ def find(name: str) -> Recipe:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ConfigError(f"There is no recipe {name!r}; {hint}`limbeck recipes` lists them all.")
+
+
+def find_preset(name: str) -> tuple[Recipe, Mapping[str, object]]:
+    """The recipe in `NAME` or `NAME:PRESET`, and what its preset sets: nothing without one.
+
+    Raises:
+        ConfigError: with the nearest spelling when there is no such recipe or preset.
+    """
+    name, colon, preset = name.partition(":")
+    found = find(name)
+    if not colon:
+        return found, {}
+    if preset in found.presets:
+        return found, found.presets[preset]
+    near = difflib.get_close_matches(preset, found.presets, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    known = ", ".join(found.presets) or "none"
+    raise ConfigError(f"{name} has no preset {preset!r}; {hint}Its presets: {known}.")
