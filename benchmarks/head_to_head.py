@@ -26,8 +26,10 @@ import polars as pl
 import torch
 from torch import nn
 
-from ledger import UPDATES, Bench, numbers, parser, table, write_results
+from ledger import Bench, numbers, parser, write_results
 from limbeck import store
+from limbeck.bench.budget import UPDATES
+from limbeck.bench.page import table
 from limbeck.data import read_collection
 from limbeck.data.collection import with_labels
 from limbeck.evaluation.comparison import compare, mean_over_seeds

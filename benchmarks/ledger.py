@@ -1,7 +1,8 @@
-"""What does one arm of a benchmark cost and reach, and where are figures kept?
+"""What do benchmarks have in common, and where are figures kept?
 
 An arm is a run folder of `limbeck.pipeline.distill` under the benchmark's work folder, beside one
-score store that all arms share. A finished arm is read back. Results go to `benchmarks/results`, as
+score store that all arms share. A finished arm is read back. What arms of a comparison of recipes
+have to share besides is `limbeck.bench`'s business. Results go to `benchmarks/results`, as
 JSON and as Markdown: data by name and digest alone, models by digest, no paths.
 
 This module knows no benchmark.
@@ -11,26 +12,25 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import polars as pl
-
 from limbeck import store
+from limbeck.bench.budget import given_to_teachers
+from limbeck.bench.page import measured_with
+from limbeck.cli.options import parse_assignments
 from limbeck.cli.progress import on_stderr
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.pipeline import distill
 from limbeck.pipeline.asking import OFFLINE_LAYERS
-from limbeck.recipes import find
 from limbeck.record import environment, read_record
 
 RESULTS = Path(__file__).parent / "results"
 FITTED = "train"  # --teacher train[:KIND] fits one
-UPDATES = 300  # where --set says nothing: what recipes choose for themselves depends on their data
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:
@@ -64,18 +64,6 @@ def numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def settings_of(recipe: str, assignments: Sequence[str]) -> dict[str, object]:
-    """What `--set` says to one recipe: `key=value` where it has the key, `recipe.key=value`."""
-    fields, found = find(recipe).settings.model_fields, {}
-    for key, _, value in (assignment.partition("=") for assignment in assignments):
-        name, dot, rest = key.rpartition(".")
-        if not dot and rest in fields:
-            found.setdefault(rest, value)
-        elif name == recipe:
-            found[rest] = value
-    return found
-
-
 @dataclass(frozen=True, slots=True)
 class Bench:
     """What the arms of one benchmark have in common."""
@@ -86,7 +74,7 @@ class Bench:
     student: str | None
     student_layers: int | None
     precision: str
-    assignments: Sequence[str]
+    settings: Mapping[str, str]  # as --set names them
 
     @classmethod
     def of(cls, asked: argparse.Namespace) -> Bench:
@@ -102,7 +90,7 @@ class Bench:
             student,
             layers,
             asked.precision,
-            asked.assignments,
+            parse_assignments(asked.assignments),
         )
 
     def arm(
@@ -139,14 +127,9 @@ class Bench:
         """
         if teacher.partition(":")[0] != FITTED:
             return teacher, None
-        settings = {"updates": 1, "measures": 0, **self.fitting()}
+        settings = {"updates": 1, "measures": 0, **given_to_teachers(self.settings)}
         out = self.arm("teacher", "kl", 0, teacher, settings)
         return str(out / "teacher"), out
-
-    def fitting(self) -> dict[str, str]:
-        """The assignments to recipes that fit a teacher, as `distill` takes them."""
-        pairs = (assignment.partition("=") for assignment in self.assignments)
-        return {key: value for key, _, value in pairs if key.startswith("teacher_")}
 
 
 def _shortened(student: str | None, tokens: int, work: Path) -> str:
@@ -157,51 +140,6 @@ def _shortened(student: str | None, tokens: int, work: Path) -> str:
         encoder.model.max_seq_length = encoder.max_length = tokens
         encoder.save(folder, card="", stage="base")
     return str(folder)
-
-
-def stage_metrics(out: Path) -> dict[str, dict[str, Any]]:
-    """What each finished stage of a run counted, by the stage's name."""
-    return {
-        path.parent.name: store.read_json(path)["metrics"]
-        for path in sorted((out / "stages").glob("*/done.json"))
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """Pairs and texts that a model was asked for: computed in this run, or spared by the store."""
-
-    forwards: int
-    spared: int
-
-
-def asked_of_teacher(out: Path) -> Asked:
-    """What a run asked of its teacher."""
-    return _asked(out, base=False)
-
-
-def asked_of_base(out: Path) -> Asked:
-    """What a run asked of the base encoder, which mines and is no teacher."""
-    return _asked(out, base=True)
-
-
-def _asked(out: Path, *, base: bool) -> Asked:
-    found = [
-        metrics
-        for name, metrics in stage_metrics(out).items()
-        if "teacher_forwards" in metrics
-        and name.startswith(("encode-base-", "score-base-")) == base
-    ]
-    return Asked(
-        sum(metrics["teacher_forwards"] for metrics in found),
-        sum(metrics["hits"] for metrics in found),
-    )
-
-
-def per_query(out: Path, model: str) -> tuple[str, pl.DataFrame]:
-    """The split that a run measured a system on, and its figures per query."""
-    frame = store.read_parquet(out / "per_query.parquet").filter(pl.col("model") == model)
-    return str(frame["split"][0]), frame.drop("model", "split")
 
 
 def data_of(out: Path) -> dict[str, Any]:
@@ -215,20 +153,9 @@ def data_of(out: Path) -> dict[str, Any]:
 def write_results(folder: Path, name: str, record: Mapping[str, object], page: str) -> None:
     """`NAME.json`, and the page with the environment below it as `NAME.md`."""
     surroundings = environment()
-    below = ", ".join(f"{key} {value}" for key, value in surroundings.items())
     store.write_json(
         folder / f"{name}.json", {**record, "environment": surroundings}, stage="results"
     )
-    store.write_text(folder / f"{name}.md", f"{page}\n\nMeasured with: {below}.\n", stage="results")
+    whole = f"{page}\n\n{measured_with(surroundings)}\n"
+    store.write_text(folder / f"{name}.md", whole, stage="results")
     print(f"\n{page}\n\nWritten to {folder / name}.json and .md")
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is words, the others are figures."""
-    marks = ["---", *["---:"] * (len(headings) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, marks, *rows))
-
-
-def as_json(asked: Asked) -> dict[str, int]:
-    """For a results file."""
-    return asdict(asked)

@@ -12,17 +12,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from ledger import (
-    Bench,
-    as_json,
-    asked_of_base,
-    asked_of_teacher,
-    data_of,
-    parser,
-    settings_of,
-    table,
-    write_results,
-)
+from ledger import Bench, data_of, parser, write_results
+from limbeck.bench.arms import asked_of_base, asked_of_teacher
+from limbeck.bench.budget import given_to, given_to_teachers
+from limbeck.bench.page import table
 
 
 def main() -> int:
@@ -31,8 +24,8 @@ def main() -> int:
     first, *others = asked.recipes.split(",")
     if not others:
         sys.exit("Name at least two recipes.")
-    fitting = bench.fitting() if asked.teacher.startswith("train") else {}
-    settings = {recipe: settings_of(recipe, asked.assignments) for recipe in (first, *others)}
+    fitting = given_to_teachers(bench.settings) if asked.teacher.startswith("train") else {}
+    settings = {recipe: given_to(recipe, bench.settings) for recipe in (first, *others)}
     runs = [bench.arm(f"1-{first}", first, 0, asked.teacher, {**settings[first], **fitting})]
     teacher = str(runs[0] / "teacher") if asked.teacher.startswith("train") else asked.teacher
     runs += [
@@ -43,8 +36,8 @@ def main() -> int:
         {
             "run": number,
             "recipe": recipe,
-            "teacher": as_json(asked_of_teacher(out)),
-            "base": as_json(asked_of_base(out)),
+            "teacher": asked_of_teacher(out).as_json(),
+            "base": asked_of_base(out).as_json(),
         }
         for number, (recipe, out) in enumerate(zip((first, *others), runs, strict=True), start=1)
     ]

@@ -31,7 +31,8 @@ import numpy as np
 import torch
 
 import head_to_head
-from ledger import RESULTS, table, write_results
+from ledger import RESULTS, write_results
+from limbeck.bench.page import table
 from limbeck.data import read_collection
 from limbeck.data.collection import Collection
 from limbeck.data.tokens import tokenize_here

@@ -88,6 +88,19 @@ def test_bars_show_label_counts_and_lines_said() -> None:
     assert "2/2 queries" in printed
 
 
+def test_many_bars_do_not_hide_the_living_one() -> None:
+    """Of 12 finished tasks the oldest two have become lines; 10 bars are left."""
+    output = io.StringIO()
+    with Bars(Console(file=output, force_terminal=True, width=100)) as bars:
+        for number in range(12):
+            with bars.task(f"Mine {number}", 1, "queries") as done:
+                done(1)
+        left = [task.description for task in bars._progress.tasks]
+    assert left == [f"Mine {number}" for number in range(2, 12)]
+    lines = re.findall(r"Mine \d+: 1/1 queries", output.getvalue())
+    assert lines == ["Mine 0: 1/1 queries", "Mine 1: 1/1 queries"]
+
+
 @pytest.mark.parametrize(("terminal", "kind"), [(True, Bars), (False, Lines)])
 def test_stderr_decides(
     monkeypatch: pytest.MonkeyPatch, terminal: bool, kind: type[object]

@@ -1,4 +1,4 @@
-"""docs/recipes.md has a section for every recipe, and its tables are those of the registry.
+"""docs/recipes.md has a section for every recipe; tables and presets are those of the registry.
 
 `python tests/recipes/test_documentation.py` writes the tables anew.
 """
@@ -24,13 +24,23 @@ def table(recipe: Recipe) -> str:
     return "\n".join(lines)
 
 
+def presets(recipe: Recipe) -> str:
+    """A recipe's presets as a Markdown table."""
+    lines = ["| preset | sets |", "|---|---|"]
+    for preset, values in recipe.presets.items():
+        sets = ", ".join(f"`{key}={value}`" for key, value in values.items())
+        lines.append(f"| `{recipe.name}:{preset}` | {sets} |")
+    return "\n".join(lines)
+
+
 def with_tables(page: str) -> str:
-    """The page with every recipe's table after its mark."""
+    """The page with every recipe's tables after their marks."""
     for name, recipe in registry().items():
-        mark = f"<!-- settings of {name} -->"
-        page = re.sub(
-            rf"{re.escape(mark)}\n(\|.*\n)*", lambda _, r=recipe, m=mark: f"{m}\n{table(r)}\n", page
-        )
+        for what, made in (("settings", table(recipe)), ("presets", presets(recipe))):
+            mark = f"<!-- {what} of {name} -->"
+            page = re.sub(
+                rf"{re.escape(mark)}\n(\|.*\n)*", lambda _, m=mark, t=made: f"{m}\n{t}\n", page
+            )
     return page
 
 
@@ -50,6 +60,7 @@ def test_every_recipe_has_a_section(name: str) -> None:
     for paper in re.findall(r"arXiv:[\d.]+\d", registry()[name].paper):
         assert paper in text
     assert f"<!-- settings of {name} -->" in text
+    assert (f"<!-- presets of {name} -->" in text) == bool(registry()[name].presets)
 
 
 def test_every_section_is_a_recipe() -> None:

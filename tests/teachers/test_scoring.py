@@ -387,6 +387,7 @@ def test_a_killed_stage_resumes_to_the_same_bytes(
     assert found[0] == found[1]
     # Nothing whole was asked again, and what the store learned since the plan changes nothing.
     assert resumed["teacher_forwards"] == straight["teacher_forwards"] - kept
+    assert resumed["answers"] == straight["answers"] == straight["teacher_forwards"]
     assert resumed["hits"] == straight["hits"] == 0
     assert [entry.shards for entry in stores[0].list()] == [
         entry.shards for entry in stores[1].list()

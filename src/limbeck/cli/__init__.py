@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from limbeck.cli import data, demo, distill, evaluate, export, recipes, store
+from limbeck.cli import bench, compare, data, demo, distill, evaluate, export, recipes, store
 from limbeck.errors import LimbeckError
 
 __all__ = ["main"]
@@ -51,6 +51,8 @@ app = typer.Typer(
 )
 app.command("distill")(distill.distill)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("bench")(bench.bench)
 app.command("export")(export.export)
 app.command("demo")(demo.demo)
 app.command("recipes")(recipes.recipes)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # limbeck.types imports torch, which a command may not need
 
 SILENCE_SECONDS = 5.0
 _WINDOW_SECONDS = 120.0  # the rate is that of the last two minutes
+_BARS = 10  # finished ones that stay: more than a terminal has lines would hide the living ones
 
 
 @contextmanager
@@ -78,12 +79,16 @@ class Bars:
 
     @contextmanager
     def task(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-        """A bar that stays, finished, above the ones that follow."""
+        """A bar that stays, finished, above the ones that follow; the oldest become lines."""
         task = self._progress.add_task(label, total=total, unit=unit)
         try:
             yield lambda done: self._progress.advance(task, done)
         finally:
             self._progress.stop_task(task)
+            stopped = [each for each in self._progress.tasks if each.stop_time is not None]
+            for old in stopped[:-_BARS]:
+                self.say(f"{old.description}: {state(old)}")
+                self._progress.remove_task(old.id)
 
     def say(self, line: str) -> None:
         """A line above the bars."""

@@ -212,8 +212,11 @@ def _folders(runs: Sequence[str | Path], baseline: str | Path | None) -> list[Pa
 
 def _finished_record(folder: Path) -> Mapping[str, Any]:
     """What a finished run was asked for and ran on."""
-    if not folder.is_dir():
-        found = "is a file" if folder.exists() else "does not exist"
+    try:
+        found = None if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+    except OSError as error:
+        found = f"cannot be read ({error.strerror})"
+    if found:
         raise ConfigError(f"{folder} {found}. Name the folder of a finished `limbeck distill`.")
     record = read_record(folder)
     if record is None:

@@ -69,8 +69,9 @@ def _comparisons(
             entry["student_minus_this"] = each.difference.mean
             entry["p_holm"] = each.p_holm
             lines.append(
-                f"student - {each.other}: {each.difference.mean:+.4f} {DECIDES}, p = {each.p_holm:.4f} "
-                f"(paired randomisation, Holm); differences from {each.visible:.4f} can be seen"
+                f"student - {each.other}: {each.difference.mean:+.4f} {DECIDES}, "
+                f"p = {each.p_holm:.4f} (paired randomisation, Holm); differences from "
+                f"{each.visible:.4f} can be seen"
             )
     return lines
 

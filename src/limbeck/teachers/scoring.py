@@ -72,11 +72,14 @@ class TokensOf(Protocol):
 
 @dataclass(slots=True)
 class Tally:
-    """Teacher forwards of this process, and what the score store spared."""
+    """Teacher forwards of this process, and what the score store spared; `answers` are all that
+    were asked for, those of a process that was killed included.
+    """
 
     pairs_scored: int = 0
     texts_embedded: int = 0
     hits: int = 0
+    answers: int = 0
 
     @property
     def forwards(self) -> int:
@@ -191,6 +194,7 @@ class Work:
         hits = frame.filter(pl.col("batch") < 0)
         scores[hits["row"].to_numpy()] = hits["score"].to_numpy()
         self.tally.hits += len(hits)
+        self.tally.answers += len(distinct)
         asking = _Asking(f"Scoring with {name}", "pairs", forward, named, keep, read)
         for rows, values in part.finished(frame, asking):
             scores[rows] = values
@@ -264,6 +268,7 @@ class Work:
         hits = frame.filter(pl.col("batch") < 0)["row"].to_numpy()
         vectors[hits] = tensors["vectors"].numpy()
         self.tally.hits += len(hits)
+        self.tally.answers += len(wanted.firsts)
         label = f"Encoding {folder.name} with {name}"
         asking = _Asking(label, "texts", forward, named, keep, read)
         for rows, values in part.finished(frame, asking):
@@ -508,10 +513,11 @@ def _keys_digest(keys: Keys) -> str:
 
 
 def _finish(folder: StageFolder, tally: Tally) -> None:
-    """Seal the stage with what this process did."""
+    """Seal the stage with what this process did, and what was asked for in all."""
     folder.finish(
         teacher_forwards=tally.forwards,
         pairs_scored=tally.pairs_scored,
         texts_embedded=tally.texts_embedded,
         hits=tally.hits,
+        answers=tally.answers,
     )

@@ -1,0 +1,145 @@
+"""What may each recipe spend, and is it the same for all?
+
+The budget is the number of updates, and what each of them looks at: queries, passages drawn for a
+query, candidates to draw from. Where nothing is said, every recipe takes the baseline's; what is
+said and unequal is refused. Equal updates are not equal work: what an arm cost is counted beside.
+
+A **system** here is a recipe as it is named in a comparison: `NAME` or `NAME:PRESET`. This module
+knows no run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from limbeck.errors import ConfigError
+from limbeck.recipes import find, find_preset, registry
+from limbeck.settings import parse_settings
+
+BASELINES = ("contrastive", "kl")  # of every comparison; budgets are equal to the first one's
+UPDATES = 300  # where nothing is said: what recipes choose for themselves depends on their data
+BUDGET = ("updates", "queries_per_update", "list_length", "depth")
+TEXTS = "texts_per_update"  # of a recipe without lists
+
+Given = Mapping[str, object]  # settings as `--set` names them: KEY, RECIPE.KEY, RECIPE:PRESET.KEY
+
+
+def systems_of(recipes: Sequence[str]) -> list[str]:
+    """The baselines that are not named, then everything that is, once each.
+
+    Raises:
+        ConfigError: for a name that is no student's recipe, or a preset that it does not have.
+    """
+    named = [name.strip() for name in recipes if name.strip()]
+    if not named:
+        raise ConfigError("--recipes names none. Write them as --recipes kl,margin_mse.")
+    for name in named:
+        if find_preset(name)[0].makes != "student":
+            raise ConfigError(
+                f"--recipes: {name} fits a teacher. Name recipes that train a student; "
+                "`limbeck recipes` lists them."
+            )
+    return list(dict.fromkeys([*(name for name in BASELINES if name not in named), *named]))
+
+
+def equal_settings(
+    systems: Sequence[str], given: Given, updates: int = UPDATES
+) -> dict[str, dict[str, object]]:
+    """What each system is set to besides its preset: what was given, and the budget.
+
+    Raises:
+        ConfigError: for a key that nothing compared here has, a value that does not fit, or a
+            budget that is not the same for all.
+    """
+    _check_keys(systems, given)
+    found = {}
+    for name in systems:
+        own = given_to(name, given)
+        has_updates = "updates" in find_preset(name)[0].settings.model_fields
+        found[name] = {**({"updates": str(updates)} if has_updates else {}), **own}
+    equal = _parsed(BASELINES[0], found[BASELINES[0]])
+    for name, own in found.items():
+        recipe, preset = find_preset(name)
+        parsed = _parsed(name, own)
+        for key in BUDGET:
+            said = key in own or key in preset
+            if hasattr(parsed, key) and not said and getattr(parsed, key) != getattr(equal, key):
+                own[key] = str(getattr(equal, key))
+        if TEXTS in recipe.settings.model_fields:
+            texts = equal.queries_per_update * (1 + equal.list_length)
+            own.setdefault(TEXTS, str(texts))
+    refuse_unequal(found)
+    return found
+
+
+def budget_of(settings: Mapping[str, Given]) -> dict[str, int]:
+    """The budget that all systems have."""
+    parsed = _parsed(BASELINES[0], settings[BASELINES[0]])
+    return {key: getattr(parsed, key) for key in BUDGET}
+
+
+def refuse_unequal(settings: Mapping[str, Given]) -> None:
+    """Refuse systems with different budgets; one without a key has no say in it.
+
+    Raises:
+        ConfigError: naming the first key that differs, and everyone's value.
+    """
+    parsed = {name: _parsed(name, own) for name, own in settings.items()}
+    for key in BUDGET:
+        values = {name: getattr(own, key) for name, own in parsed.items() if hasattr(own, key)}
+        if len(set(values.values())) > 1:
+            told = ", ".join(f"{name} {value}" for name, value in values.items())
+            raise ConfigError(
+                f"{key} must be the same for all recipes, not {told}. "
+                f"Set it for all of them with --set {key}=..."
+            )
+
+
+def given_to(name: str, given: Given) -> dict[str, object]:
+    """What is said to one system: `KEY` where it has the key, overruled by `RECIPE.KEY`, and that
+    by `RECIPE:PRESET.KEY`.
+    """
+    recipe, _ = find_preset(name)
+    found = {key: value for key, value in given.items() if key in recipe.settings.model_fields}
+    for addressed in dict.fromkeys((recipe.name, name)):
+        for key, value in given.items():
+            to, dot, rest = key.rpartition(".")
+            if dot and to == addressed:
+                found[rest] = value
+    return found
+
+
+def given_to_teachers(given: Given) -> dict[str, object]:
+    """What is said to the recipes that fit a teacher, named as `distill` takes it."""
+    teachers = {name for name, recipe in registry().items() if recipe.makes == "teacher"}
+    return {key: value for key, value in given.items() if key.rpartition(".")[0] in teachers}
+
+
+def _parsed(name: str, own: Given) -> Any:
+    """A system's settings, its preset's included."""
+    recipe, preset = find_preset(name)
+    return parse_settings(recipe.settings, {**preset, **own}, where=f"--set, for {name}")
+
+
+def _check_keys(systems: Sequence[str], given: Given) -> None:
+    """Refuse a setting that nothing compared here would look at."""
+    recipes = {name: find_preset(name)[0] for name in systems}
+    known = {key for recipe in recipes.values() for key in recipe.settings.model_fields}
+    compared = {*recipes, *(recipe.name for recipe in recipes.values())}
+    for key, value in given.items():
+        to, dot, rest = key.rpartition(".")
+        if not dot and key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise ConfigError(
+                f"--set {key}: none of {', '.join(systems)} has such a setting{hint} "
+                "`limbeck recipes NAME` lists a recipe's."
+            )
+        if not dot or to in compared:
+            continue
+        recipe, _ = find_preset(to)
+        if recipe.makes != "teacher":
+            raise ConfigError(f"--set {key}: {to} is not compared here. Add it to --recipes.")
+        parse_settings(find(to).settings, {rest: value}, where=f"--set {to}.")

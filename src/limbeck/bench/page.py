@@ -1,0 +1,148 @@
+"""How does a comparison of recipes read?
+
+First what could be seen at all and what everyone was allowed to spend, then the figures. A record
+is the object in `bench.json`. This module computes no figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from limbeck.bench.budget import BASELINES
+from limbeck.evaluation.table import aligned
+from limbeck.pipeline.reporting import DECIDES
+
+Record = Mapping[str, Any]
+
+_BASELINE, _SECOND = BASELINES
+
+
+def page(record: Record) -> str:
+    """A record as Markdown."""
+    data = record["data"]
+    labelled = f"{data['labelled']:,} labelled and {data['unlabelled']:,} unlabelled"
+    title = f"# Quality: {data['name']}, {labelled} training queries"
+    headings = [
+        *("system", DECIDES, "95 %", "± seeds", "RR@10", "R@100"),
+        *(f"- {_BASELINE}", "p (Holm)", f"- {_SECOND}", "p (Holm)", "gap closed"),
+        *("updates", "student tokens", "teacher answers", "seconds", "wall seconds"),
+    ]
+    cells = [
+        [
+            *_quality(row),
+            *(_figure(row.get(key), ",d") for key in ("updates",)),
+            *(
+                _figure(row.get(key), ",.0f")
+                for key in ("student_tokens", "teacher_answers", "training_seconds", "wall_seconds")
+            ),
+        ]
+        for row in record["rows"]
+    ]
+    seeds = ", ".join(map(str, record["seeds"]))
+    words = (
+        f"Seeds {seeds}; figures per query are means over them, ± is the standard deviation of the "
+        "seeds' means. p is of paired randomisation over queries, corrected by Holm over the "
+        "recipes for each baseline. Costs are means per run: tokens that the student read in "
+        "training, padding included; answers (pairs or texts) that its teacher was asked for; "
+        "seconds of training, measurements on dev included; seconds of the whole run, where it "
+        "was not interrupted."
+    )
+    made_of = (
+        f"Data: {data['name']}, {data['passages']:,} passages, digest {data['digest'][:16]}. "
+        f"Teacher: {record['teacher']}. Student: {record['student_layers'] or 'default'} layers, "
+        f"reads {record['max_length']} tokens. "
+        f"Settings: {' '.join(record['assignments']) or 'defaults'}."
+    )
+    parts = [title, visible(record), budget(record), words, table(headings, cells), made_of]
+    return "\n\n".join(parts)
+
+
+def as_text(record: Record) -> str:
+    """What the terminal shows: the page's first lines, and the figures without costs."""
+    headings = [
+        *("system", DECIDES, "95 %", "± seeds", "RR@10", "R@100"),
+        *(f"- {_BASELINE}", "p (Holm)", f"- {_SECOND}", "p (Holm)", "gap closed"),
+    ]
+    lines = aligned([headings, *map(_quality, record["rows"])], words=1)
+    return "\n\n".join([visible(record), budget(record), lines])
+
+
+def visible(record: Record) -> str:
+    """The smallest differences that the test set can show, in words."""
+    sentences = []
+    for baseline, key in zip(
+        BASELINES,
+        ("smallest_visible_difference", f"smallest_visible_difference_{_SECOND}"),
+        strict=True,
+    ):
+        told = ", ".join(
+            f"{name} {'unknown' if value is None else format(value, '.4f')}"
+            for name, value in record[key].items()
+        )
+        how = (
+            f" (two-sided 5 %, power 80 %, {record['queries']:,} {record['split']} queries)"
+            if baseline == _BASELINE
+            else ""
+        )
+        sentences.append(f"Smallest visible difference from {baseline} in {DECIDES}{how}: {told}.")
+    return " ".join(sentences)
+
+
+def budget(record: Record) -> str:
+    """What everyone was allowed to spend, in words, and who made another number of updates."""
+    allowed = record["budget"]
+    told = (
+        f"Budget of every recipe: {allowed['updates']:,} updates of {allowed['queries_per_update']}"
+        f" queries with {allowed['list_length']} passages each, drawn from {allowed['depth']} "
+        "candidates per query; the same labels and the same teacher."
+    )
+    others = [
+        f"{row['system']} made {row['updates']:,}"
+        for row in record["rows"]
+        if "updates" in row and row["updates"] != allowed["updates"]
+    ]
+    return f"{told} Other numbers of updates: {', '.join(others)}." if others else told
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is words, the others are figures."""
+    marks = ["---", *["---:"] * (len(headings) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, marks, *rows))
+
+
+def measured_with(environment: Mapping[str, object]) -> str:
+    """The last line of a page: the versions, processor and threads behind its figures."""
+    return f"Measured with: {', '.join(f'{key} {value}' for key, value in environment.items())}."
+
+
+def _quality(row: Record) -> list[str]:
+    """A system's figures, costs left out."""
+    low, high = row[f"{DECIDES}_ci"]
+    return [
+        row["system"],
+        f"{row[DECIDES]:.4f}",
+        f"[{low:.3f}, {high:.3f}]",
+        _figure(row.get("seed_spread"), ".4f"),
+        f"{row['RR@10']:.4f}",
+        f"{row['R@100']:.4f}",
+        _minus(row, _BASELINE),
+        _figure(row.get("p_holm"), ".4f"),
+        _minus(row, _SECOND),
+        _figure(row.get(f"p_holm_{_SECOND}"), ".4f"),
+        _share(row),
+    ]
+
+
+def _minus(row: Record, baseline: str) -> str:
+    return "" if row["system"] == baseline else f"{row[f'minus_{baseline}']:+.4f}"
+
+
+def _share(row: Record) -> str:
+    if "gap_closed" not in row:
+        return ""
+    return "undefined" if row["gap_closed"] is None else f"{row['gap_closed']:.0%}"
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)

@@ -1,0 +1,418 @@
+"""How do recipes become a fair comparison, from files to a table?
+
+Everything that can be refused is refused before the first arm; then one teacher is fitted, or
+taken, and each recipe is run with each seed: same data, labels, budget, teacher and score store.
+Every arm is a run folder below OUT. The same call goes on where an earlier one stopped, and reads
+finished arms back, so recipes and seeds may be added later.
+
+    OUT/teacher/       the run that fitted the teacher, if one was
+    OUT/RECIPE-SEED/   an arm            OUT/store/     kept teacher scores, unless given
+    OUT/arms.json      seconds of arms   OUT/bench.json, OUT/bench.md    the results
+
+This module knows no method: recipes are names with settings.
+"""
+
+from __future__ import annotations
+
+import inspect
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from limbeck.bench import page
+from limbeck.bench.budget import (
+    BASELINES,
+    UPDATES,
+    budget_of,
+    equal_settings,
+    given_to_teachers,
+    systems_of,
+)
+from limbeck.bench.figures import rows_of, visible_differences
+from limbeck.data import read_collection
+from limbeck.errors import ConfigError, DataError, StoreError
+from limbeck.models.loading import load_encoder
+from limbeck.pipeline import distill
+from limbeck.pipeline import dry_run as stages_of
+from limbeck.pipeline.asking import DATA_SEED, FITTED, measured_split, teachers_wanted
+from limbeck.pipeline.reporting import METRICS
+from limbeck.record import LEFT, RECORD, check_same_run, check_writable, environment, read_record
+from limbeck.store import read_json, write_json, write_text
+from limbeck.types import Progress, Silent
+
+RESULTS, PAGE, SECONDS = "bench.json", "bench.md", "arms.json"
+STORE, TEACHER = "store", "teacher"
+
+State = Literal["finished", "begun", "to do"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One run of a comparison, and what `distill` is called with for it."""
+
+    name: str  # of its folder below OUT
+    system: str  # the recipe, as `NAME` or `NAME:PRESET`
+    seed: int
+    arguments: Mapping[str, Any]
+
+    @property
+    def out(self) -> Path:
+        """Its folder."""
+        return Path(self.arguments["out"])
+
+    @property
+    def state(self) -> State:
+        """How far it is."""
+        if (self.out / METRICS).exists():
+            return "finished"
+        return "begun" if (self.out / RECORD).exists() else "to do"
+
+    @property
+    def title(self) -> str:
+        """What it is, in words."""
+        if self.name == TEACHER:
+            return f"the teacher, {self.arguments['teacher']}"
+        return f"{self.system}, seed {self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A comparison that may begin: its arms in order, and the budget that all of them have."""
+
+    arms: Sequence[Arm]
+    settings: Mapping[str, Mapping[str, object]]  # by system, presets left out
+
+    @property
+    def budget(self) -> dict[str, int]:
+        """What every recipe may spend."""
+        return budget_of(self.settings)
+
+    def lines(self) -> list[str]:
+        """The arms for people, a line each."""
+        return [
+            f"{number}. {arm.title} ({arm.state}): "
+            + " ".join(f"{key}={value}" for key, value in arm.arguments["settings"].items())
+            for number, arm in enumerate(self.arms, start=1)
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """The stable JSON form."""
+        return {
+            "budget": self.budget,
+            "arms": [
+                {
+                    "arm": arm.name,
+                    "recipe": arm.system,
+                    "seed": arm.seed,
+                    "settings": dict(arm.arguments["settings"]),
+                    "state": arm.state,
+                }
+                for arm in self.arms
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Benched:
+    """What came of it: the object in `bench.json`, and `bench.md` beside it."""
+
+    out: Path
+    record: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """For the terminal: costs are left to the page."""
+        return page.as_text(self.record)
+
+    @property
+    def page(self) -> str:
+        """As Markdown."""
+        return page.page(self.record)
+
+
+def bench(
+    data: str | Path,
+    *,
+    out: str | Path,
+    recipes: Sequence[str],
+    seeds: Sequence[int] = (0, 1, 2),
+    updates: int = UPDATES,
+    teacher: str = "train:dual",
+    student: str | None = None,
+    student_layers: int | None = None,
+    settings: Mapping[str, object] | None = None,
+    labels: int | None = None,
+    store: str | Path | None = None,
+    precision: str = "auto",
+    drop_unknown_judgements: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Benched:
+    """Compare recipes with each other, and with `contrastive` and `kl`, at equal cost.
+
+    `recipes` are names as `NAME` or `NAME:PRESET`. `settings` are named `KEY` (for every recipe
+    that has it), `RECIPE.KEY` or `RECIPE:PRESET.KEY`, and `teacher_dual.KEY` for what fits the
+    teacher. A teacher that `distill` would refuse teaches all the same: its row says what it is
+    worth. The same call goes on where an earlier one stopped.
+
+    Raises:
+        ConfigError, DataError, ModelError: for input that cannot be used, before any work.
+        StoreError: when an arm's folder is damaged or not writable.
+    """
+    out, progress = Path(out), progress or Silent()
+    plan = _planned(
+        data,
+        out=out,
+        recipes=recipes,
+        seeds=seeds,
+        updates=updates,
+        teacher=teacher,
+        student=student,
+        student_layers=student_layers,
+        settings=settings or {},
+        labels=labels,
+        store=store,
+        precision=precision,
+        drop_unknown_judgements=drop_unknown_judgements,
+        force=force,
+    )
+    check_writable(out, "--out")
+    for left in [path for prefix in LEFT for path in out.glob(f"{prefix}*")]:
+        left.unlink(missing_ok=True)  # of a killed bench; an arm clears its own
+    seconds = _run(plan, out, progress)
+    record = _record(plan, out, seconds)
+    record |= {
+        "labels": labels,
+        "student_layers": student_layers,
+        "teacher": teacher if _fits(teacher) else "given",
+        "precision": precision,
+        "seeds": list(seeds),
+        "assignments": [f"{key}={value}" for key, value in (settings or {}).items()],
+        "environment": environment(),
+    }
+    found = Benched(out, record)
+    footer = page.measured_with(record["environment"])
+    write_text(out / PAGE, f"{found.page}\n\n{footer}\n", stage="bench")
+    write_json(out / RESULTS, record, stage="bench")
+    return found
+
+
+def dry_run(data: str | Path, **arguments: Any) -> Plan:
+    """The arms that `bench` would run with the same arguments; nothing is written.
+
+    Raises:
+        ConfigError, DataError, ModelError: as `bench` would.
+    """
+    given = inspect.signature(bench).bind(data, **arguments)
+    given.apply_defaults()
+    asked = dict(given.arguments)
+    del asked["progress"]
+    return _planned(**{**asked, "out": Path(asked["out"]), "settings": asked["settings"] or {}})
+
+
+def _planned(
+    data: str | Path,
+    *,
+    out: Path,
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    updates: int,
+    teacher: str,
+    student: str | None,
+    student_layers: int | None,
+    settings: Mapping[str, object],
+    labels: int | None,
+    store: str | Path | None,
+    precision: str,
+    drop_unknown_judgements: bool,
+    force: bool,
+) -> Plan:
+    """The arms, once everything that can be refused was."""
+    _check_seeds(seeds)
+    if updates < 1:
+        raise ConfigError(f"--updates {updates} trains nothing. Give at least 1.")
+    systems = systems_of(recipes)
+    equal = equal_settings(systems, settings, updates)
+    fitting = given_to_teachers(settings)
+    _check_fitting(fitting, teacher)
+    shared: dict[str, Any] = {
+        "student": student,
+        "student_layers": student_layers,
+        "labels": labels,
+        "precision": precision,
+        "store": Path(store) if store else out / STORE,
+        "drop_unknown_judgements": drop_unknown_judgements,
+        "force_teacher": True,
+        "force": force,
+    }
+
+    def arm(name: str, system: str, seed: int, taught: str, own: Mapping[str, object]) -> Arm:
+        asked = {"out": out / name, "recipe": system, "seed": seed, "teacher": taught}
+        return Arm(name, system, seed, {"data": data, **asked, "settings": own, **shared})
+
+    arms = []
+    taught = teacher
+    if _fits(teacher):  # a run that fits it, and trains a student for one update and no more
+        least = {"updates": 1, "measures": 0, **fitting}
+        arms.append(arm(TEACHER, BASELINES[1], 0, teacher, least))
+        taught = str(out / TEACHER / "teacher")
+    arms += [
+        arm(f"{system.replace(':', '-')}-{seed}", system, seed, taught, equal[system])
+        for system in systems
+        for seed in seeds
+    ]
+    _check_folder(out, arms)
+    for each in arms:
+        _check_same_arm(each)
+    to_do = [each for each in arms if each.state != "finished"]
+    if to_do:
+        _check_measured(data, drop_unknown_judgements)
+    # what one seed may do, all may; a teacher that is still to be fitted cannot be looked at
+    for each in {(each.system, each.name == TEACHER): each for each in to_do}.values():
+        seen = taught if arms[0].state == "finished" else teacher
+        stages_of(**{**each.arguments, "teacher": teacher if each.name == TEACHER else seen})
+    return Plan(arms, equal)
+
+
+def _run(plan: Plan, out: Path, progress: Progress) -> dict[str, float]:
+    """Run every arm that is not finished; the seconds of those that ran in one go, by name."""
+    known = out / SECONDS
+    seconds: dict[str, float] = read_json(known) if known.exists() else {}
+    for number, arm in enumerate(plan.arms, start=1):
+        state, where = arm.state, f"arm {number} of {len(plan.arms)}: {arm.title}"
+        if state == "finished":
+            progress.say(f"{where}: finished before")
+            continue
+        left = [each for each in plan.arms[number - 1 :] if each.state != "finished"]
+        progress.say(where + _about(_seconds_of(left, plan.arms, seconds)))
+        started = time.perf_counter()
+        distill(**arm.arguments, progress=progress)
+        if state == "to do":
+            seconds[arm.name] = round(time.perf_counter() - started, 3)
+            write_json(known, seconds, stage="arms")
+    return seconds
+
+
+def _record(plan: Plan, out: Path, wall_seconds: Mapping[str, float]) -> dict[str, Any]:
+    """What the arms reached and cost."""
+    arms: dict[str, list[Path]] = {}
+    for arm in plan.arms:
+        if arm.name != TEACHER:
+            arms.setdefault(arm.system, []).append(arm.out)
+    split, queries, rows = rows_of(arms, wall_seconds)
+    first = read_record(arms[BASELINES[0]][0])
+    assert first is not None  # the run is finished
+    return {
+        "benchmark": "quality",
+        "data": first["collection"],
+        "split": split,
+        "queries": queries,
+        "max_length": load_encoder(arms[BASELINES[0]][0] / "student").max_length,
+        "budget": plan.budget,
+        "settings": {name: dict(own) for name, own in plan.settings.items()},
+        "smallest_visible_difference": visible_differences(rows, BASELINES[0]),
+        **{
+            f"smallest_visible_difference_{other}": visible_differences(rows, other)
+            for other in BASELINES[1:]
+        },
+        "rows": rows,
+    }
+
+
+def _seconds_of(
+    left: Sequence[Arm], arms: Sequence[Arm], seconds: Mapping[str, float]
+) -> float | None:
+    """How long some arms will take: as long as their recipe's finished ones did, or any did."""
+    known: dict[str, list[float]] = {}
+    for arm in arms:
+        if arm.name in seconds and arm.name != TEACHER:
+            known.setdefault(arm.system, []).append(seconds[arm.name])
+    if not known:
+        return None
+    overall = statistics.mean(value for own in known.values() for value in own)
+    return sum(statistics.mean(known.get(arm.system, [overall])) for arm in left)
+
+
+def _about(seconds: float | None) -> str:
+    """An estimate of the time left, in words.
+
+    Example:
+        >>> _about(None), _about(59), _about(5000)
+        ('', ' (about 1 min left)', ' (about 1 h 23 min left)')
+    """
+    if seconds is None:
+        return ""
+    hours, minutes = divmod(max(1, round(seconds / 60)), 60)
+    return f" (about {f'{hours} h ' if hours else ''}{minutes} min left)"
+
+
+def _fits(teacher: str) -> bool:
+    return teacher.partition(":")[0] == FITTED
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse no seeds, a negative one, and one that is named twice."""
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        told = ", ".join(map(str, seeds)) or "none"
+        raise ConfigError(f"seeds: {told}. Give one or more, all different and not below 0.")
+
+
+def _check_fitting(fitting: Mapping[str, object], teacher: str) -> None:
+    """Refuse settings of a teacher that is not fitted."""
+    fitted = [f"teacher_{kind}" for kind in teachers_wanted(teacher)] if _fits(teacher) else []
+    for key in fitting:
+        if key.rpartition(".")[0] not in fitted:
+            raise ConfigError(
+                f"--set {key}: --teacher {teacher} fits no such teacher. Leave it out, or use "
+                "--teacher train:dual, train:cross or train:ensemble."
+            )
+
+
+def _check_folder(out: Path, arms: Sequence[Arm]) -> None:
+    """Refuse a folder that holds something else."""
+    try:
+        if out.is_file():
+            raise ConfigError(f"--out {out} is a file. Name a folder.")
+        if not out.exists():
+            return
+    except OSError as error:
+        raise StoreError(
+            f"Cannot write to --out {out}: {error.strerror}. Choose a folder that is writable."
+        ) from error
+    found = [path for path in out.iterdir() if not path.name.startswith(LEFT)]
+    if (out / RECORD).exists():
+        raise ConfigError(f"--out {out} holds a run of `limbeck distill`. Name a new folder.")
+    ours = {RESULTS, PAGE, SECONDS, STORE, *(arm.name for arm in arms)}
+    files = [path.name for path in found if path.is_file()]
+    if files and not any(path.name in ours or (path / RECORD).exists() for path in found):
+        raise ConfigError(
+            f"--out {out} is not empty and holds no bench (there is {min(files)!r}). "
+            "Name a new folder."
+        )
+
+
+def _check_same_arm(arm: Arm) -> None:
+    """Refuse to go on with an arm that was asked for otherwise, or made under other versions."""
+    found = read_record(arm.out)
+    if found is None:
+        return
+    given = {**arm.arguments, "data": str(arm.arguments["data"])}
+    given["settings"] = {key: str(value) for key, value in given["settings"].items()}
+    asked = {key: given.get(key, value) for key, value in found["asked"].items()}
+    new = {key: given[key] for key in ("student", "student_layers", "labels")}
+    check_same_run(arm.out, found, {**asked, **new}, force=bool(given["force"]))
+
+
+def _check_measured(data: str | Path, drop_unknown_judgements: bool) -> None:
+    """Refuse data on which nothing can be measured."""
+    collection = read_collection(
+        data, seed=DATA_SEED, drop_unknown_judgements=drop_unknown_judgements
+    )
+    if measured_split(collection) is None:
+        raise DataError(
+            f"{collection.name} has no judgements for test or dev, so nothing could be compared. "
+            "Add qrels/test.tsv."
+        )
