@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -67,6 +67,31 @@ def distil_in_child(arguments: dict[str, Any], ledger: Path, *, kill_at: str = "
     child.close()
     assert code is not None
     return code
+
+
+def command_in_child(words: Sequence[object], log: Path, *, kill_at: str = "") -> int:
+    """The exit code of a command line in a process of its own; `log` gets stdout and stderr."""
+    child = _server.Process(target=_command, args=([str(word) for word in words], log, kill_at))
+    child.start()
+    child.join()
+    code = child.exitcode
+    child.close()
+    assert code is not None
+    return code
+
+
+def _command(words: list[str], log: Path, kill_at: str) -> None:
+    import torch
+    from tqdm import tqdm
+
+    from limbeck.cli import app
+
+    os.environ["LIMBECK_KILL_AT"] = kill_at
+    os.fsync = lambda fd: None
+    tqdm.set_lock(threading.RLock())
+    torch.set_num_threads(1)
+    sys.stdout = sys.stderr = log.open("a", buffering=1)
+    app(words)
 
 
 def _distil(arguments: dict[str, Any], ledger: Path, kill_at: str) -> None:

@@ -22,6 +22,12 @@ def test_one_recipe_shows_every_setting(invoke: Invoke) -> None:
     assert all(f"  {setting['name']} = " in page for setting in recipe["settings"])
 
 
+def test_presets_are_listed_as_set_would_take_them(invoke: Invoke) -> None:
+    assert "Preset kl:teacher-only: contrastive_weight=0.0" in invoke("recipes", "kl").stdout
+    [recipe] = json.loads(invoke("recipes", "kl", "--json").stdout)
+    assert recipe["presets"] == {"teacher-only": {"contrastive_weight": 0.0}}
+
+
 def test_an_unknown_recipe_is_refused_with_the_nearest_spelling(invoke: Invoke) -> None:
     result = invoke("recipes", "margin_mes")
     assert result.exit_code == 2

@@ -101,6 +101,8 @@ def test_no_data_at_all(invoke: Invoke, tmp_path: Path) -> None:
     [
         ("--recipe", "lk", ["no recipe 'lk'", "limbeck recipes"]),
         ("--recipe", "margin-mse", ["did you mean 'margin_mse'"]),
+        ("--recipe", "kl:teacheronly", ["no preset", "did you mean 'teacher-only'"]),
+        ("--recipe", "embed:paper", ["embed has no preset 'paper'", "Its presets: none"]),
         ("--recipe", "teacher_dual", ["fits a teacher", "--teacher train"]),
         ("--set", "updatse=3", ["unknown setting 'updatse'", "did you mean 'updates'"]),
         ("--set", "updates=many", ["updates = 'many'", "int"]),

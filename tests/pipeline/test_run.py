@@ -358,3 +358,25 @@ def test_a_search_finds_passages_with_the_student(finished: Finished) -> None:
     assert len(hits) == 3
     assert hits[0][1] == collection.passages.texts[3]
     assert hits[0][0] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_preset_is_recorded_and_overruled_by_what_is_set(
+    finished: Finished, invoke: Invoke, tmp_path: Path
+) -> None:
+    """With its setting set back, `kl:teacher-only` is `kl` to the last byte."""
+    given = ["--force-teacher", "--recipe", "kl:teacher-only", "--out"]
+    preset, overruled = tmp_path / "preset", tmp_path / "overruled"
+    answer = invoke("distill", finished.data, *given, preset)
+    assert answer.exit_code == 0, answer.output
+    assert "recipe: kl:teacher-only sets contrastive_weight=0.0" in answer.stdout
+    record = tomllib.loads((preset / "run.toml").read_text())
+    assert record["asked"]["recipe"] == "kl:teacher-only"
+    assert record["preset"] == {"contrastive_weight": "0.0"}
+    assert digest_folder(preset / "student") != digest_folder(finished.out / "student")
+    back = ["--set", "contrastive_weight=0.1"]
+    answer = invoke("distill", finished.data, *given, overruled, *back)
+    assert answer.exit_code == 0, answer.output
+    assert digest_folder(overruled / "student") == digest_folder(finished.out / "student")
+    other = invoke("distill", finished.data, *given, preset, "--recipe", "kl")
+    assert other.exit_code == 2
+    assert "recipe is 'kl:teacher-only' there and 'kl' here" in other.stderr

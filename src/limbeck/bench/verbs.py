@@ -213,6 +213,22 @@ def dry_run(data: str | Path, **arguments: Any) -> Plan:
     return _planned(**{**asked, "out": Path(asked["out"]), "settings": asked["settings"] or {}})
 
 
+def seconds_left(
+    left: Sequence[Arm], arms: Sequence[Arm], seconds: Mapping[str, float]
+) -> float | None:
+    """How long some arms will take, if any is known: as long as their recipe's finished ones, or
+    as the mean of all finished ones, in seconds.
+    """
+    known: dict[str, list[float]] = {}
+    for arm in arms:
+        if arm.name in seconds and arm.name != TEACHER:
+            known.setdefault(arm.system, []).append(seconds[arm.name])
+    if not known:
+        return None
+    overall = statistics.mean(value for own in known.values() for value in own)
+    return sum(statistics.mean(known.get(arm.system, [overall])) for arm in left)
+
+
 def _planned(
     data: str | Path,
     *,
@@ -287,7 +303,7 @@ def _run(plan: Plan, out: Path, progress: Progress) -> dict[str, float]:
             progress.say(f"{where}: finished before")
             continue
         left = [each for each in plan.arms[number - 1 :] if each.state != "finished"]
-        progress.say(where + _about(_seconds_of(left, plan.arms, seconds)))
+        progress.say(where + _about(seconds_left(left, plan.arms, seconds)))
         started = time.perf_counter()
         distill(**arm.arguments, progress=progress)
         if state == "to do":
@@ -320,20 +336,6 @@ def _record(plan: Plan, out: Path, wall_seconds: Mapping[str, float]) -> dict[st
         },
         "rows": rows,
     }
-
-
-def _seconds_of(
-    left: Sequence[Arm], arms: Sequence[Arm], seconds: Mapping[str, float]
-) -> float | None:
-    """How long some arms will take: as long as their recipe's finished ones did, or any did."""
-    known: dict[str, list[float]] = {}
-    for arm in arms:
-        if arm.name in seconds and arm.name != TEACHER:
-            known.setdefault(arm.system, []).append(seconds[arm.name])
-    if not known:
-        return None
-    overall = statistics.mean(value for own in known.values() for value in own)
-    return sum(statistics.mean(known.get(arm.system, [overall])) for arm in left)
 
 
 def _about(seconds: float | None) -> str:

@@ -76,7 +76,7 @@ def _page(recipe: "Recipe") -> str:
     ]
     for preset, values in recipe.presets.items():
         written = " ".join(f"{key}={value}" for key, value in values.items())
-        lines.append(f"Preset {preset}: {written}")
+        lines.append(f"Preset {recipe.name}:{preset}: {written}")
     return "\n".join(lines)
 
 

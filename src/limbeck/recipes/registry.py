@@ -110,6 +110,6 @@ def find_preset(name: str) -> tuple[Recipe, Mapping[str, object]]:
     if preset in found.presets:
         return found, found.presets[preset]
     near = difflib.get_close_matches(preset, found.presets, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     known = ", ".join(found.presets) or "none"
-    raise ConfigError(f"{name} has no preset {preset!r}; {hint}Its presets: {known}.")
+    raise ConfigError(f"{name} has no preset {preset!r}{hint} Its presets: {known}.")
