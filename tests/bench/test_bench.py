@@ -273,7 +273,8 @@ def test_a_dry_run_lists_the_arms_and_writes_nothing(
     out = tmp_path / "out"
     answer = invoke(*done.words(out), "--dry-run")
     assert answer.exit_code == 0, answer.output
-    lines = answer.stdout.splitlines()
+    budget, *lines = answer.stdout.splitlines()
+    assert budget.startswith("Budget of every recipe: 6 updates of 8 queries with 3 passages each")
     assert len(lines) == 7
     assert lines[0].startswith("1. the teacher, train:dual (to do): updates=1 measures=0 ")
     assert lines[5] == (
@@ -375,6 +376,22 @@ def test_other_settings_are_refused_before_any_arm_is_run(
         assert answer.exit_code == 2, answer.output
         assert says in answer.stderr
         assert not (done.out / "margin_mse-0").exists()
+
+
+def test_other_conditions_are_refused_unless_forced(
+    done: Done, invoke: Invoke, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(done.out, out)
+    for arm in ARMS:
+        record = out / arm / "run.toml"
+        record.write_text(record.read_text().replace(str(done.out), str(out)))
+    record.write_text(record.read_text().replace("threads = 1", "threads = 64"))
+    answer = invoke(*done.words(out))
+    assert answer.exit_code == 2
+    assert "threads is 64 there and 1 here" in answer.stderr
+    assert "--force" in answer.stderr
+    assert invoke(*done.words(out), "--force").exit_code == 0
 
 
 @pytest.mark.parametrize("seeds", [(), (-1,), (1, 1)])

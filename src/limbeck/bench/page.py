@@ -91,18 +91,22 @@ def visible(record: Record) -> str:
 
 def budget(record: Record) -> str:
     """What everyone was allowed to spend, in words, and who made another number of updates."""
-    allowed = record["budget"]
-    told = (
-        f"Budget of every recipe: {allowed['updates']:,} updates of {allowed['queries_per_update']}"
-        f" queries with {allowed['list_length']} passages each, drawn from {allowed['depth']} "
-        "candidates per query; the same labels and the same teacher."
-    )
+    told = allowed(record["budget"])
     others = [
         f"{row['system']} made {row['updates']:,}"
         for row in record["rows"]
-        if "updates" in row and row["updates"] != allowed["updates"]
+        if "updates" in row and row["updates"] != record["budget"]["updates"]
     ]
     return f"{told} Other numbers of updates: {', '.join(others)}." if others else told
+
+
+def allowed(budget: Mapping[str, int]) -> str:
+    """A budget in words."""
+    return (
+        f"Budget of every recipe: {budget['updates']:,} updates of {budget['queries_per_update']} "
+        f"queries with {budget['list_length']} passages each, drawn from {budget['depth']} "
+        "candidates per query; the same labels and the same teacher."
+    )
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -91,12 +91,13 @@ class Plan:
         return budget_of(self.settings)
 
     def lines(self) -> list[str]:
-        """The arms for people, a line each."""
-        return [
+        """For people: the budget, and a line per arm."""
+        arms = [
             f"{number}. {arm.title} ({arm.state}): "
             + " ".join(f"{key}={value}" for key, value in arm.arguments["settings"].items())
             for number, arm in enumerate(self.arms, start=1)
         ]
+        return [page.allowed(self.budget), *arms]
 
     def as_json(self) -> dict[str, Any]:
         """The stable JSON form."""

@@ -1,0 +1,40 @@
+"""What a page says of a budget, and of what could not be found out."""
+
+from limbeck.bench.page import budget, measured_with, table, visible
+
+
+def test_who_made_other_updates_is_named() -> None:
+    allowed = {"updates": 1300, "queries_per_update": 8, "list_length": 3, "depth": 9}
+    rows = [
+        {"system": "bm25"},
+        {"system": "kl", "updates": 1300},
+        {"system": "prod", "updates": 3900},
+    ]
+    told = (
+        "Budget of every recipe: 1,300 updates of 8 queries with 3 passages each, drawn from 9 "
+        "candidates per query; the same labels and the same teacher."
+    )
+    assert budget({"budget": allowed, "rows": rows[:2]}) == told
+    made = "Other numbers of updates: prod made 3,900."
+    assert budget({"budget": allowed, "rows": rows}) == f"{told} {made}"
+
+
+def test_one_query_shows_no_difference_at_all() -> None:
+    found = visible(
+        {
+            "queries": 1,
+            "split": "dev",
+            "smallest_visible_difference": {"kl": None},
+            "smallest_visible_difference_kl": {"contrastive": 0.25},
+        }
+    )
+    assert found == (
+        "Smallest visible difference from contrastive in nDCG@10 (two-sided 5 %, power 80 %, "
+        "1 dev queries): kl unknown. Smallest visible difference from kl in nDCG@10: "
+        "contrastive 0.2500."
+    )
+
+
+def test_tables_and_the_last_line() -> None:
+    assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+    assert measured_with({"python": "3", "threads": 1}) == "Measured with: python 3, threads 1."
