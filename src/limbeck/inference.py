@@ -11,7 +11,7 @@ This module knows no file, no id and no collection: texts are positions in a tok
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -27,12 +27,14 @@ from limbeck.errors import ConfigError, ScoreError
 from limbeck.models.compiled import compiled
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.graph import openvino, openvino_installed
+from limbeck.models.reading import Reader, Reading
 from limbeck.types import Progress, Role, Silent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Positions = NDArray[np.int64]
+    Plan = list[Positions]
     Vectors = NDArray[np.float32]
 
 Model = TypeVar("Model", Encoder, Ranker)
@@ -50,6 +52,7 @@ GPU_BATCH_TOKENS = 16384
 LEAST_CONVERTED = 4_000_000
 
 COMPARED_ROWS = 8  # of the first batch, in bf16 and fp32
+CHARACTERS_PER_TOKEN = 3  # a guess for planning batches of texts that are not tokenised yet
 LEAST_COSINE = 0.999  # between a vector in bf16 and in fp32
 MOST_DIFFERENCE = (
     0.1  # between a logit in bf16 and in fp32, as a share of the largest logit (at least 1)
@@ -259,6 +262,85 @@ def score(
     return scores
 
 
+def read_plan(texts: Sequence[str], positions: Positions, reader: Reader, most: int) -> Plan:
+    """Which of the texts at `positions` a reader reads together: batches of positions.
+
+    Their tokens are guessed from their characters, `most` a batch with its padding.
+    """
+    lengths = [
+        min(len(texts[at]) // CHARACTERS_PER_TOKEN + 2, reader.max_length)
+        for at in positions.tolist()
+    ]
+    return [positions[batch] for batch in plan_batches(lengths, most)]
+
+
+def compare_readings(
+    reader: Reader,
+    queries: Sequence[str],
+    passages: Sequence[str],
+    pairs: Positions,
+    plan: Sequence[Positions],
+    engine: Engine,
+) -> Iterator[tuple[Positions, Vectors]]:
+    """The raw scores of a planned batch after the other: rows of `pairs` [b], and scores [b] fp32.
+
+    All queries of the plan are read first and stay in memory; passages are read batch by batch, so
+    a passage is read once where the plan has all its pairs in one batch. It runs in torch, whatever
+    the engine's backend.
+
+    Shapes: `pairs` [n, 2] int64, query position and passage position.
+
+    Raises:
+        ScoreError: when a score is not finite or not what fp32 gives, or a passage can have none.
+    """
+    asked = np.unique(np.concatenate([pairs[rows, 0] for rows in plan]))
+    with _running(reader, engine):
+        known: dict[int, Reading] = {}
+        for batch in read_plan(queries, asked, reader, engine.max_batch_tokens):
+            found = _read(reader, [queries[at] for at in batch], "query", engine)
+            known |= dict(zip(batch.tolist(), found, strict=True))
+        for number, rows in enumerate(plan):
+            scores = _compared_with(reader, known, passages, pairs[rows], engine)
+            if number == 0 and engine.precision == "bf16":
+                first, exact = pairs[rows[:COMPARED_ROWS]], replace(engine, precision="fp32")
+                texts = np.unique(first[:, 0]).tolist()
+                again = _read(reader, [queries[at] for at in texts], "query", exact)
+                anew = dict(zip(texts, again, strict=True))
+                _refuse_moved(
+                    "model", _compared_with(reader, anew, passages, first, exact), scores, engine
+                )
+            if not np.isfinite(scores).all():
+                query, passage = pairs[rows[np.flatnonzero(~np.isfinite(scores))[0]]]
+                raise ScoreError(
+                    f"The model gave a score that is not finite for query {query} and passage "
+                    f"{passage}. Check its weights, or use --precision fp32."
+                )
+            yield rows, scores
+
+
+def _compared_with(
+    reader: Reader,
+    queries: Mapping[int, Reading],
+    passages: Sequence[str],
+    pairs: Positions,
+    engine: Engine,
+) -> Vectors:
+    """The scores [n] of pairs [n, 2] whose queries were read; passages are read as one batch."""
+    wanted, of_pair = np.unique(pairs[:, 1], return_inverse=True)
+    read = _read(reader, [passages[at] for at in wanted], "passage", engine)
+    scores = np.empty(len(pairs), dtype=np.float32)
+    for place, passage in enumerate(read):
+        own = np.flatnonzero(of_pair == place)
+        scores[own] = reader.scores([queries[int(at)] for at in pairs[own, 0]], passage)
+    return scores
+
+
+def _read(reader: Reader, texts: Sequence[str], role: Role, engine: Engine) -> list[Reading]:
+    """What a reader makes of texts in the engine's precision, together as one batch."""
+    with torch.autocast(engine.device, torch.bfloat16, enabled=engine.precision == "bf16"):
+        return reader.read(texts, role)
+
+
 def _outputs(
     model: Model,
     batches: Iterator[dict[str, Tensor]],
@@ -333,11 +415,15 @@ def _compare_scores(
     ranker: Ranker, features: dict[str, Tensor], scores: Vectors, engine: Engine
 ) -> None:
     """Refuse a ranker whose scores move."""
-    exact = _exactly(ranker, features, engine)
+    _refuse_moved("ranker", _exactly(ranker, features, engine), scores, engine)
+
+
+def _refuse_moved(what: str, exact: Vectors, scores: Vectors, engine: Engine) -> None:
+    """Refuse a model whose first scores are not what it gives in fp32."""
     difference = np.abs(exact - scores[: len(exact)]).max() / max(1.0, np.abs(exact).max())
     if np.isfinite(exact).all() and not difference <= MOST_DIFFERENCE:
         raise ScoreError(
-            f"{_where(engine)} the ranker gives other scores than in fp32 (they differ by "
+            f"{_where(engine)} the {what} gives other scores than in fp32 (they differ by "
             f"{difference:.2f} of the largest, at most {MOST_DIFFERENCE} expected). Use "
             f"{_instead(engine)}."
         )

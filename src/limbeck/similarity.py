@@ -1,7 +1,8 @@
 """How alike are vectors? Higher is more alike.
 
-Two layouts: a matrix (every query against every passage) and lists (every query against its own
-passages).
+Two layouts of one vector per text: a matrix (every query against every passage) and lists (every
+query against its own passages). Where a text is several rows, vectors of tokens or weights of
+words, some queries are compared with one passage at a time.
 
 This module knows no model and no text.
 """
@@ -62,6 +63,42 @@ def list_similarity(name: str) -> Callable[[Tensor, Tensor], Tensor]:
         ConfigError: when the name is neither `cosine` nor `dot`.
     """
     return _named(name, {"cosine": cosine_lists, "dot": dot_lists})
+
+
+def sums_of_maxima(queries: Tensor, owners: Tensor, passage: Tensor, *, count: int) -> Tensor:
+    """MaxSim of `count` queries with one passage: [count], the sum over a query's tokens of the
+    largest dot product with a token of the passage.
+
+    Shapes: `queries` [N, D], the tokens of all queries; `owners` [N], whose each is; `passage`
+    [T, D], T at least 1.
+
+    Example:
+        >>> tokens = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+        >>> sums_of_maxima(tokens, torch.tensor([0, 0, 1]), torch.tensor([[2.0, 1.0]]), count=2)
+        tensor([3., 3.])
+    """
+    best = (queries @ passage.T).max(dim=1).values
+    return queries.new_zeros(count).index_add(0, owners, best)
+
+
+def sparse_dots(
+    queries: tuple[Tensor, ...], owners: Tensor, passage: tuple[Tensor, ...], *, count: int
+) -> Tensor:
+    """The dot product of `count` sparse queries with one sparse passage: [count].
+
+    Shapes: `queries`, the places and weights [N] of the words of all queries; `owners` [N], whose
+    each is; `passage`, the places and weights [W] of its words. No text has a place twice.
+
+    Example:
+        >>> queries = torch.tensor([2, 7, 7]), torch.tensor([1.0, 2.0, 3.0])
+        >>> passage = torch.tensor([7, 9]), torch.tensor([0.5, 4.0])
+        >>> sparse_dots(queries, torch.tensor([0, 0, 1]), passage, count=2)
+        tensor([1.0000, 1.5000])
+    """
+    (places, weights), (passage_places, passage_weights) = queries, passage
+    width = 1 + int(torch.cat([places, passage_places, places.new_zeros(1)]).max())
+    dense = weights.new_zeros(width).index_copy(0, passage_places, passage_weights)
+    return weights.new_zeros(count).index_add(0, owners, weights * dense[places])
 
 
 def softmax_temperature(name: Similarity) -> float:

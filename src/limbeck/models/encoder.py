@@ -41,8 +41,8 @@ _VOLATILE = {
 }
 
 
-class _Model(nn.Module):
-    """What encoders and rankers share: a wrapped model, its tokenizer, its digests, its folder."""
+class WrappedModel(nn.Module):
+    """What models share: a class of sentence-transformers, its tokenizer, digests and folder."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class _Model(nn.Module):
 
     @abstractmethod
     def _kind_of_score(self) -> str:
-        """What a score of this model is: cosine, dot or logit."""
+        """What a score of this model is: cosine, dot, logit, maxsim or meanmaxsim."""
 
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer alone into a folder that is there, as `save` would."""
@@ -132,7 +132,7 @@ class _Model(nn.Module):
             (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
-class Encoder(_Model):
+class Encoder(WrappedModel):
     """One text in, one vector out: a `SentenceTransformer` whose first module is a Transformer.
 
     Raises:
@@ -181,7 +181,7 @@ class Encoder(_Model):
         return self.similarity
 
 
-class Ranker(_Model):
+class Ranker(WrappedModel):
     """A query and a passage in, one raw score out: a `CrossEncoder` with one label.
 
     Raises:

