@@ -19,12 +19,22 @@ def distill(
         Path, typer.Option(help="The run's folder; the result is OUT/student.", file_okay=False)
     ],
     teacher: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            help="A model's folder or hub name, `kind:path` to say what it is, or "
-            "`train[:dual|cross|ensemble]` to fit one on the training judgements."
+            help="A model's folder or hub name, `kind:path` to say what it is, a file of scores "
+            "(`scores:path`), or `train[:dual|cross|ensemble]` to fit one on the training "
+            "judgements; repeat it, and the mean of several teaches.",
+            show_default="train",
         ),
-    ] = "train",
+    ] = None,
+    teacher_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="W,W,...",
+            help="The weight of each --teacher, in their order.",
+            show_default="all alike",
+        ),
+    ] = None,
     student: Annotated[
         str | None,
         typer.Option(
@@ -99,7 +109,8 @@ def distill(
     given = options.dotted(read_toml(settings_file)) if settings_file else {}
     arguments: dict[str, Any] = {
         "out": out,
-        "teacher": teacher,
+        "teacher": (teacher[0] if len(teacher) == 1 else teacher) if teacher else "train",
+        "teacher_weights": options.parse_weights(teacher_weights) if teacher_weights else None,
         "student": student,
         "student_layers": student_layers,
         "layer_choice": layer_choice,

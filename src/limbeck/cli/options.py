@@ -51,6 +51,24 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
     return settings
 
 
+def parse_weights(text: str) -> tuple[float, ...]:
+    """The numbers in a text such as `0.7,0.3`.
+
+    Raises:
+        ConfigError: when one is not a number.
+
+    Example:
+        >>> parse_weights("0.7, 0.3")
+        (0.7, 0.3)
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"--teacher-weights {text!r} is not a list of numbers. Write it like 0.7,0.3."
+        ) from error
+
+
 def dotted(tables: Mapping[str, object]) -> dict[str, object]:
     """The settings of a TOML file with those in a table named by it, as `--set` names them.
 

@@ -7,9 +7,12 @@ models, and what a recipe or a teacher needs of them. This module computes nothi
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from limbeck.data import read_collection
 from limbeck.data.collection import Collection, with_labels
@@ -19,8 +22,16 @@ from limbeck.models.layers import cut_layers, with_dimension
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.recipes import AUTO, Recipe, find, find_preset
 from limbeck.settings import parse_settings
-from limbeck.teachers.teachers import Teacher, load_teacher
-from limbeck.types import Split
+from limbeck.teachers.teachers import (
+    EnsembleTeacher,
+    ScoresTeacher,
+    Teacher,
+    load_scores,
+    load_teacher,
+    names_scores,
+    renamed,
+)
+from limbeck.types import SPLITS, Split
 
 OFFLINE_LAYERS = 2  # of the student that is cut from the offline model
 FITTED = "train"  # `--teacher train[:dual|cross|ensemble]`
@@ -42,6 +53,7 @@ class Request:
     base: Encoder
     student: Encoder
     teacher: Teacher | None  # None: fitted by this run, or the recipe needs none
+    to_scale: bool  # several were given, which this run brings to one scale
     notes: tuple[str, ...]
 
 
@@ -68,8 +80,10 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
                 f"here. Write --recipe {fitted} and --set {next(iter(values))}=..."
             )
         parse_settings(find(fitted).settings, values, where=f"--set {fitted}.")
-    fits = str(asked["teacher"]).partition(":")[0] == FITTED
-    wanted = teachers_wanted(str(asked["teacher"])) if fits else ()
+    given = specs(asked["teacher"])
+    fits = _fits(given)
+    wanted = teachers_wanted(given[0]) if fits else ()
+    weights = _weights(given, asked["teacher_weights"])
     collection = read_collection(
         asked["data"],
         seed=DATA_SEED,
@@ -78,7 +92,7 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
     if asked["labels"] is not None:
         collection = with_labels(collection, asked["labels"], DATA_SEED)
     notes = [*collection.notes, *notes]
-    _check_labels(collection, recipe, str(asked["teacher"]))
+    _check_labels(collection, recipe, given[0])
     if not len(collection.labelled) + len(collection.unlabelled) and name != "embed":
         raise DataError(
             f"{collection.name} has no training query, judged or not: all are in dev or test. Add "
@@ -87,7 +101,8 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
     base, student = _students(asked)
     teacher = None
     if "teacher" in recipe.needs and not fits:
-        teacher = replace(load_teacher(str(asked["teacher"])), name="teacher")  # type: ignore[type-var]
+        teacher, said = _given(given, weights, collection)
+        notes += said
     elif "teacher" not in recipe.needs:
         notes.append(f"teacher: none, {name} learns from judgements alone")
     if "vectors" in recipe.needs and (
@@ -101,8 +116,145 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
         if split not in collection.qrels:
             notes.append(_without(split, collection))
     return Request(
-        dict(asked), collection, recipe, preset, settings, base, student, teacher, tuple(notes)
+        dict(asked),
+        collection,
+        recipe,
+        preset,
+        settings,
+        base,
+        student,
+        teacher,
+        teacher is not None and len(given) > 1,
+        tuple(notes),
     )
+
+
+def specs(teacher: str | Sequence[str]) -> tuple[str, ...]:
+    """The teachers that were asked for, one or several.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    found = (teacher,) if isinstance(teacher, str) else tuple(map(str, teacher))
+    if not found:
+        raise ConfigError("No teacher is given. Name one, or leave --teacher out to fit one.")
+    return found
+
+
+def teacher_named(spec: str, collection: Collection) -> Teacher:
+    """The model, or the file of scores of this collection, that a name stands for.
+
+    Raises:
+        ConfigError, DataError, ModelError: when it cannot be used.
+    """
+    return load_scores(spec, collection) if names_scores(spec) else load_teacher(spec)
+
+
+def _fits(given: Sequence[str]) -> bool:
+    """Whether the run is asked to fit its teacher.
+
+    Raises:
+        ConfigError: when it is, and others are given beside that one.
+    """
+    fits = [spec for spec in given if spec.partition(":")[0] == FITTED]
+    if fits and len(given) > 1:
+        raise ConfigError(
+            f"--teacher {fits[0]} fits a teacher and takes no other beside it. Fit it in a run of "
+            "its own, and give that run's folder teacher/ here."
+        )
+    return bool(fits)
+
+
+def _weights(given: Sequence[str], weights: Sequence[float] | None) -> tuple[float, ...]:
+    """The weights of the teachers, whose sum is 1; equal ones when none are given.
+
+    Raises:
+        ConfigError: when they do not fit the teachers, or one is not above 0.
+    """
+    if weights is None:
+        return (1 / len(given),) * len(given)
+    if len(weights) != len(given) or len(given) < 2:
+        raise ConfigError(
+            f"--teacher-weights has {len(weights)} numbers for {len(given)} teachers. Give one "
+            "for each --teacher, in their order, and two teachers at least."
+        )
+    if not all(0 < weight < float("inf") for weight in weights):
+        raise ConfigError(
+            f"--teacher-weights {', '.join(f'{weight:g}' for weight in weights)}: each must be a "
+            "number above 0. Leave a teacher out rather than give it none."
+        )
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def _given(
+    given: Sequence[str], weights: tuple[float, ...], collection: Collection
+) -> tuple[Teacher, list[str]]:
+    """The teachers that were named as one, and what there is to say of them.
+
+    Raises:
+        ConfigError, DataError, ModelError: when one of them cannot be used.
+    """
+    found = [teacher_named(spec, collection) for spec in given]
+    notes = []
+    for each in found:
+        if isinstance(each, ScoresTeacher):
+            notes += [*each.known.notes, _coverage(each, collection)]
+    if len(found) == 1:
+        teacher = renamed(found[0], "teacher")
+    else:
+        names = _distinct_names([each.name for each in found])
+        members = [renamed(each, name) for each, name in zip(found, names, strict=True)]
+        teacher = EnsembleTeacher.unscaled("teacher", members, weights)
+        told = ", ".join(
+            f"{name} ({weight:.3g})" for name, weight in zip(names, weights, strict=True)
+        )
+        notes.append(f"teacher: the weighted mean of {told}, each brought to one scale")
+        if not len(collection.labelled) + len(collection.unlabelled):
+            raise DataError(
+                f"{collection.name} has no training query, on whose candidates several teachers "
+                "are brought to one scale. Name one teacher, or add queries to queries.jsonl."
+            )
+    _check_answers(teacher, collection)
+    return teacher, notes
+
+
+def _coverage(teacher: ScoresTeacher, collection: Collection) -> str:
+    """How much of the queries a file of scores is about, in words."""
+    known = {collection.queries.ids[at] for at in np.unique(teacher.answers[:, 0])}
+    parts = [("training", [*collection.labelled, *collection.unlabelled])]
+    parts += [(split, list(collection.qrels.get(split, {}))) for split in SPLITS[1:]]
+    told = ", ".join(
+        f"{len(known.intersection(queries)):,} of {len(queries):,} {name}"
+        for name, queries in parts
+        if queries
+    )
+    return f"{teacher.name}: {len(teacher.answers):,} scores, for {told} queries"
+
+
+def _check_answers(teacher: Teacher, collection: Collection) -> None:
+    """Refuse scores from which no list can be made.
+
+    Raises:
+        DataError: when no training query has two passages with a score.
+    """
+    if teacher.answers is None:
+        return
+    training = {*collection.labelled, *collection.unlabelled}
+    queries, counts = np.unique(teacher.answers[:, 0], return_counts=True)
+    if not any(collection.queries.ids[at] in training for at in queries[counts > 1].tolist()):
+        raise DataError(
+            f"No training query of {collection.name} has scores of two passages or more to learn "
+            "from. Score candidates of training queries (those that no dev or test split judges)."
+        )
+
+
+def _distinct_names(names: Sequence[str]) -> list[str]:
+    """Names for rows and files: plain characters, and a number where a name comes again."""
+    plain = [re.sub(r"[^\w.-]+", "-", name) for name in names]
+    return [
+        name if plain.count(name) == 1 else f"{name}-{1 + plain[:at].count(name)}"
+        for at, name in enumerate(plain)
+    ]
 
 
 def _without(split: str, collection: Collection) -> str:

@@ -30,10 +30,16 @@ from limbeck.record import (
 from limbeck.settings import Settings, parse_settings
 from limbeck.store import write_json
 from limbeck.tasks.budget import Decided, Work, fit_budget
-from limbeck.tasks.retrieval import Retrieval, default_updates, natural_temperature
-from limbeck.tasks.systems import Measured, measure_bm25, measure_encoder, measure_teacher
+from limbeck.tasks.retrieval import Retrieval, default_updates
+from limbeck.tasks.systems import (
+    Measured,
+    measure_bm25,
+    measure_encoder,
+    measure_teacher,
+    unmeasured,
+)
 from limbeck.teachers.diagnostics import diagnose, doubt, refusal
-from limbeck.teachers.teachers import Teacher
+from limbeck.teachers.teachers import EnsembleTeacher, Teacher
 
 DIAGNOSIS = "stages/diagnose/diagnosis.json"  # what the teacher's scores look like
 DIAGNOSED_QUERIES = 300  # whose candidates a teacher is examined on
@@ -162,11 +168,12 @@ class Distillation:
             self._diagnose(teacher, notes)
             contrastive = self._compare_on_dev(teacher, notes)
             if split:
-                systems.append(measure_teacher(task, "teacher", teacher, split))
-                systems += [
-                    measure_teacher(task, f"teacher/{each.kind}", each, split)
-                    for each in teachers[1:]
-                ]
+                names = ["teacher", *(f"teacher/{each.name}" for each in teachers[1:])]
+                for name, each in zip(names, teachers, strict=True):
+                    if (reason := unmeasured(task, each, split)) is None:
+                        systems.append(measure_teacher(task, name, each, split))
+                    else:
+                        notes.append(f"{name}: not measured on {split}, since {reason}")
             if contrastive is not None and split:
                 systems.append(measure_encoder(task, "contrastive", contrastive, split))
         student = copy.deepcopy(request.student)
@@ -187,8 +194,11 @@ class Distillation:
         return settings_of(self.request, self.decided, recipe)
 
     def _teachers(self, notes: list[str]) -> list[Teacher]:
-        """The teacher, and whatever else was fitted to choose it from."""
+        """The teacher, and its members where several were given, or whatever else was fitted."""
         request, task = self.request, self.task
+        if request.to_scale:
+            teacher = self._scaled()
+            return [teacher, *teacher.members]
         if request.teacher is not None:
             return [request.teacher]
         wanted = teachers_wanted(str(request.asked["teacher"]))
@@ -218,6 +228,30 @@ class Distillation:
         others = [each for each in found if each is not best]
         return [best, *others]
 
+    def _scaled(self) -> EnsembleTeacher:
+        """The teachers that were given as one: each on the scale of its scores of candidates of
+        training queries, which need no judgements. The scale is recorded in `run.toml`.
+        """
+        task, given = self.task, self.request.teacher
+        assert isinstance(given, EnsembleTeacher)
+        queries = task.askable_queries(given)[:DIAGNOSED_QUERIES]
+        pools = task.pools(queries, depth=DIAGNOSED_DEPTH, teacher=task.base, asked=given)
+        pairs = task.pool_pairs(pools)
+        scores = [task.pair_scores(member, pairs) for member in given.members]
+        teacher = EnsembleTeacher.fitted("teacher", given.members, given.weights, scores)
+        if task.run.group.rank == 0:
+            found = read_record(task.run.folder)
+            assert found is not None
+            scale = {
+                "names": [member.name for member in teacher.members],
+                "digests": [member.digest for member in teacher.members],
+                "weights": list(teacher.weights),
+                "means": list(teacher.means),
+                "deviations": list(teacher.deviations),
+            }
+            write_record(task.run.folder, {**found, "teachers": scale})
+        return teacher
+
     def _on_dev(self, name: str, teacher: Teacher) -> float:
         """A teacher's figure on dev."""
         measured = measure_teacher(self.task, name, teacher, "dev")
@@ -230,10 +264,10 @@ class Distillation:
             TeacherRefused: unless the teacher is forced.
         """
         task = self.task
-        queries = task.training_queries()[:DIAGNOSED_QUERIES]
+        queries = task.askable_queries(teacher)[:DIAGNOSED_QUERIES]
         if not len(queries):
             return
-        pools = task.pools(queries, depth=DIAGNOSED_DEPTH, teacher=task.base)
+        pools = task.pools(queries, depth=DIAGNOSED_DEPTH, teacher=task.base, asked=teacher)
         lists = task.lists(pools, teacher=teacher)
         known = [entry for entry in lists if entry.scores is not None]
         marks = [
@@ -244,7 +278,7 @@ class Distillation:
         diagnosis = diagnose(
             [entry.scores for entry in known if entry.scores is not None],
             marks if self.request.collection.labelled else None,
-            temperature=given or natural_temperature(teacher),
+            temperature=given or teacher.temperature,
         )
         reason, doubted = refusal(diagnosis), doubt(diagnosis)
         if task.run.group.rank == 0:
@@ -269,6 +303,11 @@ class Distillation:
             notes.append(
                 "teacher: not compared on dev with a student trained without it, since that needs "
                 "judged training queries and a dev split"
+            )
+            return None
+        if (reason := unmeasured(task, teacher, "dev")) is not None:
+            notes.append(
+                f"teacher: not compared on dev with a student trained without it, since {reason}"
             )
             return None
         recipe = find("contrastive")

@@ -29,7 +29,7 @@ from limbeck.search import BM25
 from limbeck.store import new_folder
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.systems import measure_teacher
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher, load_teacher
+from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, load_teacher
 from limbeck.training import Run
 from limbeck.types import Progress, Silent
 
@@ -90,7 +90,11 @@ def export(
         raise ConfigError(f"{model} is exported already. Name the model that it came from.")
     teacher = load_teacher(model)
     if not isinstance(teacher, (DualTeacher, CrossTeacher)):
-        raise ModelError(f"{model} is an ensemble. Export one of its members.")
+        raise ModelError(
+            f"{model} is an ensemble. Export one of its members."
+            if isinstance(teacher, EnsembleTeacher)
+            else f"{model} is neither an encoder nor a ranker, which alone can be exported."
+        )
     own = teacher.encoder if isinstance(teacher, DualTeacher) else teacher.ranker
     progress.say("Converting the model, and comparing it with what it came from")
     _compared(own)

@@ -25,6 +25,8 @@ from limbeck.pipeline.asking import (
     FITTED,
     checked,
     measured_split,
+    specs,
+    teacher_named,
     teachers_wanted,
     training_queries,
 )
@@ -33,9 +35,9 @@ from limbeck.pipeline.reporting import METRICS, Result, finished, report
 from limbeck.record import check_same_run, check_writable, held, open_folder, read_record
 from limbeck.search import search_dense
 from limbeck.tasks.retrieval import Retrieval, normalised
-from limbeck.tasks.systems import measure_bm25, measure_teacher
+from limbeck.tasks.systems import measure_bm25, measure_teacher, unmeasured
 from limbeck.teachers.score_store import ScoreStore
-from limbeck.teachers.teachers import DualTeacher, load_teacher
+from limbeck.teachers.teachers import DualTeacher
 from limbeck.training import Run
 from limbeck.types import Progress, Silent, Split
 
@@ -44,7 +46,8 @@ def distill(
     data: str | Path,
     *,
     out: str | Path,
-    teacher: str = FITTED,
+    teacher: str | Sequence[str] = FITTED,
+    teacher_weights: Sequence[float] | None = None,
     student: str | None = None,
     student_layers: int | None = None,
     layer_choice: LayerChoice = "spread",
@@ -67,7 +70,8 @@ def distill(
     The same call goes on where an earlier one stopped, and repeats the result of a finished run.
     `settings` are the recipe's, as in `limbeck recipes NAME`; those of the recipes that fit a
     teacher carry its name: `teacher_dual.updates`. `budget_seconds` chooses updates, list length
-    and candidate depth to fit; settings that are given win.
+    and candidate depth to fit; settings that are given win. Of several teachers the weighted mean
+    teaches, each brought to one scale; without `teacher_weights` they count alike.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used, before any work.
@@ -77,7 +81,8 @@ def distill(
     out, progress = Path(out), progress or Silent()
     asked: dict[str, object] = {
         "data": str(data),
-        "teacher": str(teacher),
+        "teacher": given[0] if len(given := specs(teacher)) == 1 else list(given),
+        "teacher_weights": None if teacher_weights is None else list(map(float, teacher_weights)),
         "student": None if student is None else str(student),
         "student_layers": student_layers,
         "layer_choice": layer_choice,
@@ -130,8 +135,10 @@ def dry_run(data: str | Path, **arguments: Any) -> list[str]:
         "mine candidates with BM25 and with vectors",
     ]
     if "teacher" in needs and request.teacher is None:
-        wanted = teachers_wanted(str(asked["teacher"]))
+        wanted = teachers_wanted(specs(asked["teacher"])[0])
         lines += [f"fit a teacher: {name}" for name in wanted]
+    if request.to_scale:
+        lines.append("bring the teachers to one scale, on candidates of training queries")
     if "teacher" in needs:
         lines.append("ask the teacher for scores or vectors, and examine them")
         if collection.labelled and "dev" in collection.qrels and not asked["force_teacher"]:
@@ -159,8 +166,9 @@ def evaluate(
 ) -> Result:
     """Measure a retriever or ranker on a split, beside BM25.
 
-    A ranker re-ranks what BM25 and the offline encoder find. A folder that `export` wrote is a
-    model, too. With `out`, metrics, per-query figures and TREC runs are written there.
+    A model without vectors re-ranks what BM25 and the offline encoder find. A folder that `export`
+    wrote is a model, too, and so is a file of scores, which ranks the pairs it has. With `out`,
+    metrics, per-query figures and TREC runs are written there.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used.
@@ -185,13 +193,18 @@ def evaluate(
     if backend == "auto" and is_exported(model):
         backend = "openvino"  # where alone it runs
     engine = choose_engine(backend, precision, characters=collection.passages.characters)
-    asked = load_teacher(model)
+    asked = teacher_named(model, collection)
     with TemporaryDirectory() as temporary:
         base = (
             asked if isinstance(asked, DualTeacher) else DualTeacher("base", load_encoder(OFFLINE))
         )
         run = Run(Path(temporary), seed, engine, progress)
         task = Retrieval(collection, run, base, None)
+        if (reason := unmeasured(task, asked, split)) is not None:
+            raise DataError(
+                f"{model} cannot be measured on {split}: {reason}. Add the others, or choose "
+                "another --split."
+            )
         systems = [measure_bm25(task, split), measure_teacher(task, "model", asked, split)]
         return report(task, Path(out) if out else None, systems, list(collection.notes), seed)
 

@@ -21,7 +21,7 @@ from limbeck.objectives.listwise import cross_entropy, kl_divergence
 from limbeck.recipes.registry import recipe
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
-from limbeck.tasks.retrieval import ListSettings, Retrieval, natural_temperature, signals_with
+from limbeck.tasks.retrieval import ListSettings, Retrieval, signals_with
 from limbeck.teachers.teachers import Teacher
 from limbeck.training import Turn
 from limbeck.types import Loss, Signals
@@ -40,7 +40,7 @@ class KLSettings(ListSettings):
         None,
         gt=0,
         description="divides the teacher's scores; none = 0.05 for cosines, 1 for logits, "
-        "0.3 for an ensemble",
+        "0.3 for an ensemble, 0.3 of their deviation for scores from a file",
     )
     contrastive_weight: float = Field(
         0.1, ge=0, description="lambda: weight of the contrastive term on judged queries"
@@ -62,9 +62,10 @@ class KLSettings(ListSettings):
 )
 def kl(task: Retrieval, teacher: Teacher, student: Encoder, settings: KLSettings) -> None:
     """Train the student in place."""
-    # 1. Candidates of all training queries: by words, and by the teacher's vectors or the base's.
+    # 1. Candidates of all training queries: by words, and by the teacher's vectors or the base's;
+    # of scores from a file, its pairs.
     miner = teacher if teacher.in_batch else task.base
-    pools = task.pools(task.training_queries(), depth=settings.depth, teacher=miner)
+    pools = task.pools(task.training_queries(), depth=settings.depth, teacher=miner, asked=teacher)
     # 2. A teacher without vectors scores each query's own list, once.
     scorer = None if teacher.in_batch and settings.margin is None else teacher
     lists = task.lists(
@@ -73,7 +74,7 @@ def kl(task: Retrieval, teacher: Teacher, student: Encoder, settings: KLSettings
     source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
     # 3. The whole update where the teacher can score it, own lists otherwise.
     over = "/in_batch" if teacher.in_batch else ""
-    teacher_temperature = settings.teacher_temperature or natural_temperature(teacher)
+    teacher_temperature = settings.teacher_temperature or teacher.temperature
     temperature = settings.temperature or softmax_temperature(student.similarity)
 
     def loss(signals: Signals) -> Loss:

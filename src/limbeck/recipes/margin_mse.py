@@ -19,7 +19,7 @@ from limbeck.objectives.pairwise import margin_mse as margin_mse_loss
 from limbeck.recipes.registry import recipe
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
-from limbeck.tasks.retrieval import ListSettings, Retrieval, natural_temperature, signals_with
+from limbeck.tasks.retrieval import ListSettings, Retrieval, signals_with
 from limbeck.teachers.teachers import Teacher
 from limbeck.training import Turn
 from limbeck.types import Loss, Signals
@@ -38,7 +38,8 @@ class MarginMSESettings(ListSettings):
         None,
         gt=0,
         description="beta: multiplies similarities; none = what brings them to the teacher's "
-        "units: for cosines 1 to cosines, 20 to logits, 6 to an ensemble",
+        "units: for cosines 1 to cosines, 20 to logits, 6 to an ensemble, 6 deviations to scores "
+        "from a file",
     )
 
 
@@ -53,16 +54,17 @@ def margin_mse(
     task: Retrieval, teacher: Teacher, student: Encoder, settings: MarginMSESettings
 ) -> None:
     """Train the student in place."""
-    # 1. Candidates of all training queries: by words, and by the teacher's vectors or the base's.
+    # 1. Candidates of all training queries: by words, and by the teacher's vectors or the base's;
+    # of scores from a file, its pairs.
     miner = teacher if teacher.in_batch else task.base
-    pools = task.pools(task.training_queries(), depth=settings.depth, teacher=miner)
+    pools = task.pools(task.training_queries(), depth=settings.depth, teacher=miner, asked=teacher)
     # 2. The teacher's raw scores of every list, once.
     lists = task.lists(
         pools, first_rank=settings.first_rank, teacher=teacher, margin=settings.margin
     )
     source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
     # 3. The equation.
-    scale = settings.scale or natural_temperature(teacher) / softmax_temperature(student.similarity)
+    scale = settings.scale or teacher.temperature / softmax_temperature(student.similarity)
 
     def loss(signals: Signals) -> Loss:
         student = signals.scores["student"]

@@ -207,6 +207,8 @@ def _asking(task: Retrieval, teacher: Teacher) -> float:
     queries = _spread(len(task.collection.queries), count)
     passages = _spread(len(task.collection.passages), count)
     pairs = np.stack([queries[:count], passages[:count]], axis=1)
+    if teacher.answers is not None:
+        pairs = teacher.answers[_spread(len(teacher.answers), count)]
     started = time.perf_counter()
     task.pair_scores(teacher, pairs)
     return (time.perf_counter() - started) / len(pairs)
@@ -233,7 +235,7 @@ def _fixed(
     seconds += base
     asks_pairs = "cross" in fits
     if work.teacher is not None:
-        asks_pairs = not work.teacher.in_batch
+        asks_pairs = work.teacher.reads_pairs
         if not asks_pairs:
             seconds += speeds.pair * max(passages, training + held_out)
     elif fits:

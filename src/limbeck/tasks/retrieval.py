@@ -29,7 +29,7 @@ from limbeck.negatives import drop_by_margin, drop_by_rank
 from limbeck.schedules import linear_warmup_decay
 from limbeck.search import search_dense
 from limbeck.settings import Settings
-from limbeck.similarity import matrix_similarity, softmax_temperature
+from limbeck.similarity import matrix_similarity
 from limbeck.sources import ListBatch, ListSource, QueryList, TextBatch, TextSource
 from limbeck.store import digest
 from limbeck.teachers.score_store import ScoreStore
@@ -115,6 +115,13 @@ class Retrieval:
         """The labelled training queries, then the unlabelled ones, as positions."""
         return self.positions([*self.collection.labelled, *self.collection.unlabelled])
 
+    def askable_queries(self, teacher: Teacher) -> np.ndarray:
+        """The training queries that a teacher can be asked about, as positions."""
+        queries = self.training_queries()
+        return (
+            queries if teacher.answers is None else queries[np.isin(queries, teacher.answers[:, 0])]
+        )
+
     def split_queries(self, split: Split) -> np.ndarray:
         """The judged queries of a split, as positions."""
         return self.positions(list(self.collection.qrels.get(split, {})))
@@ -180,11 +187,22 @@ class Retrieval:
             )
         )
 
-    def pools(self, queries: np.ndarray, *, depth: int, teacher: Teacher) -> Candidates:
+    def pools(
+        self,
+        queries: np.ndarray,
+        *,
+        depth: int,
+        teacher: Teacher,
+        asked: Teacher | None = None,
+    ) -> Candidates:
         """The candidates of queries by words and by the vectors of a dual teacher, merged by rank.
 
-        At most `depth` passages per query; the vectors' first comes first.
+        At most `depth` passages per query; the vectors' first comes first. They are meant for the
+        teacher that is `asked` about them: where it has scores of some pairs only, its own pairs
+        are the candidates instead.
         """
+        if asked is not None and asked.answers is not None:
+            return _answered(asked.answers, queries, depth, asked.name)
         folder = self.run.folder / "stages"
         key = digest([queries.tolist(), depth, teacher.digest])[:8]
         lexical = self.run.first(
@@ -196,15 +214,15 @@ class Retrieval:
                 progress=self.run.progress,
             )
         )
-        asked = self.vectors(teacher, "query", queries)
+        own = self.vectors(teacher, "query", queries)
         answers = self.vectors(teacher, "passage")
         if teacher.similarity == "cosine":
-            asked, answers = normalised(asked), normalised(answers)
+            own, answers = normalised(own), normalised(answers)
         dense = self.run.first(
             lambda: mine_dense(
                 self.collection,
                 queries,
-                asked,
+                own,
                 answers,
                 source=teacher.name,
                 depth=depth,
@@ -249,7 +267,7 @@ class Retrieval:
 
         Judged positives leave the pool, and so does a passage with the text of another: no list or
         update shows a text twice. With a teacher, everything is scored by it; an unlabelled
-        query's pool is put in its order.
+        query's pool is put in its order. A positive that it cannot be asked about is left out.
 
         Likely false negatives leave the pool of a labelled query: what is ranked before
         `first_rank`, and with a `margin` (in the teacher's units) what scores above the best
@@ -262,8 +280,13 @@ class Retrieval:
         spared: list[np.ndarray] = []
         relevant = self._positives_by_text()
         firsts = self._firsts("passage")
+        answers = None if teacher is None else self._answers_by_text(teacher)
         for place, query in enumerate(pools.queries.tolist()):
             judged, _ = _distinct(firsts[self.positives_of(query, "train")])
+            if answers is not None:
+                scored = np.isin(judged, answers.get(self._firsts("query")[query], []))
+                self._count("positives left out: the teacher has no score", int((~scored).sum()))
+                judged = judged[scored]
             pool, _ = _distinct(firsts[pools.for_query(place)])
             pool = pool[~np.isin(pool, judged)]
             left_out = np.empty(0, dtype=np.int64)
@@ -297,6 +320,16 @@ class Retrieval:
             query_id = QueryId(self.collection.queries.ids[query])
             lists.append(QueryList(query, query_id, judged, pool, own, left_out))
         return lists
+
+    def _answers_by_text(self, teacher: Teacher) -> dict[int, np.ndarray] | None:
+        """Which passages a teacher has scores of, per query, as first positions; None = any."""
+        if teacher.answers is None:
+            return None
+        queries = self._firsts("query")[teacher.answers[:, 0]]
+        order = np.argsort(queries, kind="stable")
+        passages = self._firsts("passage")[teacher.answers[order, 1]]
+        found, starts = np.unique(queries[order], return_index=True)
+        return dict(zip(found.tolist(), np.split(passages, starts[1:]), strict=True))
 
     def _positives_by_text(self) -> dict[str, np.ndarray]:
         """The passages judged relevant to any training query of a text, as first positions."""
@@ -605,16 +638,6 @@ def default_updates(updates_per_pass: float) -> int:
     return min(max(math.ceil(PASSES * updates_per_pass), LEAST_UPDATES), MOST_UPDATES)
 
 
-def natural_temperature(teacher: Teacher) -> float:
-    """What divides a teacher's scores when nothing else is said: by the units it speaks in.
-
-    0.05 for cosines in [-1, 1], 0.3 for an ensemble's standardised scores, 1 for logits.
-    """
-    if teacher.kind == "ensemble":
-        return 0.3
-    return softmax_temperature(teacher.similarity) if teacher.in_batch else 1.0
-
-
 def signals_with(teacher: Teacher) -> frozenset[str]:
     """What `Retrieval.score_update` gives with this teacher."""
     own = {"student", "student/in_batch", "teacher"}
@@ -626,6 +649,17 @@ def normalised(vectors: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     result: np.ndarray = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
     return result
+
+
+def _answered(pairs: np.ndarray, queries: np.ndarray, depth: int, source: str) -> Candidates:
+    """The first `depth` of the pairs [n, 2] of each query, which stand together, best first."""
+    starts = np.searchsorted(pairs[:, 0], queries, side="left")
+    counts = np.minimum(np.searchsorted(pairs[:, 0], queries, side="right") - starts, depth)
+    found = np.full((len(queries), int(counts.max(initial=0))), -1, dtype=np.int32)
+    for row, (start, count) in enumerate(zip(starts.tolist(), counts.tolist(), strict=True)):
+        found[row, :count] = pairs[start : start + count, 1]
+    scores = np.broadcast_to(-np.arange(found.shape[1], dtype=np.float32), found.shape)
+    return Candidates.of(source, queries, found, scores)  # only the order is known here
 
 
 def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -81,7 +81,8 @@ def measure_teacher(task: Retrieval, name: str, teacher: Teacher, split: Split) 
     """A teacher: first stage when it is one encoder, else re-ranking pooled candidates.
 
     What it said before, to this run or another, is not asked again but for the timing. The
-    candidates are those of BM25 and the base encoder, `RERANKED` per query.
+    candidates are those of BM25 and the base encoder, `RERANKED` per query; of a teacher that has
+    scores of some pairs only, those pairs.
     """
     if isinstance(teacher, DualTeacher):
 
@@ -92,7 +93,7 @@ def measure_teacher(task: Retrieval, name: str, teacher: Teacher, split: Split) 
         return _measured_vectors(task, name, teacher.encoder, split, vectors)
 
     def search() -> tuple[Results, Cost]:
-        pools = candidates(task, split)
+        pools = candidates(task, split, teacher)
         started = time.perf_counter()
         results = task.reranked(teacher, pools)
         seconds = time.perf_counter() - started
@@ -101,9 +102,24 @@ def measure_teacher(task: Retrieval, name: str, teacher: Teacher, split: Split) 
     return _measured(task, name, split, {"teacher": teacher.digest, "depth": RERANKED}, search)
 
 
-def candidates(task: Retrieval, split: Split) -> Candidates:
-    """What a ranker is asked to put in order for the queries of a split."""
-    return task.pools(task.split_queries(split), depth=RERANKED, teacher=task.base)
+def candidates(task: Retrieval, split: Split, teacher: Teacher) -> Candidates:
+    """What a teacher is asked to put in order for the queries of a split."""
+    depth = RERANKED if teacher.answers is None else DEPTH
+    return task.pools(task.split_queries(split), depth=depth, teacher=task.base, asked=teacher)
+
+
+def unmeasured(task: Retrieval, teacher: Teacher, split: Split) -> str | None:
+    """Why a teacher cannot be measured on a split, in words; None when it can.
+
+    Figures over some of the queries could not be compared with those of other systems.
+    """
+    if teacher.answers is None:
+        return None
+    queries = task.split_queries(split)
+    known = int(np.isin(queries, teacher.answers[:, 0]).sum())
+    if known == len(queries):
+        return None
+    return f"it has scores for {known:,} of {len(queries):,} {split} queries"
 
 
 def _measured_vectors(

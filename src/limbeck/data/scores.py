@@ -1,0 +1,218 @@
+"""Which scores of (query, passage) pairs does a file hold?
+
+    FILE.parquet         columns `query_id`, `passage_id` and `score`
+    FILE.tsv             query id, passage id and score separated by tabs; a header is optional
+    FILE.trec            six columns, as a search engine writes its runs: query id, Q0, passage id,
+                         rank, score, tag; the rank is not read
+
+Text may be packed as .gz, and a line says by its columns which of the two layouts it has. Nothing
+is guessed: an id that is not in the collection, a score that is no number, or two scores of one
+pair are refused, naming the line or row.
+
+This module knows no model and no teacher.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from limbeck.data.collection import Collection
+from limbeck.errors import DataError
+
+COLUMNS = ("query_id", "passage_id", "score")
+_SHAPE = (
+    "Each line must have query id, passage id and score, separated by tabs, or be a line of a TREC "
+    "run"
+)
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """What a file says: scores of pairs, a query's pairs together and its best first.
+
+    Shapes: `pairs` [n, 2], query and passage positions in the collection; `scores` [n].
+    """
+
+    pairs: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    notes: tuple[str, ...] = ()
+
+
+def read_scores(path: Path, collection: Collection) -> ScoredPairs:
+    """The scores in a file, of queries and passages of a collection.
+
+    Raises:
+        DataError: when there is no such file, or at the first thing in it that cannot be used.
+    """
+    if not path.is_file():
+        raise DataError(f"There is no file of scores {path}. Check the path.")
+    found = _parquet(path) if path.suffix == ".parquet" else _text(path, collection)
+    if not len(found.scores):
+        raise DataError(f"{path} is empty: it holds no score. {_SHAPE}.")
+    return _checked(found, collection)
+
+
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    """What was written, row by row; `rows` [n] are line or row numbers, from 1."""
+
+    path: Path
+    place: str  # between the file's name and the number
+    queries: list[str]
+    passages: list[str]
+    scores: npt.NDArray[np.float64]
+    rows: npt.NDArray[np.int64]
+
+    def where(self, at: int) -> str:
+        """The place of a row, for a message."""
+        return f"{self.path}{self.place}{self.rows[at]}"
+
+
+def _parquet(path: Path) -> _Raw:
+    """The rows of a parquet table."""
+    try:
+        frame = pl.read_parquet(path)
+    except Exception as error:  # polars raises several unrelated types
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(f"{path} cannot be read as parquet ({reason}). Write it again.") from error
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing:
+        raise DataError(
+            f"{path} has no column {missing[0]!r} (it has {', '.join(frame.columns) or 'none'}). "
+            f"The columns must be {', '.join(COLUMNS)}."
+        )
+    for name in COLUMNS[:2]:
+        if not (frame[name].dtype == pl.String or frame[name].dtype.is_integer()):
+            raise DataError(
+                f"{path}: the column {name!r} holds {frame[name].dtype}, not ids. Write texts."
+            )
+    if not frame["score"].dtype.is_numeric():
+        raise DataError(
+            f"{path}: the column 'score' holds {frame['score'].dtype}, not numbers. Write numbers."
+        )
+    frame = frame.select(
+        pl.col(COLUMNS[0]).cast(pl.String),
+        pl.col(COLUMNS[1]).cast(pl.String),
+        pl.col("score").cast(pl.Float64),
+    )
+    empty = frame.with_row_index("row", offset=1).filter(
+        pl.any_horizontal(pl.col(name).is_null() for name in COLUMNS)
+    )
+    if len(empty):
+        raise DataError(f"{path}, row {empty['row'][0]}: a value is missing. Leave the row out.")
+    return _Raw(
+        path,
+        ", row ",
+        frame["query_id"].to_list(),
+        frame["passage_id"].to_list(),
+        frame["score"].to_numpy(),
+        np.arange(1, len(frame) + 1),
+    )
+
+
+def _text(path: Path, collection: Collection) -> _Raw:
+    """The lines of a table with tabs, or of a TREC run."""
+    queries: list[str] = []
+    passages: list[str] = []
+    scores: list[float] = []
+    rows: list[int] = []
+    for number, line in _lines(path):
+        columns = line.rstrip("\r\n").split("\t")
+        if len(columns) != 3:
+            columns = line.split()
+            if len(columns) != 6:
+                raise DataError(
+                    f"{path}:{number}: {len(columns)} column{'s' * (len(columns) != 1)} instead of "
+                    f"3. {_SHAPE}."
+                )
+            columns = [columns[0], columns[2], columns[4]]
+        try:
+            score = float(columns[2])
+        except ValueError as error:
+            if number == 1 and columns[0] not in collection.queries.index:
+                continue  # the header
+            raise DataError(
+                f"{path}:{number}: score {columns[2]!r} is not a number. {_SHAPE}."
+            ) from error
+        queries.append(columns[0])
+        passages.append(columns[1])
+        scores.append(score)
+        rows.append(number)
+    return _Raw(path, ":", queries, passages, np.array(scores), np.array(rows, dtype=np.int64))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line that is not blank."""
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+                if line.strip():
+                    yield number, line.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8. "
+            "Save the file as UTF-8."
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path}:{number + 1}: cannot be read ({error}). Make the file again, or copy it again."
+        ) from error
+
+
+def _checked(raw: _Raw, collection: Collection) -> ScoredPairs:
+    """The rows as positions, in order.
+
+    Raises:
+        DataError: at the first unknown id, score that is not finite, or second score of a pair.
+    """
+    positions = []
+    for ids, texts, noun, file in (
+        (raw.queries, collection.queries, "query", "queries.jsonl"),
+        (raw.passages, collection.passages, "passage", "corpus.jsonl"),
+    ):
+        found = np.array([texts.index.get(id_, -1) for id_ in ids], dtype=np.int64)
+        if (found < 0).any():
+            at = int(np.flatnonzero(found < 0)[0])
+            raise DataError(
+                f'{raw.where(at)}: {noun} id "{ids[at]}" is not in {file}. Leave such rows out, or '
+                "add it there."
+            )
+        positions.append(found)
+    queries, passages = positions
+    with np.errstate(over="ignore"):
+        scores = raw.scores.astype(np.float32)
+    if not np.isfinite(scores).all():
+        at = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise DataError(
+            f"{raw.where(at)}: the score is {raw.scores[at]}, not a finite number. Leave the row "
+            "out, or score the pair again."
+        )
+    order = np.lexsort((raw.rows, passages, queries))
+    same = (np.diff(queries[order]) == 0) & (np.diff(passages[order]) == 0)
+    first, second = order[:-1][same], order[1:][same]
+    other = scores[first] != scores[second]
+    if other.any():
+        at = int(second[other].min())
+        before = int(first[second == at][0])
+        raise DataError(
+            f'{raw.where(at)}: query "{raw.queries[at]}" and passage "{raw.passages[at]}" score '
+            f"{raw.scores[at]:g} here and {raw.scores[before]:g} in {raw.where(before)}. Keep one."
+        )
+    kept = np.setdiff1d(np.arange(len(scores)), second)
+    kept = kept[np.lexsort((passages[kept], -scores[kept], queries[kept]))]
+    note = f"{raw.path.name}: {len(second):,} repeated pairs (same score) merged"
+    return ScoredPairs(
+        np.stack([queries[kept], passages[kept]], axis=1),
+        scores[kept],
+        (note,) if len(second) else (),
+    )
