@@ -3,7 +3,10 @@
 `tiny_encoder_folder`: a BERT `SentenceTransformer`, 4 layers, width 32, mean pooling, normalised.
 `tiny_ranker_folder`: a BERT `CrossEncoder`, 3 layers, width 32, one label.
 `tiny_encoder`, `tiny_ranker`: fresh copies of them as Limbeck loads them, which a test may change.
-Both share one WordPiece tokenizer, which knows some words and every ASCII letter and digit.
+`tiny_sparse_folder`: a BERT `SparseEncoder` (SPLADE), 2 layers, width 32.
+`tiny_late_folder`: a BERT `MultiVectorEncoder` (ColBERT), 2 layers, 16 numbers per token, queries
+filled up to 12 tokens, punctuation of passages skipped.
+All share one WordPiece tokenizer, which knows some words and every ASCII letter and digit.
 """
 
 import os
@@ -102,6 +105,54 @@ def tiny_ranker_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         BertForSequenceClassification(bert_config(3, num_labels=1)).save_pretrained(body)
     tiny_tokenizer().save_pretrained(body)
     CrossEncoder(str(body), device="cpu", max_length=64).save_pretrained(str(folder / "model"))
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny_sparse_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from sentence_transformers import SparseEncoder
+    from sentence_transformers.sparse_encoder.modules import SpladePooling, Transformer
+    from transformers import BertForMaskedLM
+
+    folder = tmp_path_factory.mktemp("tiny-sparse")
+    body = folder / "body"
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        BertForMaskedLM(bert_config(2)).save_pretrained(body)
+    tiny_tokenizer().save_pretrained(body)
+    reader = Transformer(str(body), transformer_task="fill-mask", max_seq_length=48)
+    model = SparseEncoder(modules=[reader, SpladePooling("max")], device="cpu")
+    model.save_pretrained(str(folder / "model"))
+    return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny_late_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+    from transformers import BertModel
+
+    folder = tmp_path_factory.mktemp("tiny-late")
+    body = folder / "body"
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        BertModel(bert_config(2)).save_pretrained(body)
+        tiny_tokenizer().save_pretrained(body)
+        tokens = "token_embeddings"
+        modules = [
+            Transformer(
+                str(body),
+                max_seq_length=48,
+                query_expansion={"strategy": "fixed", "attend": False, "length": 12},
+            ),
+            Dense(32, 16, bias=False, activation_function=None, module_input_name=tokens),
+            MultiVectorMask(skiplist_words=list(string.punctuation)),
+            Normalize(module_input_name=tokens),
+        ]
+        prompts = {"query": "query ", "document": ""}
+        model = MultiVectorEncoder(modules=modules, prompts=prompts, device="cpu")
+    model.save_pretrained(str(folder / "model"))
     return folder / "model"
 
 

@@ -9,16 +9,16 @@ import torch
 
 from limbeck.candidates import Candidates
 from limbeck.data.collection import Collection, Texts
+from limbeck.data.scores import ScoredPairs
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import cut_layers, with_dimension
 from limbeck.sources import ListBatch, ListSource, TextBatch
 from limbeck.tasks.retrieval import (
     Retrieval,
     TrainingSettings,
-    natural_temperature,
     signals_with,
 )
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher
+from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, ScoresTeacher
 from limbeck.training import frozen_player
 from limbeck.types import PassageId, QueryId
 from retrieval_here import a_frozen_pass, a_task, encoded, in_memory, signals_of
@@ -178,6 +178,7 @@ class Table:
     kind: str = "cross"
     digest: str = "table"
     in_batch: bool = False
+    answers: None = None
 
     def score_pairs(self, pairs: np.ndarray, work: object) -> np.ndarray:
         return (10 - pairs[:, 1] + 20 * (pairs[:, 1] == 9)).astype(np.float32)
@@ -199,6 +200,14 @@ def listed(tmp_path: Path, tiny_encoder: Encoder) -> Retrieval:
         },
     )
     return a_task(tmp_path, tiny_encoder, collection)
+
+
+def scores_of(collection: Collection, rows: list[tuple[int, int, float]]) -> ScoresTeacher:
+    """A teacher of these (query, passage, score) rows."""
+    ordered = sorted(rows, key=lambda row: (row[0], -row[2]))
+    pairs = np.array([row[:2] for row in ordered])
+    scores = np.array([row[2] for row in ordered], dtype=np.float32)
+    return ScoresTeacher("file", collection, ScoredPairs(pairs, scores))
 
 
 def pools(*found: list[int]) -> Candidates:
@@ -237,6 +246,35 @@ def test_with_a_teacher_an_unlabelled_pool_is_in_its_order(listed: Retrieval) ->
     for entry in lists:
         shown = np.concatenate([entry.positives, entry.pool])
         assert entry.scores.tolist() == [10 - at + 20 * (at == 9) for at in shown]
+
+
+def test_scores_of_a_file_are_its_queries_candidates(listed: Retrieval) -> None:
+    """q0's file has its positive p1 but not p0, q1's not its p2, q2's one passage, q3's p8 = p3."""
+    pairs = [(0, 4, 1.0), (0, 1, 3.0), (0, 9, 2.0), (1, 5, 1.0), (1, 6, 2.0), (2, 7, 1.0)]
+    pairs += [(3, 8, 1.0), (3, 0, 5.0)]
+    teacher = scores_of(listed.collection, pairs)
+    assert listed.askable_queries(teacher).tolist() == [0, 1, 2, 3]
+    found = listed.pools(np.arange(4), depth=32, teacher=listed.base, asked=teacher)
+    pools_found = [found.for_query(place).tolist() for place in range(4)]
+    assert pools_found == [[1, 9, 4], [6, 5], [7], [0, 8]]
+    shallow = listed.pools(np.array([3, 0]), depth=2, teacher=listed.base, asked=teacher)
+    assert [shallow.for_query(place).tolist() for place in range(2)] == [[0, 8], [1, 9]]
+
+    lists = listed.lists(found, teacher=teacher)
+    assert [entry.query_id for entry in lists] == ["q0", "q1", "q3"]
+    assert [entry.positives.tolist() for entry in lists] == [[1], [], []]
+    assert [entry.pool.tolist() for entry in lists] == [[9, 4], [6, 5], [0, 3]]
+    assert [entry.scores.tolist() for entry in lists] == [[3, 2, 1], [2, 1], [5, 1]]
+    assert lists[0].spared.tolist() == [0]  # the positive without a score is no negative either
+    assert listed.counts["positives left out: the teacher has no score"] == 2
+    assert listed.counts["training queries without two passages to compare"] == 1
+
+
+def test_queries_that_a_file_has_no_score_of_are_not_asked_about(listed: Retrieval) -> None:
+    teacher = scores_of(listed.collection, [(2, 0, 1.0), (2, 1, 0.5)])
+    assert listed.askable_queries(teacher).tolist() == [2]
+    found = listed.pools(np.arange(4), depth=8, teacher=listed.base, asked=teacher)
+    assert np.diff(found.offsets).tolist() == [0, 0, 2, 0]
 
 
 def test_likely_false_negatives_leave_and_are_counted(listed: Retrieval) -> None:
@@ -349,11 +387,10 @@ def test_lists_feed_a_source_whose_positives_are_judged(task: Retrieval) -> None
         assert not judged & set(slots[1:])
 
 
-def test_natural_temperatures(tiny_encoder: Encoder, tiny_ranker: Ranker) -> None:
+def test_only_a_teacher_with_vectors_scores_in_batch(
+    tiny_encoder: Encoder, tiny_ranker: Ranker
+) -> None:
     dual, cross = DualTeacher("d", tiny_encoder), CrossTeacher("c", tiny_ranker)
     both = EnsembleTeacher("e", (dual, cross), (0.5, 0.5), (0.0, 0.0), (1.0, 1.0))
-    assert [natural_temperature(teacher) for teacher in (dual, cross, both)] == [0.05, 1.0, 0.3]
-    tiny_encoder.model.similarity_fn_name = "dot"
-    assert natural_temperature(dual) == 1.0
     assert "teacher/in_batch" in signals_with(dual)
     assert "teacher/in_batch" not in signals_with(both)

@@ -22,17 +22,12 @@ def test_the_folder_says_what_kind_of_teacher_it_is(tiny_encoder_folder, tiny_ra
         _ = cross.similarity
 
 
-def test_no_model_and_other_kinds_are_refused(tmp_path):
+def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(ModelError):
         load_teacher(str(tmp_path / "nothing"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError):
         load_teacher(str(tmp_path / "empty"))
-    sparse = tmp_path / "sparse"
-    sparse.mkdir()
-    (sparse / "config_sentence_transformers.json").write_text('{"model_type": "SparseEncoder"}')
-    with pytest.raises(ModelError, match="cannot teach yet"):
-        load_teacher(str(sparse))
 
 
 def test_digest_follows_weights_and_kind(tiny_encoder, tiny_ranker, tiny_encoder_folder):
@@ -54,6 +49,13 @@ def test_digest_follows_length_prompt_and_truncation_side(tiny_encoder):
     tiny_encoder.tokenizer.truncation_side = "left"
     digests.append(DualTeacher("dual", tiny_encoder).digest)
     assert len(set(digests)) == 4
+
+
+def test_temperatures_are_those_of_the_scores_units(tiny_encoder, both):
+    dual, cross = DualTeacher("dual", tiny_encoder), both.members[1]
+    assert [each.temperature for each in (dual, cross, both)] == [0.05, 1.0, 0.3]
+    tiny_encoder.model.similarity_fn_name = "dot"
+    assert dual.temperature == 1.0
 
 
 def test_ensembles_arithmetic(both):
