@@ -81,7 +81,8 @@ def invoke(tiny_encoder_folder: Path, tmp_path: Path) -> Invoke:
         if command == "distill":
             words += ["--out", tmp_path / "run", "--store", tmp_path / "store"]
             words += ["--student", tiny_encoder_folder, "--student-layers", 2]
-            words += ["--precision", "fp32", "--teacher", "train:dual", "--recipe", "kl"]
+            words += ["--precision", "fp32", "--recipe", "kl"]
+            words += [] if "--teacher" in given else ["--teacher", "train:dual"]
             for key, value in FAST.items() if settings else ():
                 words += ["--set", f"{key}={value}"]
         return CliRunner().invoke(app, [str(word) for word in [*words, *given]])
