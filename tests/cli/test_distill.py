@@ -15,6 +15,7 @@ def test_what_is_not_given_takes_its_default(invoke: Invoke, pipeline: FakePipel
     assert given == {
         "out": Path("run"),
         "teacher": "train",
+        "teacher_weights": None,
         "student": None,
         "student_layers": None,
         "layer_choice": "spread",
@@ -38,7 +39,8 @@ def test_every_option_reaches_the_pipeline(
 ) -> None:
     file = tmp_path / "settings.toml"
     file.write_text("updates = 100\ntemperature = 2.0\n[teacher_dual]\nupdates = 9\n")
-    options = "--teacher dual:t --student s --student-layers 2 --layer-choice first --dim 64 "
+    options = "--teacher dual:t --teacher scores:u --teacher-weights 0.7,0.3 --student s "
+    options += "--student-layers 2 --layer-choice first --dim 64 "
     options += "--recipe kl --labels 500 --seed 7 --budget 1.5h --store kept --backend torch "
     options += "--precision fp32 --force-teacher --drop-unknown-judgements --force "
     result = invoke(
@@ -49,7 +51,8 @@ def test_every_option_reaches_the_pipeline(
     given = {key: value for key, value in pipeline.arguments.items() if key != "progress"}
     assert given == {
         "out": Path("run"),
-        "teacher": "dual:t",
+        "teacher": ["dual:t", "scores:u"],
+        "teacher_weights": (0.7, 0.3),
         "student": "s",
         "student_layers": 2,
         "layer_choice": "first",
