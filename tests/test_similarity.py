@@ -14,6 +14,8 @@ from limbeck.similarity import (
     dot_lists,
     list_similarity,
     matrix_similarity,
+    sparse_dots,
+    sums_of_maxima,
     unit,
 )
 
@@ -65,3 +67,25 @@ def test_by_name() -> None:
     for named in (matrix_similarity, list_similarity):
         with pytest.raises(ConfigError, match=r"unknown similarity 'euclidean'.*cosine, dot"):
             named("euclidean")
+
+
+def test_maxima_are_summed_per_query() -> None:
+    """Tokens (1, 0) and (0, 1) of query 0 and (-1, 0) of query 2 with a passage of (2, -1), (3, 0):
+    the largest are 3, 0 and -2; query 1 has no token.
+    """
+    tokens = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    passage = torch.tensor([[2.0, -1.0], [3.0, 0.0]])
+    found = sums_of_maxima(tokens, torch.tensor([0, 0, 2]), passage, count=3)
+    assert found.tolist() == [3.0, 0.0, -2.0]
+
+
+def test_sparse_products_meet_only_where_both_have_a_word() -> None:
+    """Query 0 has 2 at word 4 and 1 at word 9, query 1 has 3 at word 0, query 2 has none; the
+    passage has 0.5 at 4 and 7 at 0: 2 * 0.5, 3 * 7 and 0.
+    """
+    queries = torch.tensor([4, 9, 0]), torch.tensor([2.0, 1.0, 3.0])
+    passage = torch.tensor([4, 0]), torch.tensor([0.5, 7.0])
+    owners = torch.tensor([0, 0, 1])
+    assert sparse_dots(queries, owners, passage, count=3).tolist() == [1.0, 21.0, 0.0]
+    nothing = torch.tensor([], dtype=torch.int64), torch.tensor([])
+    assert sparse_dots(queries, owners, nothing, count=3).tolist() == [0.0, 0.0, 0.0]

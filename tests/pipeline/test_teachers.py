@@ -234,6 +234,17 @@ def test_embed_takes_several_encoders(
     assert result.rows[-1]["model"] == "student"
 
 
+def test_a_budget_knows_what_such_teachers_cost(
+    distil: Distil, scored: Write, tiny_sparse_folder: Path, tmp_path: Path
+) -> None:
+    """Updates are settings of the fast run, so only list length and depth are left to choose."""
+    several = [str(scored(("train", ""))), str(tiny_sparse_folder)]
+    distil(teacher=several, budget_seconds=600.0)
+    record = read_record(tmp_path / "run")
+    assert record is not None
+    assert record["decided"]["depth"] > 0
+
+
 # --- refused before any work ---------------------------------------------------------------------
 
 

@@ -137,8 +137,8 @@ class Work:
         """As `pair_scores`, of a model that reads each text alone.
 
         The pairs of a passage are in one batch, so of those that the store does not know every
-        query and every passage is read once. What was read is not kept, only the scores are: a
-        passage's vectors take some hundred times the room of its scores.
+        query and every passage is read once. What was read is not kept, only the scores are: the
+        vectors of a passage's tokens would take far more room.
         """
         queries, passages = self.collection.queries.texts, self.collection.passages.texts
         engine = replace(self.engine, backend="torch")  # a reader is never converted
