@@ -15,6 +15,7 @@ import pytest
 from collections_here import made_up
 from limbeck import pipeline
 from limbeck.errors import ConfigError, StoreError
+from limbeck.record import read_record
 from limbeck.store import digest_folder, read_json
 from processes import SHARD_QUERIES, distil_in_child, work_in
 
@@ -112,6 +113,38 @@ def test_killed_again_and_again(whole: Whole, tmp_path: Path, kills: list[str]) 
             twice[kind] += units - whole.work[label]
     for kind, units in twice.items():
         assert units <= allowed[kind] * AT_MOST[kind], (kind, units)
+
+
+def test_several_teachers_are_killed_while_they_are_asked_and_scaled(
+    whole: Whole,
+    tmp_path: Path,
+    tiny_ranker_folder: Path,
+    tiny_sparse_folder: Path,
+    tiny_late_folder: Path,
+) -> None:
+    """`run.toml` is written a second time, with their scale: on resuming that is `record:1`."""
+    given = {"teacher": [str(tiny_sparse_folder), str(tiny_late_folder), str(tiny_ranker_folder)]}
+    outs = [tmp_path / "whole", tmp_path / "killed"]
+    arguments = [
+        {**whole.arguments, **given, "out": out, "store": tmp_path / f"{out.name}-store"}
+        for out in outs
+    ]
+    ledgers = [tmp_path / f"{out.name}-ledger" for out in outs]
+    assert distil_in_child(arguments[0], ledgers[0]) == 0
+    for kill in ("score:1", "score:4", "record:1", "score:9", "train:2", "evaluate:3"):
+        assert distil_in_child(arguments[1], ledgers[1], kill_at=kill) == KILLED, kill
+    assert distil_in_child(arguments[1], ledgers[1]) == 0
+
+    assert digest_folder(outs[1] / "student") == digest_folder(outs[0] / "student")
+    scales = [read_record(out)["teachers"] for out in outs]
+    assert scales[0] == scales[1]
+    assert min(scales[0]["deviations"]) > 0
+    done = [work_in(ledger) for ledger in ledgers]
+    assert set(done[0]) == set(done[1])
+    for label, units in done[1].items():
+        if kind_of(label) == "score":  # a reader's batch is of passages, with all pairs of each
+            lost = 3 * AT_MOST["score"] if label.endswith("model-3") else done[0][label] // 2
+            assert done[0][label] <= units <= done[0][label] + lost, label
 
 
 def test_the_ledger_counts_all_kinds_of_work(whole: Whole) -> None:
