@@ -159,7 +159,7 @@ def test_a_file_answers_what_it_holds_and_nothing_else(ask: Any, collection: Col
     teacher = from_file(collection, {(0, 3): 2.5, (0, 5): -1.0, (4, 3): 7.0})
     scores, counted = ask(teacher, np.array([[4, 3], [0, 5], [0, 3], [4, 3]]))
     assert scores.tolist() == [7.0, -1.0, 2.5, 7.0]
-    assert counted["teacher_forwards"] == 0
+    assert (counted["teacher_forwards"], counted["answers"]) == (0, 4)
     assert teacher.answers.tolist() == [[0, 3], [0, 5], [4, 3]]
     with pytest.raises(ScoreError, match="no score of query 'q4' and passage 'p5'"):
         ask(teacher, np.array([[0, 3], [4, 5]]), at="unknown")

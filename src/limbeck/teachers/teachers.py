@@ -277,6 +277,7 @@ class ScoresTeacher(_PairsOnly):
         Raises:
             ScoreError: naming the first pair that it does not have.
         """
+        work.tally.answers += len(pairs)
         found = self._looked_up(self._exact, pairs)
         unknown = np.isnan(found)
         if unknown.any():
