@@ -249,11 +249,11 @@ def test_a_model_that_does_not_survive_bf16_is_refused(
     tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = Engine("cpu", "bf16")
-    monkeypatch.setattr(inference, "LEAST_COSINE", 1.1)
+    monkeypatch.setattr(inference, "LEAST_COSINE", {"fp32": 1.1, "bf16": 1.1})
     with pytest.raises(ScoreError, match=r"other vectors than in fp32 .* Use --precision fp32"):
         embed(tiny_encoder, tokens, "query", engine=half)
     embed(tiny_encoder, tokens, "query", engine=EXACT)
-    monkeypatch.setattr(inference, "MOST_DIFFERENCE", 0.0)
+    monkeypatch.setattr(inference, "MOST_DIFFERENCE", {"bf16": 0.0})
     with pytest.raises(ScoreError, match=r"other scores than in fp32 .* Use --precision fp32"):
         score(tiny_ranker, tokens, tokens, PAIRS, engine=half)
     score(tiny_ranker, tokens, tokens, PAIRS, engine=EXACT)
@@ -366,7 +366,7 @@ def test_compiled_models_do_not_pile_up(
     monkeypatch.setattr(compiled, "_kept", OrderedDict())
     embed(tiny_encoder, tokens, "query", engine=GRAPH)
     embed(tiny_encoder, tokens, "query", engine=Engine("cpu", "bf16", 100, "openvino"))
-    assert [key[1] for key in compiled._kept] == ["bf16"]
+    assert [key[2] for key in compiled._kept] == ["bf16"]
 
 
 def test_leaving_early_harms_nobody(tiny_encoder: Encoder, tokens: TokenStore) -> None:
@@ -387,8 +387,8 @@ def test_a_model_that_turns_in_openvino_is_refused(
     tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiled, "_kept", OrderedDict())
-    monkeypatch.setattr(inference, "LEAST_COSINE", 1.1)
-    monkeypatch.setattr(inference, "MOST_DIFFERENCE", -1.0)
+    monkeypatch.setattr(inference, "LEAST_COSINE", {"fp32": 1.1, "bf16": 1.1})
+    monkeypatch.setattr(inference, "MOST_DIFFERENCE", {"fp32": -1.0, "bf16": -1.0})
     for precision, advice in (("fp32", "--backend torch"), ("bf16", "--precision fp32")):
         engine = Engine("cpu", precision, 100, "openvino")
         said = rf"In OpenVINO and {precision} the \w+ gives other .* Use {advice}"
