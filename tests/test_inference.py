@@ -14,6 +14,7 @@ from limbeck import inference
 from limbeck.data.tokens import TokenStore, tokenize_here
 from limbeck.errors import ConfigError, ScoreError
 from limbeck.inference import (
+    Backend,
     Engine,
     choose_engine,
     embed,
@@ -26,6 +27,7 @@ from limbeck.inference import (
 from limbeck.models import compiled
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.graph import to_openvino
+from limbeck.models.workers import close_workers
 
 EXACT = Engine("cpu", "fp32")
 TEXTS = [
@@ -249,14 +251,60 @@ def test_a_model_that_does_not_survive_bf16_is_refused(
     tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = Engine("cpu", "bf16")
-    monkeypatch.setattr(inference, "LEAST_COSINE", 1.1)
+    monkeypatch.setattr(inference, "LEAST_COSINE", {"fp32": 1.1, "bf16": 1.1})
     with pytest.raises(ScoreError, match=r"other vectors than in fp32 .* Use --precision fp32"):
         embed(tiny_encoder, tokens, "query", engine=half)
     embed(tiny_encoder, tokens, "query", engine=EXACT)
-    monkeypatch.setattr(inference, "MOST_DIFFERENCE", 0.0)
+    monkeypatch.setattr(inference, "MOST_DIFFERENCE", {"bf16": 0.0})
     with pytest.raises(ScoreError, match=r"other scores than in fp32 .* Use --precision fp32"):
         score(tiny_ranker, tokens, tokens, PAIRS, engine=half)
     score(tiny_ranker, tokens, tokens, PAIRS, engine=EXACT)
+
+
+# --- workers -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _no_workers_left() -> Iterator[None]:
+    yield
+    close_workers()
+
+
+@pytest.mark.usefixtures("_no_workers_left")
+@pytest.mark.parametrize("backend", ["torch", "openvino", "onnxruntime"])
+def test_any_number_of_workers_gives_the_same_bytes(
+    backend: Backend, tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore
+) -> None:
+    """And those of one thread, which is what torch has in tests."""
+    vectors, scores = set(), set()
+    for count in (None, 1, 3):
+        engine = Engine("cpu", "fp32", 30, backend, count)
+        vectors.add(embed(tiny_encoder, tokens, "passage", engine=engine).tobytes())
+        scores.add(score(tiny_ranker, tokens, tokens, PAIRS, engine=engine).tobytes())
+    assert len(vectors) == len(scores) == 1
+
+
+@pytest.mark.usefixtures("_no_workers_left")
+def test_workers_are_held_to_fp32_too(
+    tiny_encoder: Encoder, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = Engine("cpu", "bf16", 30, workers=1)
+    exact = embed(tiny_encoder, tokens, "query", engine=EXACT)
+    assert (exact * embed(tiny_encoder, tokens, "query", engine=half)).sum(axis=1).min() > 0.998
+    monkeypatch.setattr(inference, "LEAST_COSINE", {"bf16": 1.1})
+    with pytest.raises(ScoreError, match=r"In bf16 .* other vectors than in fp32"):
+        embed(tiny_encoder, tokens, "query", engine=half)
+
+
+def test_workers_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_engine("torch", "fp32", workers=4) == Engine("cpu", "fp32", workers=4)
+    assert Engine("cpu", "fp32", workers=4).key() == EXACT.key()  # the bytes are the same
+    with pytest.raises(ConfigError, match="--workers 0 is too few"):
+        choose_engine(workers=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ConfigError, match="here is a GPU"):
+        choose_engine("torch", "fp32", workers=2)
+    assert choose_engine("openvino", "fp32", workers=2).workers == 2
 
 
 # --- openvino ------------------------------------------------------------------------------------
@@ -279,6 +327,18 @@ def test_openvino_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ConfigError, match=r"limbeck\[openvino\]"):
         choose_engine("openvino")
+
+
+def test_onnxruntime_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_engine("onnxruntime") == Engine("cpu", "fp32", 2048, "onnxruntime")
+    with pytest.raises(ConfigError, match="Use --precision fp32"):
+        choose_engine("onnxruntime", "bf16")
+    with pytest.raises(ConfigError, match="Choose auto, torch, openvino or onnxruntime"):
+        choose_engine("tensorrt")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"limbeck\[onnx\]"):
+        choose_engine("onnxruntime")
 
 
 def test_openvino_is_asked_for_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,7 +426,7 @@ def test_compiled_models_do_not_pile_up(
     monkeypatch.setattr(compiled, "_kept", OrderedDict())
     embed(tiny_encoder, tokens, "query", engine=GRAPH)
     embed(tiny_encoder, tokens, "query", engine=Engine("cpu", "bf16", 100, "openvino"))
-    assert [key[1] for key in compiled._kept] == ["bf16"]
+    assert [key[2] for key in compiled._kept] == ["bf16"]
 
 
 def test_leaving_early_harms_nobody(tiny_encoder: Encoder, tokens: TokenStore) -> None:
@@ -383,12 +443,34 @@ def test_nothing_is_embedded_in_openvino(tiny_encoder: Encoder, tokens: TokenSto
     assert none.shape == (0, 32)
 
 
+def test_onnxruntime_gives_what_torch_gives(
+    tiny_encoder: Encoder,
+    tiny_ranker: Ranker,
+    tokens: TokenStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = Engine("cpu", "fp32", 100, "onnxruntime")
+    for role in ("query", "passage"):
+        exact = embed(tiny_encoder, tokens, role, engine=EXACT)
+        found = embed(tiny_encoder, tokens, role, engine=engine)
+        np.testing.assert_allclose(found, exact, atol=1e-5)
+    np.testing.assert_allclose(
+        score(tiny_ranker, tokens, tokens, PAIRS, engine=engine),
+        score(tiny_ranker, tokens, tokens, PAIRS, engine=EXACT),
+        atol=1e-4,
+    )
+    monkeypatch.setattr(compiled, "_kept", OrderedDict())
+    monkeypatch.setattr(inference, "LEAST_COSINE", {"fp32": 1.1})
+    with pytest.raises(ScoreError, match=r"In onnxruntime and fp32 .* Use --backend torch"):
+        embed(tiny_encoder, tokens, "query", engine=engine)
+
+
 def test_a_model_that_turns_in_openvino_is_refused(
     tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiled, "_kept", OrderedDict())
-    monkeypatch.setattr(inference, "LEAST_COSINE", 1.1)
-    monkeypatch.setattr(inference, "MOST_DIFFERENCE", -1.0)
+    monkeypatch.setattr(inference, "LEAST_COSINE", {"fp32": 1.1, "bf16": 1.1})
+    monkeypatch.setattr(inference, "MOST_DIFFERENCE", {"fp32": -1.0, "bf16": -1.0})
     for precision, advice in (("fp32", "--backend torch"), ("bf16", "--precision fp32")):
         engine = Engine("cpu", precision, 100, "openvino")
         said = rf"In OpenVINO and {precision} the \w+ gives other .* Use {advice}"

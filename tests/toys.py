@@ -1,5 +1,6 @@
 """Toy players and sources: small enough to see through, real enough to train."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,17 @@ class PairScorer(nn.Module):
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         return self.head(self.bag(features)).squeeze(-1)
+
+
+class Sleeper(nn.Module):
+    """A model that takes as long as its batch says."""
+
+    def content_digest(self) -> str:
+        return "sleeper"
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        time.sleep(float(features["seconds"]))
+        return features["seconds"]
 
 
 def outputs(forward: Pass, player: str, ids: np.ndarray, call=None) -> Tensor:

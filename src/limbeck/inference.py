@@ -1,9 +1,10 @@
 """How do many texts become vectors, or pairs become scores, at full speed?
 
 Texts are sorted by length and cut into batches under a token budget, so that little is padded; the
-batches are known before the first one runs. They run in torch, or on a processor in OpenVINO (the
-extra of that name), to which a model is converted once per process. In bf16 and in OpenVINO the
-first rows are also computed by torch in fp32; a model that does not survive the change is refused.
+batches are known before the first one runs. They run in torch, or on a processor in OpenVINO or
+onnxruntime (the extras `openvino` and `onnx`), to which a model is converted once per process. In
+bf16 and in those the first rows are also computed by torch in fp32; a model that does not survive
+the change is refused.
 
 This module knows no file, no id and no collection: texts are positions in a token store.
 """
@@ -14,20 +15,23 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from limbeck.data.tokens import TokenStore
+from limbeck.data.tokens import TokenStore, tokenize_here
 from limbeck.errors import ConfigError, ScoreError
 from limbeck.models.compiled import compiled
 from limbeck.models.encoder import Encoder, Ranker
-from limbeck.models.graph import openvino, openvino_installed
+from limbeck.models.exported import ExportedEncoder, ExportedRanker, Runtime, check_runs_in
+from limbeck.models.forward import forward
+from limbeck.models.graph import onnxruntime, openvino, openvino_installed
 from limbeck.models.reading import Reader, Reading
+from limbeck.models.workers import workers
 from limbeck.types import Progress, Role, Silent
 
 if TYPE_CHECKING:
@@ -39,7 +43,8 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", Encoder, Ranker)
 Precision = Literal["fp32", "bf16"]
-Backend = Literal["torch", "openvino"]
+Backend = Literal["torch"] | Runtime
+BACKENDS: tuple[Backend, ...] = ("torch", *get_args(Runtime))
 
 # Measured on MiniLM-L6 texts of 95 tokens, CPU seconds per text against 16384: 2048 takes 0.7 of
 # them in fp32 and bf16 alike (activations stay in the cache). A GPU wants large batches.
@@ -51,26 +56,29 @@ GPU_BATCH_TOKENS = 16384
 # 4 million characters, pay for it several times over, and 400,000 would just do.
 LEAST_CONVERTED = 4_000_000
 
-COMPARED_ROWS = 8  # of the first batch, in bf16 and fp32
 CHARACTERS_PER_TOKEN = 3  # a guess for planning batches of texts that are not tokenised yet
-LEAST_COSINE = 0.999  # between a vector in bf16 and in fp32
-MOST_DIFFERENCE = (
-    0.1  # between a logit in bf16 and in fp32, as a share of the largest logit (at least 1)
-)
+COMPARED_ROWS = 8  # of the first batch, with torch's in fp32
+LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.999}  # between a vector and torch's in fp32
+# between a logit and torch's in fp32, as a share of the largest logit (at least 1)
+MOST_DIFFERENCE = {"fp32": 0.001, "bf16": 0.1}
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
     """Where and how a model runs.
 
-    `device` is a name torch knows, `cpu` for OpenVINO; `max_batch_tokens` bounds a batch, padding
-    included.
+    `device` is a name torch knows, `cpu` for OpenVINO and onnxruntime; `max_batch_tokens` bounds a
+    batch, padding included. With `workers`, so many batches are computed at a time, each on one
+    thread: by as many processes in torch, by threads of this one in the others. Their bytes do not
+    depend on how many. Without, torch computes one batch at a time on all its threads, and the
+    others as many as torch has threads.
     """
 
     device: str
     precision: Precision
     max_batch_tokens: int = CPU_BATCH_TOKENS
     backend: Backend = "torch"
+    workers: int | None = None
 
     def key(self) -> dict[str, str]:
         """What of an engine changes the numbers; the batches of a plan do too."""
@@ -81,32 +89,53 @@ class Engine:
         return replace(self, backend="torch")
 
 
-def choose_engine(backend: str = "auto", precision: str = "auto", *, characters: int = 0) -> Engine:
+def choose_engine(
+    backend: str = "auto",
+    precision: str = "auto",
+    *,
+    characters: int = 0,
+    workers: int | None = None,
+) -> Engine:
     """The engine for this machine: a GPU when torch sees one, bf16 where the device computes in it.
 
     `auto` is torch, but OpenVINO where it is installed, there is no GPU and the passages to be read
     have at least `LEAST_CONVERTED` characters: for fewer, converting models would not pay.
 
     Raises:
-        ConfigError: when the backend or precision is unknown, or OpenVINO asked for and not there.
+        ConfigError: when the backend or precision is unknown, a backend is asked for that is not
+            there or has no such precision, or workers where there is a GPU.
     """
-    if backend not in ("auto", "torch", "openvino"):
-        raise ConfigError(f"There is no backend {backend!r}. Choose auto, torch or openvino.")
+    if backend != "auto" and backend not in BACKENDS:
+        raise ConfigError(
+            f"There is no backend {backend!r}. Choose auto, {', '.join(BACKENDS[:-1])} or "
+            f"{BACKENDS[-1]}."
+        )
     if precision not in ("auto", "fp32", "bf16"):
         raise ConfigError(f"There is no precision {precision!r}. Choose auto, fp32 or bf16.")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers {workers} is too few. Ask for at least 1, or leave it out.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if backend == "openvino":
         openvino()
+    if backend == "onnxruntime":
+        onnxruntime()
+        if precision == "bf16":
+            raise ConfigError("onnxruntime computes in fp32 here. Use --precision fp32.")
+        precision = "fp32"
+    chosen: Backend = "torch"
+    if backend in BACKENDS:
+        chosen = next(each for each in BACKENDS if each == backend)
+    elif device == "cpu" and characters >= LEAST_CONVERTED and openvino_installed():
+        chosen = "openvino"
+    if chosen != "torch":
         device = "cpu"
-    converts = backend == "openvino" or (
-        backend == "auto"
-        and device == "cpu"
-        and characters >= LEAST_CONVERTED
-        and openvino_installed()
-    )
+    if workers is not None and device != "cpu":
+        raise ConfigError(
+            "--workers shares out a processor's work, but here is a GPU. Leave it out."
+        )
     half = precision == "bf16" or (precision == "auto" and _computes_bf16(device))
     tokens = GPU_BATCH_TOKENS if device == "cuda" else CPU_BATCH_TOKENS
-    return Engine(device, "bf16" if half else "fp32", tokens, "openvino" if converts else "torch")
+    return Engine(device, "bf16" if half else "fp32", tokens, chosen, workers)
 
 
 def plan_batches(lengths: Sequence[int] | NDArray[np.int64], max_tokens: int) -> list[Positions]:
@@ -341,6 +370,26 @@ def _read(reader: Reader, texts: Sequence[str], role: Role, engine: Engine) -> l
         return reader.read(texts, role)
 
 
+def check_same(
+    model: Encoder | Ranker, exported: ExportedEncoder | ExportedRanker, texts: Sequence[str]
+) -> None:
+    """Refuse an exported model that is not what the model is in fp32, on some texts or pairs.
+
+    Raises:
+        ScoreError: when it gives other vectors or scores.
+    """
+    engine = Engine("cpu", "fp32", backend=exported.model.runtime)
+    tokens = tokenize_here(texts, model.tokenizer)
+    rows = [tokens[at] for at in range(len(tokens))]
+    graph = compiled(exported, exported.model.runtime, "fp32", at_a_time=1)
+    if isinstance(model, Encoder):
+        features = model.collator("passage").singles(rows)
+        _compare_vectors(model, features, next(graph.run([features])), engine)
+    else:
+        features = model.collator.pairs(rows, rows[::-1])
+        _compare_scores(model, features, next(graph.run([features])), engine)
+
+
 def _outputs(
     model: Model,
     batches: Iterator[dict[str, Tensor]],
@@ -348,8 +397,10 @@ def _outputs(
     compare: Callable[[Model, dict[str, Tensor], Vectors, Engine], None],
 ) -> Iterator[Vectors]:
     """The model's output for one batch after the other; of the first, it is compared with fp32."""
-    if engine.backend == "openvino":
-        graph = compiled(model, engine.precision)
+    check_runs_in(model, engine.backend)
+    if engine.backend != "torch":
+        at_a_time = engine.workers or torch.get_num_threads()
+        graph = compiled(model, engine.backend, engine.precision, at_a_time=at_a_time)
         for features in () if graph.checked else batches:
             compare(model, features, next(graph.run([features])), engine)
             graph.checked = True
@@ -357,12 +408,27 @@ def _outputs(
             break
         yield from graph.run(batches)
         return
-    with _running(model, engine):
-        for number, features in enumerate(batches):
-            output = _call(model, features, engine)
+    if not (first := list(islice(batches, 1))):
+        return
+    with _in_torch(model, chain(first, batches), engine) as outputs:
+        for number, output in enumerate(outputs):
             if number == 0 and engine.precision == "bf16":
-                compare(model, features, output, engine)
+                compare(model, first[0], output, engine)
             yield output
+
+
+@contextmanager
+def _in_torch(
+    model: Model, batches: Iterator[dict[str, Tensor]], engine: Engine
+) -> Iterator[Iterator[Vectors]]:
+    """The model's outputs, by other processes or by this one."""
+    if engine.workers is not None:
+        with workers(engine.workers) as pool:
+            pool.hold(model)
+            yield pool.run(batches, engine.precision)
+    else:
+        with _running(model, engine):
+            yield (_call(model, features, engine) for features in batches)
 
 
 @contextmanager
@@ -378,14 +444,8 @@ def _running(model: nn.Module, engine: Engine) -> Iterator[None]:
 
 
 def _call(model: nn.Module, features: dict[str, Tensor], engine: Engine) -> Vectors:
-    """The model's output for a batch in torch, in the engine's precision, as fp32 on the CPU."""
-    moved = {name: value.to(engine.device) for name, value in features.items()}
-    with (
-        torch.inference_mode(),
-        torch.autocast(engine.device, torch.bfloat16, enabled=engine.precision == "bf16"),
-    ):
-        output: Vectors = model(moved).float().cpu().numpy()
-    return output
+    """The model's output for a batch in torch, where and in what the engine says."""
+    return forward(model, features, device=engine.device, precision=engine.precision)
 
 
 def _exactly(model: nn.Module, features: dict[str, Tensor], engine: Engine) -> Vectors:
@@ -404,10 +464,11 @@ def _compare_vectors(
     found = vectors[: len(exact)]
     norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(found, axis=1)
     cosines = (exact * found).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)
-    if np.isfinite(exact).all() and not cosines.min() >= LEAST_COSINE:
+    least = LEAST_COSINE[engine.precision]
+    if np.isfinite(exact).all() and not cosines.min() >= least:
         raise ScoreError(
             f"{_where(engine)} the encoder gives other vectors than in fp32 (cosine "
-            f"{cosines.min():.4f}, at least {LEAST_COSINE} expected). Use {_instead(engine)}."
+            f"{cosines.min():.4f}, at least {least} expected). Use {_instead(engine)}."
         )
 
 
@@ -421,17 +482,19 @@ def _compare_scores(
 def _refuse_moved(what: str, exact: Vectors, scores: Vectors, engine: Engine) -> None:
     """Refuse a model whose first scores are not what it gives in fp32."""
     difference = np.abs(exact - scores[: len(exact)]).max() / max(1.0, np.abs(exact).max())
-    if np.isfinite(exact).all() and not difference <= MOST_DIFFERENCE:
+    most = MOST_DIFFERENCE[engine.precision]
+    if np.isfinite(exact).all() and not difference <= most:
         raise ScoreError(
             f"{_where(engine)} the {what} gives other scores than in fp32 (they differ by "
-            f"{difference:.2f} of the largest, at most {MOST_DIFFERENCE} expected). Use "
+            f"{difference:.4f} of the largest, at most {most} expected). Use "
             f"{_instead(engine)}."
         )
 
 
 def _where(engine: Engine) -> str:
     """In what a comparison failed."""
-    return f"In OpenVINO and {engine.precision}" if engine.backend == "openvino" else "In bf16"
+    names = {"openvino": "OpenVINO and ", "onnxruntime": "onnxruntime and ", "torch": ""}
+    return f"In {names[engine.backend]}{engine.precision}"
 
 
 def _instead(engine: Engine) -> str:

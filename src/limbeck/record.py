@@ -167,16 +167,17 @@ def check_same_data(out: Path, found: Mapping[str, Any], digest: str) -> None:
 
 
 def check_same_engine(out: Path, found: Mapping[str, Any], engine: Mapping[str, str]) -> None:
-    """Refuse to go on with a run when `auto` now chooses to compute with something else.
+    """Refuse to go on with a run when it would now compute with something else.
 
     Raises:
-        ConfigError: naming what differs: a backend was installed or removed since.
+        ConfigError: naming what differs: a backend was installed or removed since, or workers are
+            asked for and were not.
     """
     before = {**engine, "backend": "torch"}  # what there was, before runs recorded it
     if differs := _different(found.get("engine", before), engine):
         raise ConfigError(
             f"--out {out} was begun with another engine: {'; '.join(differs)}. Choose another "
-            "--out, or install what was there."
+            "--out, or install and ask for what was there."
         )
 
 

@@ -28,6 +28,7 @@ def test_what_is_not_given_takes_its_default(invoke: Invoke, pipeline: FakePipel
         "store": None,
         "backend": "auto",
         "precision": "auto",
+        "workers": None,
         "force_teacher": False,
         "drop_unknown_judgements": False,
         "force": False,
@@ -42,7 +43,7 @@ def test_every_option_reaches_the_pipeline(
     options = "--teacher dual:t --teacher scores:u --teacher-weights 0.7,0.3 --student s "
     options += "--student-layers 2 --layer-choice first --dim 64 "
     options += "--recipe kl --labels 500 --seed 7 --budget 1.5h --store kept --backend torch "
-    options += "--precision fp32 --force-teacher --drop-unknown-judgements --force "
+    options += "--precision fp32 --workers 4 --force-teacher --drop-unknown-judgements --force "
     result = invoke(
         *["distill", "docs", "--out", "run", *options.split(), "--settings", file],
         *["--set", "updates=5", "--set", "name=a=b"],
@@ -70,6 +71,7 @@ def test_every_option_reaches_the_pipeline(
         "store": Path("kept"),
         "backend": "torch",
         "precision": "fp32",
+        "workers": 4,
         "force_teacher": True,
         "drop_unknown_judgements": True,
         "force": True,
@@ -143,6 +145,7 @@ def test_an_interrupt_says_how_to_go_on(invoke: Invoke, pipeline: FakePipeline) 
         (["--labels", "-1"], "--labels"),
         (["--student-layers", "0"], "--student-layers"),
         (["--precision", "fp64"], "fp32"),
+        (["--workers", "0"], "--workers"),
         (["--settings", "nowhere.toml"], "nowhere.toml"),
     ],
 )

@@ -7,7 +7,8 @@ from .conftest import FakePipeline, Invoke
 def test_every_option_reaches_the_pipeline(invoke: Invoke, pipeline: FakePipeline) -> None:
     result = invoke(
         *["evaluate", "model", "docs", "--split", "dev", "--out", "there", "--seed", "3"],
-        *["--backend", "torch", "--precision", "bf16", "--drop-unknown-judgements"],
+        *["--backend", "torch", "--precision", "bf16", "--workers", "2"],
+        "--drop-unknown-judgements",
     )
     assert result.exit_code == 0, result.stderr
     assert pipeline.data == ("model", "docs")
@@ -18,6 +19,7 @@ def test_every_option_reaches_the_pipeline(invoke: Invoke, pipeline: FakePipelin
         "seed": 3,
         "backend": "torch",
         "precision": "bf16",
+        "workers": 2,
         "drop_unknown_judgements": True,
     }
     assert result.stdout.startswith("model    nDCG@10\n")

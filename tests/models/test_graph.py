@@ -1,5 +1,7 @@
 import copy
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,13 @@ from torch import Tensor, nn
 from limbeck.data.tokens import tokenize_here
 from limbeck.errors import ConfigError, ModelError
 from limbeck.models.encoder import Encoder, Ranker
-from limbeck.models.graph import OUTPUT, openvino, to_openvino
+from limbeck.models.graph import OUTPUT, onnx_session, openvino, to_onnx, to_openvino
 
 pytest.importorskip("openvino")
+pytest.importorskip("onnxruntime")
 
 TEXTS = ["list all users", "the moon and the sea " * 20, "cat"]
+Run = Callable[[dict[str, Tensor]], np.ndarray]
 
 
 def run(graph: Any, features: dict[str, Tensor]) -> np.ndarray:
@@ -24,9 +28,27 @@ def run(graph: Any, features: dict[str, Tensor]) -> np.ndarray:
     return model({name: value.numpy() for name, value in features.items()})[OUTPUT]
 
 
-def test_a_graph_takes_any_batch_and_length(tiny_encoder: Encoder, tiny_ranker: Ranker) -> None:
+def in_openvino(model: Encoder | Ranker, folder: Path) -> Run:
+    return partial(run, to_openvino(model))
+
+
+def in_onnxruntime(model: Encoder | Ranker, folder: Path) -> Run:
+    to_onnx(model).save(str(folder / "model.onnx"))
+    session = onnx_session(folder / "model.onnx")
+    return lambda features: session.run(
+        [OUTPUT], {name: value.numpy() for name, value in features.items()}
+    )[0]
+
+
+RUNTIMES = pytest.mark.parametrize("converted", [in_openvino, in_onnxruntime])
+
+
+@RUNTIMES
+def test_a_graph_takes_any_batch_and_length(
+    converted: Callable[..., Run], tiny_encoder: Encoder, tiny_ranker: Ranker, tmp_path: Path
+) -> None:
     tokens = tokenize_here(TEXTS, tiny_encoder.tokenizer)
-    encoder, ranker = to_openvino(tiny_encoder), to_openvino(tiny_ranker)
+    encoder, ranker = converted(tiny_encoder, tmp_path), converted(tiny_ranker, tmp_path)
     for rows in ([0], [2], [0, 1], [1, 1, 2, 0, 2]):
         texts = [tokens[row] for row in rows]
         features = tiny_encoder.collator("passage").singles(texts)
@@ -34,8 +56,8 @@ def test_a_graph_takes_any_batch_and_length(tiny_encoder: Encoder, tiny_ranker: 
         with torch.inference_mode():
             vectors = tiny_encoder.eval()(features).numpy()
             scores = tiny_ranker.eval()(pairs).numpy()
-        np.testing.assert_allclose(run(encoder, features), vectors, atol=1e-5)
-        np.testing.assert_allclose(run(ranker, pairs), scores, atol=1e-4)
+        np.testing.assert_allclose(encoder(features), vectors, atol=1e-5)
+        np.testing.assert_allclose(ranker(pairs), scores, atol=1e-4)
 
 
 def test_a_graph_keeps_its_own_weights(tiny_encoder: Encoder) -> None:
@@ -48,24 +70,40 @@ def test_a_graph_keeps_its_own_weights(tiny_encoder: Encoder) -> None:
     np.testing.assert_array_equal(run(graph, features), before)
 
 
-def test_converting_leaves_the_model_in_its_mode(tiny_encoder: Encoder) -> None:
+@RUNTIMES
+def test_converting_leaves_the_model_in_its_mode(
+    converted: Callable[..., Run], tiny_encoder: Encoder, tmp_path: Path
+) -> None:
     tiny_encoder.train()
-    graph = to_openvino(tiny_encoder)
+    graph = converted(tiny_encoder, tmp_path)
     assert tiny_encoder.training
     features = tiny_encoder.collator("query").singles([np.array([70, 71], dtype=np.int32)] * 2)
     with torch.inference_mode():
         vectors = tiny_encoder.eval()(features).numpy()
-    np.testing.assert_allclose(run(graph, features), vectors, atol=1e-5)  # without dropout
+    np.testing.assert_allclose(graph(features), vectors, atol=1e-5)  # without dropout
 
 
+def test_a_file_tells_nothing_of_where_it_was_made(tiny_encoder: Encoder, tmp_path: Path) -> None:
+    files = []
+    for name in ("one.onnx", "another.onnx"):
+        to_onnx(tiny_encoder).save(str(tmp_path / name))
+        files.append((tmp_path / name).read_bytes())
+    assert files[0] == files[1]
+    for told in (b"site-packages", b"limbeck", b"sentence_transformers", b"pkg.torch"):
+        assert told not in files[0]
+
+
+@RUNTIMES
 @pytest.mark.parametrize("architecture", ["roberta", "distilbert", "mpnet", "modernbert"])
-def test_other_architectures(architecture: str, tmp_path: Path) -> None:
+def test_other_architectures(
+    converted: Callable[..., Run], architecture: str, tmp_path: Path
+) -> None:
     encoder = _encoder_of(architecture, tmp_path)
     tokens = tokenize_here(TEXTS, encoder.tokenizer)
     features = encoder.collator("passage").singles([tokens[at] for at in range(3)])
     with torch.inference_mode():
         vectors = encoder(features).numpy()
-    found = run(to_openvino(encoder), features)
+    found = converted(encoder, tmp_path)(features)
     assert (found * vectors).sum(axis=1).min() > 0.9999
 
 
@@ -81,12 +119,20 @@ def test_a_model_that_cannot_be_converted(tiny_encoder: Encoder) -> None:
     broken.model.add_module("odd", Odd())
     with pytest.raises(ModelError, match=r"cannot be converted .* Use --backend torch"):
         to_openvino(broken)
+    with pytest.raises(ModelError, match=r"cannot be converted .*not in a.* Use --backend torch"):
+        to_onnx(broken)
 
 
 def test_without_the_extra(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ConfigError, match=r"pip install 'limbeck\[openvino\]'"):
         to_openvino(tiny_encoder)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ConfigError, match=r"onnxscript .* `pip install 'limbeck\[onnx\]'"):
+        to_onnx(tiny_encoder)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"onnxruntime .* `pip install 'limbeck\[onnx\]'"):
+        onnx_session(Path("model.onnx"))
 
 
 def _encoder_of(architecture: str, folder: Path) -> Encoder:

@@ -1,5 +1,7 @@
 import json
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,32 +10,43 @@ import torch
 
 from limbeck import pipeline
 from limbeck.data.tokens import tokenize_here
-from limbeck.errors import ConfigError, DataError, ModelError
-from limbeck.inference import Engine, embed, score
+from limbeck.errors import ConfigError, DataError, ModelError, ScoreError
+from limbeck.inference import Engine, check_same, embed, score
 from limbeck.models.encoder import Encoder, Ranker
-from limbeck.models.exported import load_exported
-from limbeck.pipeline import exporting
+from limbeck.models.exported import GRAPHS, load_exported, runtime_of
+from limbeck.models.graph import to_onnx
+from limbeck.pipeline import exporting, verbs
 
 pytest.importorskip("nncf")
+pytest.importorskip("onnxruntime")
 
 from collections_here import made_up
 
 TEXTS = ["list all users", "the moon and the sea " * 20, "cat"]
-GRAPH = Engine("cpu", "fp32", 100, "openvino")
+WORDS = ["moon", "sea and sun", "red", "blue and green", "find the file", "one two", "a fish"]
+
+
+@pytest.fixture(scope="module", params=["openvino", "onnx"])
+def format_(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(
+    format_: str, tiny_encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("exported") / "encoder"
-    found = pipeline.export(str(tiny_encoder_folder), to="openvino", out=out)
-    assert (found.out, found.format, found.lost) == (out, "openvino", None)
+    found = pipeline.export(str(tiny_encoder_folder), to=format_, out=out)
+    assert (found.out, found.format, found.lost) == (out, format_, None)
     return out
 
 
 @pytest.fixture(scope="module")
-def exported_ranker(tiny_ranker_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported_ranker(
+    format_: str, tiny_ranker_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     out = tmp_path_factory.mktemp("exported") / "ranker"
-    pipeline.export(str(tiny_ranker_folder), to="openvino", out=out)
+    pipeline.export(str(tiny_ranker_folder), to=format_, out=out)
     return out
 
 
@@ -46,7 +59,7 @@ def readme(folder: Path) -> dict[str, object]:
     return left
 
 
-def test_plain_openvino_gives_the_vectors_of_the_model(
+def test_its_runtime_alone_gives_the_vectors_of_the_model(
     exported: Path, tiny_encoder: Encoder
 ) -> None:
     left = readme(exported)
@@ -55,7 +68,7 @@ def test_plain_openvino_gives_the_vectors_of_the_model(
     np.testing.assert_allclose(left["output"], exact, atol=1e-5)
 
 
-def test_plain_openvino_gives_the_scores_of_the_model(
+def test_its_runtime_alone_gives_the_scores_of_the_model(
     exported_ranker: Path, tiny_ranker: Ranker
 ) -> None:
     left = readme(exported_ranker)
@@ -78,6 +91,8 @@ def test_an_exported_model_is_read_back(
 ) -> None:
     tokens = tokenize_here(TEXTS, tiny_encoder.tokenizer)
     encoder, ranker = load_exported(exported), load_exported(exported_ranker)
+    runtime = runtime_of(exported)
+    graph = Engine("cpu", "fp32", 100, runtime)
     assert isinstance(encoder, Encoder)
     assert isinstance(ranker, Ranker)
     assert encoder.similarity == tiny_encoder.similarity
@@ -86,18 +101,46 @@ def test_an_exported_model_is_read_back(
     assert encoder.size_bytes() > 0
     assert encoder.weights_digest() != tiny_encoder.weights_digest()
     np.testing.assert_allclose(
-        embed(encoder, tokens, "query", engine=GRAPH),
+        embed(encoder, tokens, "query", engine=graph),
         embed(tiny_encoder, tokens, "query", engine=Engine("cpu", "fp32")),
         atol=1e-5,
     )
     pairs = np.array([[0, 1], [2, 0]])
     np.testing.assert_allclose(
-        score(ranker, tokens, tokens, pairs, engine=GRAPH),
+        score(ranker, tokens, tokens, pairs, engine=graph),
         score(tiny_ranker, tokens, tokens, pairs, engine=Engine("cpu", "fp32")),
         atol=1e-4,
     )
-    with pytest.raises(ModelError, match="Use --backend openvino"):
-        embed(encoder, tokens, "query", engine=Engine("cpu", "fp32"))
+    other = "openvino" if runtime == "onnxruntime" else "onnxruntime"
+    for backend in ("torch", other):
+        with pytest.raises(ModelError, match=f"Use --backend {runtime}"):
+            embed(encoder, tokens, "query", engine=Engine("cpu", "fp32", backend=backend))
+
+
+def test_a_batch_has_the_same_bytes_whatever_runs_beside_it(
+    exported: Path, tiny_encoder: Encoder
+) -> None:
+    encoder, runtime = load_exported(exported), runtime_of(exported)
+    tokens = tokenize_here([*TEXTS, *WORDS], tiny_encoder.tokenizer)
+    found = {
+        embed(encoder, tokens, "query", engine=Engine("cpu", "fp32", 20, runtime, n)).tobytes()
+        for n in (None, 1, 2, 5)
+    }
+    assert len(found) == 1
+
+
+def test_what_is_not_the_model_is_refused(
+    exported: Path, exported_ranker: Path, tiny_encoder: Encoder, tiny_ranker: Ranker
+) -> None:
+    for model, folder in ((tiny_encoder, exported), (tiny_ranker, exported_ranker)):
+        check_same(model, load_exported(folder), TEXTS)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+        with pytest.raises(
+            ScoreError, match=rf"In \w+ and fp32 the {type(model).__name__.lower()}"
+        ):
+            check_same(model, load_exported(folder), TEXTS)
 
 
 def test_an_exported_model_is_evaluated_like_its_origin(
@@ -107,8 +150,22 @@ def test_an_exported_model_is_evaluated_like_its_origin(
     row = pipeline.evaluate(str(exported), data, precision="fp32").rows[1]
     for key in ("nDCG@10", "RR@10", "R@100", "queries", "parameters"):
         assert row[key] == own[key]
-    with pytest.raises(ModelError, match="Use --backend openvino"):
+    with pytest.raises(ModelError, match=f"Use --backend {runtime_of(exported)}"):
         pipeline.evaluate(str(exported), data, backend="torch")
+
+
+def test_an_exported_ranker_is_evaluated_like_its_origin(
+    exported_ranker: Path,
+    tiny_ranker_folder: Path,
+    tiny_encoder: Encoder,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(verbs, "load_encoder", lambda name: tiny_encoder)
+    own = pipeline.evaluate(str(tiny_ranker_folder), data, precision="fp32").rows[1]
+    row = pipeline.evaluate(str(exported_ranker), data, precision="fp32").rows[1]
+    for key in ("nDCG@10", "RR@10", "R@100", "queries"):
+        assert row[key] == own[key]
 
 
 def test_int8_passes_the_gate_or_is_not_written(
@@ -183,13 +240,42 @@ def test_what_cannot_be_exported(exported: Path, tiny_encoder_folder: Path, tmp_
 
 
 def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path) -> None:
-    import shutil
-
     folder = tmp_path / "damaged"
     shutil.copytree(exported, folder)
-    (folder / "openvino_model.xml").write_text("<net")
+    (folder / GRAPHS[runtime_of(folder)]).write_text("<net")
     with pytest.raises(ModelError, match="Export the model again"):
         load_exported(folder)
+    about = json.loads((folder / "limbeck.json").read_text())
+    (folder / "limbeck.json").write_text(json.dumps({**about, "format": "morse"}))
+    with pytest.raises(ModelError, match="exported as 'morse', which this version"):
+        load_exported(folder)
+
+
+def test_without_the_extra(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = runtime_of(exported)
+    monkeypatch.setitem(sys.modules, runtime, None)
+    extra = {"openvino": "openvino", "onnxruntime": "onnx"}[runtime]
+    with pytest.raises(ConfigError, match=rf"pip install 'limbeck\[{extra}\]'"):
+        load_exported(exported)
+
+
+def test_weights_may_lie_in_a_file_of_their_own(
+    exported: Path, format_: str, tiny_encoder: Encoder, tmp_path: Path
+) -> None:
+    """As they do in ONNX above 1.5 GB, and in OpenVINO always."""
+    folder = tmp_path / "large"
+    shutil.copytree(exported, folder)
+    if format_ == "onnx":
+        to_onnx(tiny_encoder).save(str(folder / "model.onnx"), external_data=True)
+    encoder = load_exported(folder)
+    check_same(tiny_encoder, encoder, TEXTS)
+    parameters = sum(map(torch.numel, tiny_encoder.parameters()))
+    assert encoder.size_bytes() > 3 * parameters  # 4 each, but for those that no vector needs
+    [weights] = [*folder.glob("*.data"), *folder.glob("*.bin")]
+    changed = bytearray(weights.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    weights.write_bytes(changed)
+    assert load_exported(folder).weights_digest() != encoder.weights_digest()
 
 
 def test_an_exported_model_trains_nothing(exported: Path) -> None:

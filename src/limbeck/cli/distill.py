@@ -88,6 +88,7 @@ def distill(
     store: options.Store = None,
     backend: options.Backend = "auto",
     precision: options.Precision = "auto",
+    workers: options.Workers = None,
     force_teacher: Annotated[
         bool, typer.Option("--force-teacher", help="Use the teacher even if a check refuses it.")
     ] = False,
@@ -123,6 +124,7 @@ def distill(
         "store": store,
         "backend": backend,
         "precision": precision,
+        "workers": workers,
         "force_teacher": force_teacher,
         "drop_unknown_judgements": drop_unknown_judgements,
         "force": force,

@@ -35,6 +35,7 @@ def evaluate(
     seed: options.Seed = 0,
     backend: options.Backend = "auto",
     precision: options.Precision = "auto",
+    workers: options.Workers = None,
     drop_unknown_judgements: options.DropUnknownJudgements = False,
     as_json: options.Json = False,
 ) -> None:
@@ -50,6 +51,7 @@ def evaluate(
             seed=seed,
             backend=backend,
             precision=precision,
+            workers=workers,
             drop_unknown_judgements=drop_unknown_judgements,
             progress=progress,
         )

@@ -22,7 +22,7 @@ def export(
         ),
     ],
     to: Annotated[
-        Literal["openvino", "openvino-int8"],
+        Literal["openvino", "openvino-int8", "onnx"],
         typer.Option(help="What to write; int8 needs --data and has to pass a gate on dev."),
     ],
     out: Annotated[Path, typer.Option(help="A new folder.", file_okay=False)],
@@ -40,7 +40,7 @@ def export(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Write a model for OpenVINO, with pooling and normalisation inside its graph."""
+    """Write a model for OpenVINO or onnxruntime, pooling and normalisation inside its graph."""
     from limbeck import pipeline
 
     with on_stderr() as progress:

@@ -99,10 +99,19 @@ Store = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Backend = Annotated[
-    Literal["auto", "torch", "openvino"],
+    Literal["auto", "torch", "openvino", "onnxruntime"],
     typer.Option(
         help="What computes embeddings and scores; `auto` is OpenVINO for large collections on a "
         "processor, where the extra is installed."
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="On a processor, encode and score with this many processes of one thread each; any "
+        "number gives the same bytes.",
+        show_default="none: this process, with all its threads",
+        min=1,
     ),
 ]
 Precision = Annotated[

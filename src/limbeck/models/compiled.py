@@ -1,45 +1,73 @@
-"""How does a model run in OpenVINO on this processor?
+"""How does a model's graph run on this processor?
 
-A graph is compiled for one precision, with as many streams as torch has threads: each stream works
-on a batch of its own, on one thread. So a batch gives the same bytes whatever the number of threads
-and whatever runs beside it.
+In OpenVINO a graph is compiled for one precision, with as many streams as batches are to run at a
+time; onnxruntime is called from as many threads. Each batch runs on one thread. So it gives the
+same bytes whatever their number and whatever runs beside it.
 
 This module does not know what a batch holds.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck.models.encoder import Encoder, Ranker
-from limbeck.models.exported import ExportedEncoder, ExportedRanker
-from limbeck.models.graph import openvino, to_openvino
-from limbeck.store import digest
+from limbeck.models.exported import ExportedEncoder, ExportedRanker, Runtime
+from limbeck.models.graph import OUTPUT, onnx_session, openvino, to_onnx, to_openvino
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_KEPT = 4  # compiled models in memory, each with a copy of its weights
-SEEN = 64  # numbers of a tensor that tell whether it is still the same
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
-_kept: OrderedDict[tuple[str, str, int], Compiled] = OrderedDict()
-_digests: WeakKeyDictionary[nn.Module, tuple[object, str]] = WeakKeyDictionary()
+_kept: OrderedDict[tuple[str, Runtime, str, int], Compiled] = OrderedDict()
 
 
-class Compiled:
+class Compiled(ABC):
     """A graph, ready to run; `checked` is for who compares it with the model it came from."""
 
-    def __init__(self, graph: Any, precision: Literal["fp32", "bf16"], streams: int) -> None:
+    def __init__(self, at_a_time: int) -> None:
         self.checked = False
-        self._streams = streams
+        self._at_a_time = at_a_time
+
+    def run(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[NDArray[np.float32]]:
+        """The output of each batch, in order; the next ones are under way meanwhile."""
+        working: deque[Any] = deque()
+        try:
+            for features in batches:
+                if len(working) == self._at_a_time:
+                    yield self._finish(working.popleft())
+                working.append(self._start(features))
+            while working:
+                yield self._finish(working.popleft())
+        finally:
+            for task in working:  # whoever asked went away
+                self._finish(task)
+
+    @abstractmethod
+    def _start(self, features: dict[str, Tensor]) -> Any:
+        """A batch under way."""
+
+    @abstractmethod
+    def _finish(self, task: Any) -> NDArray[np.float32]:
+        """What was found for a batch, once it is done."""
+
+
+class InOpenvino(Compiled):
+    """An `openvino.Model`, compiled."""
+
+    def __init__(self, graph: Any, precision: Literal["fp32", "bf16"], at_a_time: int) -> None:
+        super().__init__(at_a_time)
         self._names = [port.get_any_name() for port in graph.inputs]
         # All said: the defaults depend on the version and on the processor.
         self._model = openvino().compile_model(
@@ -48,67 +76,84 @@ class Compiled:
             {
                 "INFERENCE_PRECISION_HINT": _HINTS[precision],
                 "PERFORMANCE_HINT": "THROUGHPUT",
-                "NUM_STREAMS": streams,
-                "INFERENCE_NUM_THREADS": streams,
+                "NUM_STREAMS": at_a_time,
+                "INFERENCE_NUM_THREADS": at_a_time,
                 "ENABLE_CPU_PINNING": False,  # other processes may run on the same cores
             },
         )
         self._idle: list[Any] = []
 
-    def run(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[NDArray[np.float32]]:
-        """The output of each batch, in order; the next ones are under way meanwhile."""
-        working: deque[Any] = deque()
-        try:
-            for features in batches:
-                if len(working) == self._streams:
-                    yield self._finished(working.popleft())
-                request = self._idle.pop() if self._idle else self._model.create_infer_request()
-                request.start_async({name: features[name].numpy() for name in self._names})
-                working.append(request)
-            while working:
-                yield self._finished(working.popleft())
-        finally:
-            for request in working:  # whoever asked went away
-                request.wait()
+    def _start(self, features: dict[str, Tensor]) -> Any:
+        request = self._idle.pop() if self._idle else self._model.create_infer_request()
+        request.start_async({name: features[name].numpy() for name in self._names})
+        return request
 
-    def _finished(self, request: Any) -> NDArray[np.float32]:
-        """What a request found, once it is done; the request is free again."""
-        request.wait()
-        output: NDArray[np.float32] = request.get_output_tensor(0).data.astype(np.float32)
-        self._idle.append(request)
+    def _finish(self, task: Any) -> NDArray[np.float32]:
+        task.wait()
+        output: NDArray[np.float32] = task.get_output_tensor(0).data.astype(np.float32)
+        self._idle.append(task)
         return output
 
 
-def compiled(model: Encoder | Ranker, precision: Literal["fp32", "bf16"]) -> Compiled:
+class InOnnxruntime(Compiled):
+    """An `onnxruntime.InferenceSession`, which any thread may call."""
+
+    def __init__(self, session: Any, at_a_time: int) -> None:
+        super().__init__(at_a_time)
+        self._session = session
+        self._names = [port.name for port in session.get_inputs()]
+        self._threads = ThreadPoolExecutor(at_a_time, thread_name_prefix="onnxruntime")
+
+    def _start(self, features: dict[str, Tensor]) -> Any:
+        inputs = {name: features[name].numpy() for name in self._names}
+        return self._threads.submit(self._session.run, [OUTPUT], inputs)
+
+    def _finish(self, task: Any) -> NDArray[np.float32]:
+        output: NDArray[np.float32] = task.result()[0]
+        return output
+
+
+def compiled(
+    model: Encoder | Ranker,
+    runtime: Runtime,
+    precision: Literal["fp32", "bf16"],
+    *,
+    at_a_time: int,
+) -> Compiled:
     """The model, converted and compiled when no model of the same weights was before.
 
+    `at_a_time` counts the batches that run at the same time. onnxruntime computes in fp32 only. An
+    exported model is one for this runtime.
+
     Raises:
-        ConfigError: when the extra `openvino` is not installed.
+        ConfigError: when the runtime's extra is not installed.
         ModelError: when the model cannot be converted.
     """
-    streams = torch.get_num_threads()
-    key = (_digest(model), precision, streams)
+    key = (model.content_digest(), runtime, precision, at_a_time)
     if key not in _kept:
         if isinstance(model, (ExportedEncoder, ExportedRanker)):
-            _kept[key] = Compiled(model.model.graph, precision, streams)
+            _kept[key] = _compiled(model.model.graph, runtime, precision, at_a_time)
             _kept[key].checked = True  # when it was exported; there are no other weights
         else:
-            _kept[key] = Compiled(to_openvino(model), precision, streams)
+            graph = to_openvino(model) if runtime == "openvino" else _session(model)
+            _kept[key] = _compiled(graph, runtime, precision, at_a_time)
         if len(_kept) > MOST_KEPT:
             _kept.popitem(last=False)
     _kept.move_to_end(key)
     return _kept[key]
 
 
-def _digest(model: Encoder | Ranker) -> str:
-    """What the graph of a model depends on; taken again only when a look says that weights changed.
+def _compiled(
+    graph: Any, runtime: Runtime, precision: Literal["fp32", "bf16"], at_a_time: int
+) -> Compiled:
+    """A graph in its runtime."""
+    if runtime == "openvino":
+        return InOpenvino(graph, precision, at_a_time)
+    return InOnnxruntime(graph, at_a_time)
 
-    The look is at some numbers of every tensor, too: fused optimisers write without counting it.
-    """
-    looks = []
-    for value in model.state_dict().values():
-        some = value.flatten()[:: max(1, value.numel() // SEEN)]
-        looks.append((value.data_ptr(), value._version, some.cpu().numpy().tobytes()))
-    if model not in _digests or _digests[model][0] != looks:
-        _digests[model] = (looks, digest([model.weights_digest(), model.config_digest()]))
-    return _digests[model][1]
+
+def _session(model: Encoder | Ranker) -> Any:
+    """The model in onnxruntime, by way of a file: in memory a graph may have 2 GB at most."""
+    with TemporaryDirectory() as folder:
+        to_onnx(model).save(f"{folder}/model.onnx")
+        return onnx_session(Path(folder) / "model.onnx")

@@ -1,32 +1,35 @@
 """What is in the folder of an exported model, and how is it opened again?
 
-    openvino_model.xml .bin     the graph: tokens in, vectors or scores out
+    openvino_model.xml .bin     the graph: tokens in, vectors or scores out; or
+    model.onnx                  the same for onnxruntime, with model.onnx.data when above 1.5 GB
     tokenizer.json ...          as transformers writes them
     limbeck.json                what kind of model it was, its prompts and lengths
     README.md                   how to use it without Limbeck
 
-An exported model embeds or scores as the one it came from, but only in OpenVINO, and it cannot be
-trained. This module does not know how a graph was made, or whether it is any good.
+An exported model embeds or scores as the one it came from, but only in the runtime it was exported
+for, and it cannot be trained. This module does not know how a graph was made, or whether it is any
+good.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from limbeck.errors import ModelError
+from limbeck.errors import ConfigError, ModelError
 from limbeck.models.encoder import Encoder, Ranker
-from limbeck.models.graph import openvino
+from limbeck.models.graph import onnx_session, openvino
 from limbeck.models.quiet import quiet
 from limbeck.store import digest, digest_file, read_object, write_json
 
-FORMATS = ("openvino", "openvino-int8")
-Format = Literal["openvino", "openvino-int8"]
+Format = Literal["openvino", "openvino-int8", "onnx"]
+Runtime = Literal["openvino", "onnxruntime"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+GRAPHS: dict[Runtime, str] = {"openvino": "openvino_model.xml", "onnxruntime": "model.onnx"}
 
 _ABOUT = "limbeck.json"
-_GRAPH = "openvino_model.xml"
 _KEYS = ("kind", "format", "max_length", "prompts", "similarity", "dimension", "parameters")
 
 
@@ -35,10 +38,26 @@ def is_exported(path: str | Path) -> bool:
     return (Path(path).expanduser() / _ABOUT).is_file()
 
 
+def runtime_of(path: str | Path) -> Runtime:
+    """What the exported model in a folder runs in.
+
+    Raises:
+        StoreError, ModelError: when the folder is damaged, or written by a later version.
+    """
+    folder = Path(path).expanduser()
+    return _runtime(read_object(folder / _ABOUT, *_KEYS)["format"], folder)
+
+
 def write_exported(model: Encoder | Ranker, graph: Any, folder: Path, to: Format) -> None:
-    """Write a model's graph, its tokenizer and what is to be known of it into an empty folder."""
-    # As converted: by default the weights would be written in 16 bits.
-    openvino().save_model(graph, str(folder / _GRAPH), compress_to_fp16=False)
+    """Write a model's graph, its tokenizer and what is to be known of it into an empty folder.
+
+    `graph` is what `to_openvino`, `to_int8` or `to_onnx` gave.
+    """
+    if to == "onnx":
+        graph.save(str(folder / GRAPHS["onnxruntime"]))
+    else:
+        # As converted: by default the weights would be written in 16 bits.
+        openvino().save_model(graph, str(folder / GRAPHS["openvino"]), compress_to_fp16=False)
     model.save_tokenizer(folder)
     encodes = isinstance(model, Encoder)
     about = {
@@ -59,7 +78,7 @@ def load_exported(path: str | Path) -> ExportedEncoder | ExportedRanker:
     """The model in a folder that `limbeck export` wrote.
 
     Raises:
-        ConfigError: when the extra `openvino` is not installed.
+        ConfigError: when its runtime's extra is not installed.
         StoreError, ModelError: when the folder is damaged.
     """
     folder = Path(path).expanduser()
@@ -77,11 +96,19 @@ class _Graph(nn.Module):
         from transformers import AutoTokenizer
 
         super().__init__()
+        self.runtime = _runtime(about["format"], folder)
+        path = folder / GRAPHS[self.runtime]
         try:
             with quiet():
                 self.tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            self.graph = openvino().Core().read_model(str(folder / _GRAPH))
-        except (OSError, RuntimeError, ValueError) as error:
+            self.graph = (
+                openvino().Core().read_model(str(path))
+                if self.runtime == "openvino"
+                else onnx_session(path)
+            )
+        except ConfigError:  # its runtime is not installed
+            raise
+        except Exception as error:  # the libraries raise many unrelated types for a damaged folder
             reason = str(error).strip().partition("\n")[0]
             raise ModelError(
                 f"{folder} cannot be opened as an exported model ({type(error).__name__}: "
@@ -90,9 +117,10 @@ class _Graph(nn.Module):
         self.about = about
         self.prompts = about["prompts"]
         self.similarity_fn_name = about["similarity"]
-        weights = (folder / _GRAPH).with_suffix(".bin")
-        self.size_bytes = weights.stat().st_size
-        self.digest = digest([digest_file(folder / _GRAPH), digest_file(weights)])
+        # openvino_model.xml and .bin, or model.onnx and, of large models, .onnx.data
+        files = sorted(folder.glob(f"{path.stem}.*"))
+        self.size_bytes = sum(file.stat().st_size for file in files if file.suffix != ".xml")
+        self.digest = digest([digest_file(file) for file in files])
 
     def get_embedding_dimension(self) -> int:
         """How many numbers a vector has."""
@@ -100,10 +128,7 @@ class _Graph(nn.Module):
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """A graph is not torch's to run."""
-        raise ModelError(
-            "An exported model runs in OpenVINO only, and cannot be trained. Use --backend "
-            "openvino, or name the folder that it was exported from."
-        )
+        raise _only(self.runtime)
 
 
 class _Exported(nn.Module):
@@ -139,3 +164,31 @@ class ExportedEncoder(_Exported, Encoder):
 
 class ExportedRanker(_Exported, Ranker):
     """A ranker whose scores come from a graph."""
+
+
+def check_runs_in(model: Encoder | Ranker, backend: str) -> None:
+    """Refuse an exported model in anything but its runtime.
+
+    Raises:
+        ModelError: naming what it runs in.
+    """
+    if isinstance(model, (ExportedEncoder, ExportedRanker)) and backend != model.model.runtime:
+        raise _only(model.model.runtime)
+
+
+def _only(runtime: Runtime) -> ModelError:
+    """The error for anything but the runtime of an exported model."""
+    return ModelError(
+        f"An exported model runs in what it was exported for only, here {runtime}, and cannot be "
+        f"trained. Use --backend {runtime}, or name the folder that it was exported from."
+    )
+
+
+def _runtime(written: str, folder: Path) -> Runtime:
+    """What a format runs in."""
+    if written not in FORMATS:
+        raise ModelError(
+            f"{folder} was exported as {written!r}, which this version of Limbeck does not know "
+            f"(it knows {', '.join(FORMATS)}). Export the model again."
+        )
+    return "onnxruntime" if written == "onnx" else "openvino"

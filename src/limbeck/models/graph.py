@@ -1,8 +1,9 @@
 """What does a model look like outside torch?
 
-OpenVINO's own converter traces an encoder or a ranker, its pooling and normalisation inside, into a
-graph that takes batches of any size and length; nncf brings a graph to int8. The graph holds copies
-of the weights: what happens to the model afterwards does not reach it.
+OpenVINO's own converter, or torch's ONNX exporter, turns an encoder or a ranker, its pooling and
+normalisation inside, into a graph that takes batches of any size and length; nncf brings a graph of
+OpenVINO to int8. A graph of OpenVINO holds copies of the weights: what happens to the model
+afterwards does not reach it.
 
 This module does not know what a graph is for, or how fast it runs.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,6 +52,22 @@ def openvino() -> Any:
     return openvino
 
 
+def onnxruntime() -> Any:
+    """The package onnxruntime.
+
+    Raises:
+        ConfigError: when the extra `onnx` is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError(
+            "onnxruntime is not installed. Run `pip install 'limbeck[onnx]'`, or use --backend "
+            "torch."
+        ) from error
+    return onnxruntime
+
+
 def to_openvino(model: Encoder | Ranker) -> Any:
     """The `openvino.Model` that gives what the model gives in fp32.
 
@@ -85,6 +103,67 @@ def to_openvino(model: Encoder | Ranker) -> Any:
     return graph
 
 
+def to_onnx(model: Encoder | Ranker) -> Any:
+    """The `torch.onnx.ONNXProgram` that gives what the model gives in fp32.
+
+    By the exporter that has been torch's default since 2.9; the one that traces is on its way out.
+    The program shares the model's weights until it is saved, where no more than they depends on
+    the model: nothing tells paths or lines of code.
+
+    Shapes: inputs as a collator names them, each [B, T] long; output [B, D] or [B] fp32.
+
+    Raises:
+        ConfigError: when the extra `onnx` is not installed.
+        ModelError: when the model cannot be converted.
+    """
+    if find_spec("onnxscript") is None:
+        raise ConfigError(
+            "onnxscript is not installed. Run `pip install 'limbeck[onnx]'`, or use --backend "
+            "torch."
+        )
+    example = _example(model)
+    training = model.training
+    named = _Named(model, list(example)).eval()
+    try:
+        with quiet(), torch.inference_mode():
+            program = torch.onnx.export(
+                named,
+                tuple(example.values()),
+                dynamo=True,
+                input_names=list(example),
+                output_names=[OUTPUT],
+                dynamic_shapes=(tuple({0: "batch", 1: "tokens"} for _ in example),),
+                verbose=False,
+            )
+    except Exception as error:  # the exporter wraps what torch raises, and that is of many types
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ModelError(
+            f"This model cannot be converted to ONNX ({type(error).__name__}: {reason}). Use "
+            "--backend torch."
+        ) from error
+    finally:
+        model.train(training)
+    assert program is not None  # only without dynamo
+    _forget_origin(program.model)
+    return program
+
+
+def onnx_session(path: Path) -> Any:
+    """The `onnxruntime.InferenceSession` of a graph on the processor.
+
+    A batch runs on the thread that asks for it: its bytes depend on nothing that runs beside it.
+
+    Raises:
+        ConfigError: when the extra `onnx` is not installed.
+    """
+    package = onnxruntime()
+    options = package.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = 3  # errors
+    return package.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 def to_int8(graph: Any, calibration: Sequence[Mapping[str, NDArray[np.int64]]]) -> Any:
     """The graph with its matrix products in int8, their ranges those seen on `calibration`.
 
@@ -107,6 +186,15 @@ def to_int8(graph: Any, calibration: Sequence[Mapping[str, NDArray[np.int64]]]) 
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(calibration),
         )
+
+
+def _forget_origin(model: Any) -> None:
+    """Take out of an `onnx_ir.Model` what says from which lines of whose files it came."""
+    nodes = list(model.graph.all_nodes())
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    values += [value for node in nodes for value in node.outputs]
+    for part in (model, model.graph, *nodes, *values):
+        part.metadata_props.clear()
 
 
 class _Named(nn.Module):

@@ -370,9 +370,12 @@ def _preset(request: Request) -> dict[str, dict[str, object]]:
 def _engine(task: Retrieval) -> dict[str, str]:
     """What a run computes with, as its record has it."""
     engine = task.run.engine
-    if engine.backend == "openvino":
-        return {**engine.key(), "openvino": version("openvino")}
-    return engine.key()
+    found = engine.key()
+    if engine.backend != "torch":
+        found[engine.backend] = version(engine.backend)
+    if engine.workers is not None:  # how many does not matter
+        found["batches"] = "on one thread each"
+    return found
 
 
 def _card(what: str, how: str) -> str:

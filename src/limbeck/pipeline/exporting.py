@@ -1,8 +1,8 @@
-"""How does a model leave for OpenVINO, and is what arrives as good?
+"""How does a model leave for OpenVINO or onnxruntime, and is what arrives as good?
 
-The graph is compared with the model before anything is written. In int8 the ranges of numbers are
-taken from texts of the user's own collection, and the result has to pass a gate: nDCG@10 on dev may
-fall by `MOST_LOST` of what the model reaches in the same engine.
+What was written is opened again and compared with the model before it takes its place. In int8 the
+ranges of numbers are taken from texts of the user's own collection, and the result has to pass a
+gate instead: nDCG@10 on dev may fall by `MOST_LOST` of what the model reaches in the same engine.
 """
 
 from __future__ import annotations
@@ -19,10 +19,17 @@ from limbeck.data import read_collection
 from limbeck.data.collection import Collection
 from limbeck.data.tokens import tokenize_here
 from limbeck.errors import ConfigError, DataError, ModelError
-from limbeck.inference import choose_engine, embed, score
+from limbeck.inference import check_same, choose_engine
 from limbeck.models.encoder import Encoder, Ranker
-from limbeck.models.exported import FORMATS, Format, is_exported, load_exported, write_exported
-from limbeck.models.graph import OUTPUT, to_int8, to_openvino
+from limbeck.models.exported import (
+    FORMATS,
+    GRAPHS,
+    Format,
+    is_exported,
+    load_exported,
+    write_exported,
+)
+from limbeck.models.graph import OUTPUT, to_int8, to_onnx, to_openvino
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.pipeline.reporting import DECIDES
 from limbeck.search import BM25
@@ -69,9 +76,9 @@ def export(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write a retriever or ranker as an OpenVINO graph, pooling and normalisation inside.
+    """Write a retriever or ranker as an OpenVINO or ONNX graph, pooling and normalisation inside.
 
-    `to` is `openvino` or `openvino-int8`; the latter is calibrated on the texts of `data` and
+    `to` is `openvino`, `openvino-int8` or `onnx`; int8 is calibrated on the texts of `data` and
     measured on its dev queries, in `precision` for what is not int8. `force` writes it although it
     loses too much.
 
@@ -81,7 +88,7 @@ def export(
     """
     out, progress = Path(out), progress or Silent()
     if to not in FORMATS:
-        raise ConfigError(f"There is no format {to!r}. Choose {' or '.join(FORMATS)}.")
+        raise ConfigError(f"There is no format {to!r}. Choose one of {', '.join(FORMATS)}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} is not empty. Name a new folder.")
     if to == "openvino-int8" and data is None:
@@ -97,19 +104,19 @@ def export(
         )
     own = teacher.encoder if isinstance(teacher, DualTeacher) else teacher.ranker
     progress.say("Converting the model, and comparing it with what it came from")
-    _compared(own)
-    graph = to_openvino(own)
-    if to == "openvino":
+    if to == "onnx" or to == "openvino":
         with new_folder(out, stage="export") as temporary:
-            write_exported(own, graph, temporary, "openvino")
-            (temporary / "README.md").write_text(_card(own, None), encoding="utf-8")
-        return Exported(out, "openvino")
+            write_exported(own, to_onnx(own) if to == "onnx" else to_openvino(own), temporary, to)
+            check_same(own, load_exported(temporary), _SAMPLES)
+            (temporary / "README.md").write_text(_card(own, Exported(out, to)), encoding="utf-8")
+        return Exported(out, to)
     collection = read_collection(str(data), drop_unknown_judgements=drop_unknown_judgements)
     if "dev" not in collection.qrels:
         raise DataError(
             f"{collection.name} has no dev split to measure int8 on. Add qrels/dev.tsv, or use "
             "--to openvino."
         )
+    graph = to_openvino(own)
     progress.say(f"Quantising with {CALIBRATION_TEXTS} texts of {collection.name}")
     graph = to_int8(graph, _calibration(own, collection))
     with new_folder(out, stage="export") as temporary:
@@ -125,17 +132,6 @@ def export(
             )
         (temporary / "README.md").write_text(_card(own, found), encoding="utf-8")
     return found
-
-
-def _compared(model: Encoder | Ranker) -> None:
-    """Refuse a model whose graph, in fp32, gives something else."""
-    engine = choose_engine("openvino", "fp32")
-    tokens = tokenize_here(_SAMPLES, model.tokenizer)
-    if isinstance(model, Encoder):
-        embed(model, tokens, "passage", engine=engine)
-    else:
-        pairs = np.array([[0, 1], [1, 0], [2, 1]], dtype=np.int64)
-        score(model, tokens, tokens, pairs, engine=engine)
 
 
 def _calibration(
@@ -193,7 +189,7 @@ def _on_dev(
     return figures[0], figures[1]
 
 
-def _card(model: Encoder | Ranker, found: Exported | None) -> str:
+def _card(model: Encoder | Ranker, found: Exported) -> str:
     """How to use the folder without Limbeck; no times, dates or paths."""
     if isinstance(model, Encoder):
         what, inputs, gives = "retriever", "[prompt + text for text in texts]", "vectors [n, D]"
@@ -206,21 +202,35 @@ def _card(model: Encoder | Ranker, found: Exported | None) -> str:
         what, inputs, gives, prompts = "ranker", "queries, passages", "raw scores [n]", ""
         given = 'queries, passages = ["a question"], ["a passage"]\n'
     quality = ""
-    if found is not None:
+    if found.after is not None:
         quality = (
             f"Its matrix products are in int8: {DECIDES} on dev {found.after:.4f}, "
             f"{found.before:.4f} before.\n\n"
         )
+    if found.format == "onnx":
+        runtime, package = "onnxruntime", "onnxruntime"
+        opened = (
+            f'providers = ["CPUExecutionProvider"]\n'
+            f'path = f"{{folder}}/{GRAPHS["onnxruntime"]}"\n'
+            "model = onnxruntime.InferenceSession(path, providers=providers)\n"
+        )
+        run = f'[output] = model.run(["{OUTPUT}"], {{**tokens}})'
+    else:
+        runtime, package = "OpenVINO", "openvino"
+        opened = (
+            'hints = {"INFERENCE_PRECISION_HINT": "f32"}  # said, because the default may be bf16\n'
+            f'path = f"{{folder}}/{GRAPHS["openvino"]}"\n'
+            'model = openvino.compile_model(path, "CPU", hints)\n'
+        )
+        run = f'output = model({{**tokens}})["{OUTPUT}"]'
     return (
-        f"# A {what} for OpenVINO\n\n"
+        f"# A {what} for {runtime}\n\n"
         "Exported by [Limbeck](https://pypi.org/project/limbeck/), pooling and normalisation "
         f"inside the graph.\n\n{quality}{prompts}"
-        "```python\nimport openvino\nfrom transformers import AutoTokenizer\n\n"
+        f"```python\nimport {package}\nfrom transformers import AutoTokenizer\n\n"
         'folder = "path/to/this/folder"\n'
         "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
-        'hints = {"INFERENCE_PRECISION_HINT": "f32"}  # said, because the default may be bf16\n'
-        'model = openvino.compile_model(f"{folder}/openvino_model.xml", "CPU", hints)\n'
-        f"{given}"
+        f"{opened}{given}"
         f'tokens = tokenizer({inputs}, padding=True, truncation=True, return_tensors="np")\n'
-        f'output = model({{**tokens}})["{OUTPUT}"]  # {gives}\n```\n'
+        f"{run}  # {gives}\n```\n"
     )

@@ -18,7 +18,7 @@ from limbeck.data import read_collection
 from limbeck.data.collection import Collection
 from limbeck.errors import ConfigError, DataError
 from limbeck.inference import choose_engine, embed
-from limbeck.models.exported import is_exported
+from limbeck.models.exported import is_exported, runtime_of
 from limbeck.models.layers import LayerChoice
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.pipeline.asking import (
@@ -60,6 +60,7 @@ def distill(
     store: str | Path | None = None,
     backend: str = "auto",
     precision: str = "auto",
+    workers: int | None = None,
     force_teacher: bool = False,
     drop_unknown_judgements: bool = False,
     force: bool = False,
@@ -71,7 +72,8 @@ def distill(
     `settings` are the recipe's, as in `limbeck recipes NAME`; those of the recipes that fit a
     teacher carry its name: `teacher_dual.updates`. `budget_seconds` chooses updates, list length
     and candidate depth to fit; settings that are given win. Of several teachers the weighted mean
-    teaches, each brought to one scale; without `teacher_weights` they count alike.
+    teaches, each brought to one scale; without `teacher_weights` they count alike. `workers`
+    processes encode and score, as many as may change from call to call.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used, before any work.
@@ -103,7 +105,8 @@ def distill(
         if (out / METRICS).exists():
             return finished(out)
     request = checked(asked, settings or {})
-    engine = choose_engine(backend, precision, characters=request.collection.passages.characters)
+    characters = request.collection.passages.characters
+    engine = choose_engine(backend, precision, characters=characters, workers=workers)
     scores = ScoreStore(Path(store)) if store else ScoreStore.default()
     check_writable(scores.root, "--store")
     run = Run(out, seed, engine, progress)
@@ -161,6 +164,7 @@ def evaluate(
     seed: int = 0,
     backend: str = "auto",
     precision: str = "auto",
+    workers: int | None = None,
     drop_unknown_judgements: bool = False,
     progress: Progress | None = None,
 ) -> Result:
@@ -191,8 +195,9 @@ def evaluate(
             "Choose another --split, or add qrels."
         )
     if backend == "auto" and is_exported(model):
-        backend = "openvino"  # where alone it runs
-    engine = choose_engine(backend, precision, characters=collection.passages.characters)
+        backend = runtime_of(model)  # where alone it runs
+    characters = collection.passages.characters
+    engine = choose_engine(backend, precision, characters=characters, workers=workers)
     asked = teacher_named(model, collection)
     with TemporaryDirectory() as temporary:
         base = (

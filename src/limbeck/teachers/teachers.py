@@ -507,7 +507,7 @@ def load_teacher(spec: str) -> Teacher:
     """The teacher in a folder, exported ones too, or of a hub name, or of a `kind:path`.
 
     Raises:
-        ConfigError: when it was exported and the extra `openvino` is not installed.
+        ConfigError: when it was exported and the extra of its runtime is not installed.
         ModelError: when it is no model, or its weights do not fit.
         StoreError: when the folder of an ensemble is damaged.
     """
