@@ -251,6 +251,14 @@ def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path) -> None:
         load_exported(folder)
 
 
+def test_one_runtime_does_without_the_other(
+    exported: Path, tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = runtime_of(exported)
+    monkeypatch.setitem(sys.modules, next(each for each in GRAPHS if each != runtime), None)
+    check_same(tiny_encoder, load_exported(exported), TEXTS)
+
+
 def test_without_the_extra(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = runtime_of(exported)
     monkeypatch.setitem(sys.modules, runtime, None)
