@@ -10,7 +10,8 @@ This module knows no optimiser.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 Schedule = Callable[[int], float]
 
@@ -53,6 +54,51 @@ def cosine(warmup: int, total: int) -> Schedule:
         if update < warmup
         else 0.5 * (1.0 + math.cos(math.pi * _done(update, warmup, total)))
     )
+
+
+def shared_out(total: int, shares: Sequence[float]) -> list[int]:
+    """How many of `total` updates each of several stages makes, by its share: whole numbers that
+    add up to `total`, at least 1 for every share above 0.
+
+    Raises:
+        ValueError: when there are fewer updates than stages.
+
+    Example:
+        >>> shared_out(10, [0.5, 0.25, 0.25]), shared_out(3, [0.98, 0.01, 0.0, 0.01])
+        ([5, 3, 2], [1, 1, 0, 1])
+    """
+    stages = sum(share > 0 for share in shares)
+    if total < stages:
+        raise ValueError(f"{total} updates are too few for {stages} stages")
+    wanted = [total * share / sum(shares) for share in shares]
+    counts = [max(1, math.floor(want)) if want > 0 else 0 for want in wanted]
+    while sum(counts) != total:  # the stage that is furthest from its share gives or takes one
+        step = 1 if sum(counts) < total else -1
+        at = max(
+            (at for at, want in enumerate(wanted) if want > 0 and counts[at] + step > 0),
+            key=lambda at: (step * (wanted[at] - counts[at]), -at),
+        )
+        counts[at] += step
+    return counts
+
+
+def phases(steps: int, first: int, *, counter: Literal["exact", "code"] = "exact") -> list[int]:
+    """How many of a round's `steps` the player that begins makes, and how many the other.
+
+    `exact` gives the first one `first`. `code` is the counter of AR2's published code: it changes
+    at x < first and x > first, so that the first player makes the step x = first as well.
+
+    Raises:
+        ValueError: when the first player would make more steps than there are.
+
+    Example:
+        >>> phases(2000, 500), phases(2000, 500, counter="code")
+        ([500, 1500], [501, 1499])
+    """
+    begins = first if counter == "exact" or first == 0 else first + 1
+    if not 0 <= begins <= steps:
+        raise ValueError(f"{begins} of {steps} steps cannot be the first player's")
+    return [begins, steps - begins]
 
 
 def _done(update: int, warmup: int, total: int) -> float:

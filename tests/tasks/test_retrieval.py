@@ -76,7 +76,7 @@ def test_masks_and_targets(task: Retrieval, student: Encoder) -> None:
     assert set(signals.scores) == {"student", "student/in_batch"}
     own, everyone = signals.scores["student"], signals.scores["student/in_batch"]
     assert own.mask.tolist() == [[True] * 3, [True] * 3, [True, True, False]]
-    assert own.target.tolist() == [0, 0, 0]
+    assert own.target.tolist() == [0, -1, 0]  # the second query is not judged
     # the other positive of the first row is masked, its target is not
     assert everyone.mask.tolist() == [[True, True, False, True, True], [True] * 5, [True] * 5]
     assert everyone.target.tolist() == [0, -1, 1]

@@ -3,6 +3,7 @@
     rows.py        softmax over the slots that are there; the weighted mean every loss ends with
     listwise.py    a row of scores as one distribution: cross-entropy, KL and its reverse
     pairwise.py    differences of scores inside a row: margin-MSE
+    adversarial.py what a ranker is unsure of, as a reward for the retriever that finds it
     embedding.py   vectors against vectors: cosine distance, squared error
 
 Each takes numbers and returns one scalar tensor. None holds a model, runs a forward pass, reads

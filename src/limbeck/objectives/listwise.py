@@ -104,6 +104,30 @@ def distillation_kl(teacher: Scores, student: Scores, *, temperature: float) -> 
     return temperature**2 * divergence
 
 
+def soft_cross_entropy(
+    teacher: Scores, student: Scores, *, teacher_temperature: float, student_temperature: float
+) -> Tensor:
+    """H(teacher, student) = -mean_r sum_j p_rj log q_rj, with p and q as in `kl_divergence`.
+
+    It is KL(teacher || student) plus the teacher's entropy: the student's gradient is the same.
+
+    Raises:
+        ValueError: when the two have different shapes, or a temperature is not above 0.
+
+    Source: AR2 (arXiv:2110.03611) has it as regulariser of its retriever.
+
+    Example:
+        >>> ranker, retriever = torch.tensor([[2.0, 1.0, 3.0]]), torch.tensor([[1.0, 0.0, 0.5]])
+        >>> one = {"teacher_temperature": 1.0, "student_temperature": 1.0}
+        >>> soft_cross_entropy(Scores.of(ranker), Scores.of(retriever), **one)
+        tensor(1.1029)
+    """
+    mask = _shared_slots(teacher, student)
+    p = log_probabilities(teacher.values, mask, teacher_temperature)
+    q = log_probabilities(student.values, mask, student_temperature)
+    return weighted_mean(-(p.exp() * q).masked_fill(~mask, 0.0).sum(dim=1), student.weight)
+
+
 def _divergence(p: Tensor, q: Tensor, mask: Tensor) -> Tensor:
     """sum_j p_j (log p_j - log q_j) of each row [R], from log-probabilities [R, A]."""
     return (p.exp() * (p - q)).masked_fill(~mask, 0.0).sum(dim=1)

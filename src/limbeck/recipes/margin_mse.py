@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from pydantic import Field
 
 from limbeck.models.encoder import Encoder
@@ -68,7 +69,8 @@ def margin_mse(
 
     def loss(signals: Signals) -> Loss:
         student = signals.scores["student"]
-        scaled = replace(student, values=scale * student.values)
+        first = torch.zeros_like(student.target)  # judged or not, the first slot is compared
+        scaled = replace(student, values=scale * student.values, target=first)
         return Loss({"margin_mse": margin_mse_loss(signals.scores["teacher"], scaled)})
 
     turn = Turn(

@@ -12,13 +12,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from limbeck.models.layers import ranker_from_encoder
-from limbeck.objectives.listwise import cross_entropy
 from limbeck.recipes.registry import recipe
 from limbeck.sources import ListSource
+from limbeck.tasks.fitting import train_listwise
 from limbeck.tasks.retrieval import ListSettings, Retrieval
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher
-from limbeck.training import Turn
-from limbeck.types import Loss, Signals
 
 
 class CrossSettings(ListSettings):
@@ -45,13 +43,6 @@ def teacher_cross(task: Retrieval, dual: DualTeacher, settings: CrossSettings) -
     source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
     # 2. The dual encoder's body under a new head.
     ranker = ranker_from_encoder(dual.encoder, task.run.seed)
-
     # 3. The equation.
-    def loss(signals: Signals) -> Loss:
-        return Loss({"listwise": cross_entropy(signals.scores["student"])})
-
-    turn = Turn(
-        task.rank_update(ranker), loss, trains=frozenset({"student"}), gives=frozenset({"student"})
-    )
-    task.train_model("teacher_cross", ranker, source, turn, settings)
+    train_listwise(task, "teacher_cross", ranker, source, settings)
     return CrossTeacher("cross", ranker)

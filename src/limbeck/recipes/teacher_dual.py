@@ -12,14 +12,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from limbeck.models.encoder import Encoder
-from limbeck.objectives.listwise import cross_entropy
 from limbeck.recipes.registry import recipe
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
+from limbeck.tasks.fitting import train_contrastive
 from limbeck.tasks.retrieval import ListSettings, Retrieval
 from limbeck.teachers.teachers import DualTeacher
-from limbeck.training import Turn
-from limbeck.types import Loss, Signals
 
 
 class DualSettings(ListSettings):
@@ -53,15 +51,5 @@ def teacher_dual(task: Retrieval, encoder: Encoder, settings: DualSettings) -> D
     temperature = settings.temperature or softmax_temperature(encoder.similarity)
 
     # 3. The equation.
-    def loss(signals: Signals) -> Loss:
-        scores = signals.scores["student/in_batch"]
-        return Loss({"contrastive": cross_entropy(scores, temperature)})
-
-    turn = Turn(
-        task.score_update(encoder),
-        loss,
-        trains=frozenset({"student"}),
-        gives=frozenset({"student", "student/in_batch"}),
-    )
-    task.train_model("teacher_dual", encoder, source, turn, settings)
+    train_contrastive(task, "teacher_dual", encoder, source, settings, temperature)
     return DualTeacher("dual", encoder)

@@ -13,12 +13,12 @@ rankers whose scores share a unit.
 
 from __future__ import annotations
 
-import numpy as np
 from pydantic import Field
 
 from limbeck.errors import ConfigError
 from limbeck.recipes.registry import recipe
 from limbeck.settings import Settings
+from limbeck.tasks.fitting import fit_weights
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher
 
@@ -47,19 +47,6 @@ def teacher_ensemble(
             "An ensemble's weights are fitted on dev, and the collection has none. "
             "Use --teacher train:dual or train:cross."
         )
-    # 1. Both members score the same pools.
+    # Both members score the same pools; the weights that rank them best.
     pools = task.pools(queries, depth=settings.depth, teacher=dual)
-    pairs = task.pool_pairs(pools)
-    scores = [task.pair_scores(member, pairs) for member in (dual, cross)]
-    # 2. The weights that rank them best.
-    candidates = [
-        EnsembleTeacher.fitted("ensemble", (dual, cross), (w, 1 - w), scores)
-        for w in np.linspace(0.0, 1.0, 11).round(1).tolist()
-    ]
-
-    def worth(ensemble: EnsembleTeacher) -> tuple[float, float]:
-        results = task.ranked(pools, ensemble.combine(scores))
-        quality = task.quality(results, "dev")["nDCG@10"].to_numpy().mean()
-        return float(quality), min(ensemble.weights)
-
-    return max(candidates, key=worth)
+    return fit_weights(task, dual, cross, pools)

@@ -3,7 +3,8 @@
 Every training query has a list to draw from: its judged positives, if any, and a ranked pool of
 other candidates. An update takes a number of queries and, for each, a short list: slot 0 holds a
 positive (for an unlabelled query the first of its pool), the others are drawn from the pool
-without replacement. Draws depend on (seed, epoch, query) alone.
+without replacement, or are its first ones in every epoch. Draws depend on (seed, epoch, query)
+alone.
 
 This module knows no text, no model and no loss.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -61,12 +63,19 @@ class ListBatch:
 
 @dataclass(frozen=True, slots=True)
 class ListSource:
-    """Updates of `queries_per_update` queries with lists of `list_length` passages each."""
+    """Updates of `queries_per_update` queries with lists of `list_length` passages each.
+
+    `order` "ranked" shows every query the same list in every epoch: its first positive, then the
+    first of its pool. `start` is how many updates earlier stages made of the same queries: a later
+    stage goes on in the middle of an epoch.
+    """
 
     lists: Sequence[QueryList]
     queries_per_update: int
     list_length: int
     seed: int
+    order: Literal["random", "ranked"] = "random"
+    start: int = 0
 
     def __post_init__(self) -> None:
         if not self.lists:
@@ -93,6 +102,8 @@ class ListSource:
                 "queries_per_update": self.queries_per_update,
                 "list_length": self.list_length,
                 "seed": self.seed,
+                "order": self.order,
+                "start": self.start,
             }
         )
 
@@ -104,7 +115,10 @@ class ListSource:
     def batch(self, update: int) -> ListBatch:
         """The queries of one update with a freshly drawn list each."""
         places = update_positions(
-            len(self.lists), self.queries_per_update, seed=self.seed, update=update
+            len(self.lists),
+            self.queries_per_update,
+            seed=self.seed,
+            update=self.start + update,
         )
         drawn = [self._draw(self.lists[place], epoch) for place, epoch in places.tolist()]
         chosen = [self.lists[place] for place in places[:, 0]]
@@ -130,12 +144,15 @@ class ListSource:
 
     def _draw(self, entry: QueryList, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
         """One list: a positive or the pool's first in slot 0, then others of the pool."""
-        random = generator(self.seed, epoch, entry.query_id)
         judged = len(entry.positives)
         everyone = np.arange(judged + len(entry.pool))
-        first = draw(everyone[: max(1, judged)], 1, random)
-        others = draw(everyone[max(1, judged) :], self.list_length - 1, random)
-        slots = np.concatenate([first, others])
+        firsts, others = everyone[: max(1, judged)], everyone[max(1, judged) :]
+        length = self.list_length
+        if self.order == "ranked":
+            slots = np.concatenate([firsts[:1], others[: length - 1]])
+        else:
+            random = generator(self.seed, epoch, entry.query_id)
+            slots = np.concatenate([draw(firsts, 1, random), draw(others, length - 1, random)])
         everything = np.concatenate([entry.positives, entry.pool])
         scores = None if entry.scores is None else entry.scores[slots]
         return everything[slots], scores

@@ -8,7 +8,8 @@ signals, and measures of encoders and teachers. It knows no recipe and no loss.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -99,6 +100,10 @@ class Retrieval:
     counts: dict[str, int] = field(default_factory=dict)
     _tokens: dict[tuple[str, Role, str], TokenStore] = field(default_factory=dict)
     _equal: dict[Role, np.ndarray] = field(default_factory=dict)
+
+    def unshared(self) -> Retrieval:
+        """The same task, but what teachers say stays in this run: for models still in training."""
+        return replace(self, store=None)
 
     # --- what is there -------------------------------------------------------------------------
 
@@ -203,34 +208,41 @@ class Retrieval:
         """
         if asked is not None and asked.answers is not None:
             return _answered(asked.answers, queries, depth, asked.name)
-        folder = self.run.folder / "stages"
-        key = digest([queries.tolist(), depth, teacher.digest])[:8]
-        lexical = self.run.first(
+        lexical = self.lexical(queries, depth=depth)
+        return merge([self.mined(queries, depth=depth, miner=teacher), lexical], depth)
+
+    def lexical(self, queries: np.ndarray, *, depth: int) -> Candidates:
+        """The `depth` candidates of each query by words, best first."""
+        name = f"mine-bm25-{digest([queries.tolist(), depth])[:8]}"
+        return self.run.first(
             lambda: mine_lexical(
                 self.collection,
                 queries,
                 depth=depth,
-                folder=folder / f"mine-bm25-{digest([queries.tolist(), depth])[:8]}",
+                folder=self.run.folder / "stages" / name,
                 progress=self.run.progress,
             )
         )
-        own = self.vectors(teacher, "query", queries)
-        answers = self.vectors(teacher, "passage")
-        if teacher.similarity == "cosine":
-            own, answers = normalised(own), normalised(answers)
-        dense = self.run.first(
+
+    def mined(self, queries: np.ndarray, *, depth: int, miner: Teacher) -> Candidates:
+        """The `depth` candidates of each query by the vectors of a dual teacher, best first."""
+        asked = self.vectors(miner, "query", queries)
+        answers = self.vectors(miner, "passage")
+        if miner.similarity == "cosine":
+            asked, answers = normalised(asked), normalised(answers)
+        name = f"mine-{miner.name}-{digest([queries.tolist(), depth, miner.digest])[:8]}"
+        return self.run.first(
             lambda: mine_dense(
                 self.collection,
                 queries,
-                own,
+                asked,
                 answers,
-                source=teacher.name,
+                source=miner.name,
                 depth=depth,
-                folder=folder / f"mine-{teacher.name}-{key}",
+                folder=self.run.folder / "stages" / name,
                 progress=self.run.progress,
             )
         )
-        return merge([dense, lexical], depth)
 
     def pair_scores(self, teacher: Teacher, pairs: np.ndarray) -> np.ndarray:
         """A teacher's raw scores [n] of (query, passage) positions [n, 2]."""
@@ -340,6 +352,27 @@ class Retrieval:
             found[text] = np.append(found[text], judged) if text in found else judged
         return found
 
+    def scored(self, source: ListSource, updates: int, teacher: Teacher) -> ListSource:
+        """The source with a teacher's raw scores of all that its first updates show.
+
+        What they do not show is not asked for, and NaN.
+        """
+        shown: dict[int, set[int]] = {}
+        for update in range(updates):
+            batch = source.batch(update)
+            for query, columns in zip(batch.queries.tolist(), batch.lists, strict=True):
+                passages = batch.passages[columns[columns >= 0]].tolist()
+                shown.setdefault(query, set()).update(passages)
+        pairs = [(query, passage) for query in sorted(shown) for passage in sorted(shown[query])]
+        said = self.pair_scores(teacher, np.array(pairs, dtype=np.int64))
+        scores = dict(zip(pairs, said.tolist(), strict=True))
+        lists = []
+        for entry in source.lists:
+            passages = np.append(entry.positives, entry.pool).tolist()
+            own = [scores.get((entry.query, passage), math.nan) for passage in passages]
+            lists.append(replace(entry, scores=np.array(own, dtype=np.float32)))
+        return replace(source, lists=lists)
+
     def _ordered(
         self, judged: np.ndarray, pool: np.ndarray, own: np.ndarray | None, margin: float | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -361,45 +394,77 @@ class Retrieval:
 
     # --- batches to signals --------------------------------------------------------------------
 
-    def score_update(self, student: Encoder, teacher: Teacher | None = None) -> Forward:
-        """A forward over `ListBatch`: the student's scores, and those of a teacher.
+    def score_update(
+        self,
+        student: Encoder,
+        teacher: Teacher | None = None,
+        *,
+        reference: Encoder | None = None,
+        ranker: Ranker | None = None,
+    ) -> Forward:
+        """A forward over `ListBatch`: the student's scores, and those of whoever else is named.
 
-        Gives `student` [B, L] over each query's own list and `student/in_batch` [B, P] over all
-        passages of the update, without the row's other positives and what it is spared; of a dual
-        teacher the same two as `teacher` and `teacher/in_batch`; of one that scores pairs,
-        `teacher` from the batch.
+        Gives `student` [B, L] over each query's own list (no target where it is not judged) and
+        `student/in_batch` [B, P] over all passages of the update, without the row's other positives
+        and what it is spared; of a dual teacher the same two as `teacher` and `teacher/in_batch`;
+        of one that scores pairs, `teacher` from the batch. The players `reference`, a former
+        student, and `ranker` are asked in the update itself: `reference`, `reference/in_batch` and
+        `ranker`.
         """
         taught = None
         if teacher is not None and teacher.in_batch:
             taught = self._query_vectors(teacher), self.vectors(teacher, "passage")
+        rank = None if ranker is None else self._rank_lists(ranker, "ranker")
 
         def forward(update: Pass, batch: ListBatch) -> Signals:
-            queries = self.embed_update(update, student, "query", batch.queries)
-            passages = self.embed_update(update, student, "passage", batch.passages)
-            values = matrix_similarity(student.similarity)(queries, passages)
-            scores = _both("student", values, batch)
+            scores = _both("student", self._similarities(update, student, "student", batch), batch)
+            own, device = scores["student"], scores["student"].values.device
+            if reference is not None:
+                values = self._similarities(update, reference, "reference", batch)
+                scores |= _both("reference", values, batch)
+            if rank is not None:
+                scores["ranker"] = replace(own, values=rank(update, batch))
             if teacher is not None and taught is not None:
                 asked, answers = taught
                 values = matrix_similarity(teacher.similarity)(
-                    torch.from_numpy(asked[batch.queries]).to(queries.device),
-                    torch.from_numpy(answers[batch.passages]).to(queries.device),
+                    torch.from_numpy(asked[batch.queries]).to(device),
+                    torch.from_numpy(answers[batch.passages]).to(device),
                 )
                 scores |= _both("teacher", values, batch)
             elif batch.teacher is not None:
-                own = scores["student"]
-                values = torch.from_numpy(batch.teacher).to(queries.device)
-                scores["teacher"] = Scores(values, own.mask, own.target, own.weight)
+                scores["teacher"] = replace(own, values=torch.from_numpy(batch.teacher).to(device))
             return Signals(scores, progress=update.progress)
 
         return forward
 
-    def rank_update(self, ranker: Ranker) -> Forward:
-        """A forward over `ListBatch` that gives `student` [B, L]: a ranker's scores of lists."""
+    def rank_update(self, ranker: Ranker, player: str = "student") -> Forward:
+        """A forward over `ListBatch` that gives a ranker's scores of lists, [B, L], by the name of
+        the player that it is.
+        """
+        rank = self._rank_lists(ranker, player)
+
+        def forward(update: Pass, batch: ListBatch) -> Signals:
+            values = rank(update, batch)
+            mask = torch.from_numpy(batch.lists >= 0).to(values.device)
+            return Signals({player: Scores.of(values, mask=mask)}, progress=update.progress)
+
+        return forward
+
+    def _similarities(
+        self, update: Pass, encoder: Encoder, player: str, batch: ListBatch
+    ) -> Tensor:
+        """An encoder's scores of every passage of an update for every query of it: [B, P]."""
+        queries = self.embed_update(update, encoder, "query", batch.queries, player)
+        passages = self.embed_update(update, encoder, "passage", batch.passages, player)
+        return matrix_similarity(encoder.similarity)(queries, passages)
+
+    def _rank_lists(self, ranker: Ranker, player: str) -> Callable[[Pass, ListBatch], Tensor]:
+        """What gives a ranker's scores of an update's lists, [B, L]; 0 in empty slots."""
         queries = self.tokens(ranker.tokenizer, "query", "")
         passages = self.tokens(ranker.tokenizer, "passage", "")
         collator = ranker.collator
 
-        def forward(update: Pass, batch: ListBatch) -> Signals:
+        def rank(update: Pass, batch: ListBatch) -> Tensor:
             rows, slots = np.nonzero(batch.lists >= 0)
             asked = batch.queries[rows]
             answers = batch.passages[batch.lists[rows, slots]]
@@ -412,7 +477,7 @@ class Retrieval:
                 ]
             )
             found = update.run(
-                "student",
+                player,
                 lengths,
                 lambda chosen: collator.pairs(
                     [queries[int(at)] for at in asked[chosen]],
@@ -420,10 +485,9 @@ class Retrieval:
                 ),
             )
             mask = torch.from_numpy(batch.lists >= 0).to(found.device)
-            values = torch.zeros(mask.shape, device=found.device).masked_scatter(mask, found)
-            return Signals({"student": Scores.of(values, mask=mask)}, progress=update.progress)
+            return torch.zeros(mask.shape, device=found.device).masked_scatter(mask, found)
 
-        return forward
+        return rank
 
     def embed_texts(self, student: Encoder, teacher: Teacher) -> tuple[Forward, int]:
         """A forward over `TextBatch` that gives the embeddings `student` and `teacher`, and the
@@ -463,15 +527,20 @@ class Retrieval:
         return found
 
     def embed_update(
-        self, update: Pass, encoder: Encoder, role: Role, positions: np.ndarray
+        self,
+        update: Pass,
+        encoder: Encoder,
+        role: Role,
+        positions: np.ndarray,
+        player: str = "student",
     ) -> Tensor:
-        """The player `student`'s vectors of some queries or passages, each text once: [n, D]."""
+        """A player's vectors of some queries or passages, each text once: [n, D]."""
         tokens = self.tokens_of(encoder, role)
         collator = encoder.collator(role)
         texts, place = _distinct(self._firsts(role)[positions])
         lengths = np.array([collator.length(int(n)) for n in tokens.lengths[texts]])
         vectors = update.run(
-            "student",
+            player,
             lengths,
             lambda chosen: collator.singles([tokens[int(at)] for at in texts[chosen]]),
         )
@@ -555,12 +624,31 @@ class Retrieval:
         pools = self.dev_pools() if settings.measures else None
         if pools is None:
             return None
+        value = self._dev_value(pools)
+        every = -(-updates // settings.measures)
+        return Measure(
+            "dev nDCG@10, pooled",
+            lambda players: value(players[player].model),
+            player,
+            every,
+            settings.keep,
+        )
+
+    def dev_quality(self, model: Encoder | Ranker) -> float | None:
+        """What `dev_measure` measures, of a model as it is now; None without dev."""
+        pools = self.dev_pools()
+        if pools is None:
+            return None
+        group = self.run.group
+        return group.broadcast(self._dev_value(pools)(model) if group.rank == 0 else 0.0)
+
+    def _dev_value(self, pools: Candidates) -> Callable[[nn.Module], float]:
+        """nDCG@10 of a model on these candidates and the positives of their queries."""
         judged = [self.positives_of(query, "dev") for query in pools.queries.tolist()]
         passages = np.unique(np.concatenate([pools.passages, *judged]))
         queries = pools.queries.astype(np.int64)
 
-        def value(players: Mapping[str, Player]) -> float:
-            model = players[player].model
+        def value(model: nn.Module) -> float:
             if isinstance(model, Ranker):
                 scores = score(
                     model,
@@ -575,10 +663,31 @@ class Retrieval:
                 results = self.first_stage(model, queries, passages, depth=10)
             return float(self.quality(results, "dev")["nDCG@10"].mean())  # type: ignore[arg-type]
 
-        every = -(-updates // settings.measures)
-        return Measure("dev nDCG@10, pooled", value, player, every, settings.keep)
+        return value
 
     # --- training ------------------------------------------------------------------------------
+
+    def updates(self, settings: TrainingSettings, updates_per_pass: float) -> int:
+        """How many updates settings stand for, given how many see every example once."""
+        return settings.updates or default_updates(updates_per_pass)
+
+    def player(
+        self, name: str, module: nn.Module, settings: TrainingSettings, updates: int
+    ) -> Player:
+        """A player whose learning rate rises, and ends at 0 after `updates` steps over all stages.
+
+        Its dropout becomes that of the settings.
+        """
+        for part in module.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = settings.dropout
+        return trained_player(
+            name,
+            module,
+            learning_rate=settings.learning_rate,
+            schedule=linear_warmup_decay(int(settings.warmup * updates), updates),
+            weight_decay=settings.weight_decay,
+        )
 
     def train_model(
         self,
@@ -591,45 +700,69 @@ class Retrieval:
         teacher: Teacher | None = None,
         needs: frozenset[str] = frozenset(),
         parts: nn.Module | None = None,
+        reference: Player | None = None,
     ) -> None:
-        """Train the player `student` (and `parts`) in place: one stage of one turn.
-
-        What the signals depend on besides weights and examples (the teacher, the collection's
-        texts, the model's prompts and lengths) is part of the stage's inputs: a stage begun with
-        another teacher is refused.
+        """Train the player `student` (and `parts`) in place, beside a former student that stays
+        what it is: one stage of one turn.
         """
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = settings.dropout
-        updates = settings.updates or default_updates(source.updates_per_pass)
-        schedule = linear_warmup_decay(int(settings.warmup * updates), updates)
+        updates = self.updates(settings, source.updates_per_pass)
+        student = self.player("student", model, settings, updates)
+        self.train_stage(
+            name,
+            [student, *([] if reference is None else [reference])],
+            source,
+            turn,
+            updates,
+            settings,
+            teacher=teacher,
+            needs=needs,
+            parts=None if parts is None else self.player("parts", parts, settings, updates),
+        )
 
-        def player(name: str, module: nn.Module) -> Player:
-            return trained_player(
-                name,
-                module,
-                learning_rate=settings.learning_rate,
-                schedule=schedule,
-                weight_decay=settings.weight_decay,
-            )
+    def train_stage(
+        self,
+        name: str,
+        players: Sequence[Player],
+        source: ListSource | TextSource,
+        turn: Turn,
+        updates: int,
+        settings: TrainingSettings,
+        *,
+        teacher: Teacher | None = None,
+        needs: frozenset[str] = frozenset(),
+        parts: Player | None = None,
+    ) -> None:
+        """Train players in place, with what they carry from earlier stages: one stage of one turn.
 
+        The first player is measured on dev. What the signals depend on besides weights and examples
+        (the teacher, the collection's texts, the models' prompts and lengths) is part of the
+        stage's inputs: a stage begun with another teacher is refused.
+        """
+        models = [player.model for player in players]
         stage = Stage(
             f"train-{name}",
-            [player("student", model)],
+            players,
             source,
             [turn],
             updates,
-            parts=None if parts is None else player("parts", parts),
+            parts=parts,
             needs=needs,
             settings={
                 **settings.model_dump(),
                 "teacher": None if teacher is None else teacher.digest,
-                "model": [model.config_digest(), tokenizer_digest(model.tokenizer)],
+                "models": [
+                    [model.config_digest(), tokenizer_digest(model.tokenizer)]
+                    for model in models
+                    if isinstance(model, Encoder | Ranker)
+                ],
                 "collection": self.collection.digest,
             },
-            measure=self.dev_measure(settings, updates, "student"),
+            measure=self.dev_measure(settings, updates, players[0].name),
         )
-        with model.plain_attention():
+        with ExitStack() as attention:
+            for model in models:
+                if isinstance(model, Encoder | Ranker):
+                    attention.enter_context(model.plain_attention())
             train(stage, replace(self.run, checkpoint_every=settings.checkpoint_every))
 
 
@@ -674,8 +807,10 @@ def _both(name: str, values: Tensor, batch: ListBatch) -> dict[str, Scores]:
     device = values.device
     lists = torch.from_numpy(batch.lists).to(device)
     labelled = torch.from_numpy(batch.labelled).to(device)
-    own = Scores.of(values.gather(1, lists.clamp(min=0)), mask=lists >= 0)
     target = torch.where(labelled, lists[:, 0], -1)
+    own = Scores.of(
+        values.gather(1, lists.clamp(min=0)), mask=lists >= 0, target=target.clamp(max=0)
+    )
     others = torch.from_numpy(batch.spared.copy()).to(device)
     others[torch.arange(len(others)), lists[:, 0]] = False
     return {name: own, f"{name}/in_batch": Scores.of(values, mask=~others, target=target)}

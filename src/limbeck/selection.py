@@ -1,0 +1,73 @@
+"""Which queries does a stage learn from? Predicates over what student and teacher make of them.
+
+A rank counts from 1 and is that of a query's first positive in a ranked list; `MISSED` stands for a
+positive that the list lacks.
+
+This module knows no collection, no model and no file: ranks and masks only.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+Numbers = NDArray[np.floating[Any]]
+
+MISSED = math.inf
+
+
+def confusing(
+    student: Numbers,
+    teacher: Numbers,
+    *,
+    student_ranks: tuple[float, float],
+    teacher_rank: int,
+    strictly: bool,
+) -> Mask:
+    """[n] True for the queries that the teacher solves and the student does not.
+
+    The student's rank lies in the window `student_ranks`, both ends included; the teacher's is at
+    most `teacher_rank` and, with `strictly`, also better than the student's.
+
+    Source: PROD, Lin et al. 2023, arXiv:2209.13335: `(2, 15)` and 1 on MS MARCO; `(1, MISSED)`, 15
+    and `strictly` on Natural Questions.
+
+    Example:
+        >>> student, teacher = np.array([1.0, 2.0, 16.0]), np.array([1.0, 1.0, 1.0])
+        >>> confusing(student, teacher, student_ranks=(2, 15), teacher_rank=1, strictly=False)
+        array([False,  True, False])
+    """
+    low, high = student_ranks
+    within = (student >= low) & (student <= high) & (teacher <= teacher_rank)
+    return np.asarray(within & (teacher < student) if strictly else within)
+
+
+def random_subset(count: int, size: int, seed: int) -> Mask:
+    """[count] True for `size` of them, drawn by the seed alone: the control of any selection.
+
+    Example:
+        >>> int(random_subset(10, 4, seed=0).sum())
+        4
+    """
+    chosen = np.zeros(count, dtype=bool)
+    chosen[np.random.default_rng(seed).permutation(count)[:size]] = True
+    return chosen
+
+
+def first_rank(scores: Numbers, positive: Mask) -> float:
+    """The rank, from 1, of the best of the positives by their scores [n]; `MISSED` without one.
+
+    A candidate with the same score stands before the positive: a tie solves nothing.
+
+    Example:
+        >>> first_rank(np.array([0.2, 0.9, 0.5]), np.array([False, False, True]))
+        2.0
+    """
+    if not positive.any():
+        return MISSED
+    best = scores[positive].max()
+    return 1.0 + float((scores[~positive] >= best).sum())
