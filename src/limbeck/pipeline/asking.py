@@ -100,9 +100,11 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
         )
     base, student = _students(asked)
     teacher = None
-    if "teacher" in recipe.needs and not fits:
+    if not fits and ("teacher" in recipe.needs or recipe.fits):
         teacher, said = _given(given, weights, collection)
         notes += said
+    elif recipe.fits:
+        notes.append(f"teacher: {name} fits its own")
     elif "teacher" not in recipe.needs:
         notes.append(f"teacher: none, {name} learns from judgements alone")
     if "vectors" in recipe.needs and (

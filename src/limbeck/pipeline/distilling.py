@@ -19,7 +19,7 @@ from limbeck.errors import TeacherRefused
 from limbeck.models.encoder import Encoder
 from limbeck.pipeline.asking import FITTED, Request, measured_split, split_settings, teachers_wanted
 from limbeck.pipeline.reporting import DECIDES, Result, finished, report
-from limbeck.recipes import Recipe, find
+from limbeck.recipes import Recipe, Told, find
 from limbeck.record import (
     check_same_data,
     check_same_engine,
@@ -161,7 +161,7 @@ class Distillation:
                 measure_teacher(task, "zero_shot", task.base, split),
                 measure_encoder(task, "undistilled", undistilled, split),
             ]
-        teacher = None
+        teacher = request.teacher
         if "teacher" in request.recipe.needs:
             teachers = self._teachers(notes)
             teacher = teachers[0]
@@ -179,7 +179,15 @@ class Distillation:
         student = copy.deepcopy(request.student)
         settings = self._settings(request.recipe)
         task.counts.clear()  # of the student it was compared with
-        request.recipe.function(task, teacher, student, settings)
+        told: Told | None = request.recipe.function(task, teacher, student, settings)
+        if told is not None:
+            teacher = told.teacher
+            notes += told.notes
+            if told.fitted:
+                how = f"a {teacher.kind} teacher, fitted by the recipe `{request.recipe.name}`"
+                self._write(teacher, "teacher", _card("A teacher", how))
+            if split:
+                systems.append(measure_teacher(task, "teacher", teacher, split))
         self._save(student, "student", self._how(teacher))
         if split:
             systems.append(measure_encoder(task, "student", student, split))

@@ -146,6 +146,7 @@ def dry_run(data: str | Path, **arguments: Any) -> list[str]:
         lines.append("ask the teacher for scores or vectors, and examine them")
         if collection.labelled and "dev" in collection.qrels and not asked["force_teacher"]:
             lines.append("train the same student with contrastive: the teacher must beat it on dev")
+    lines += [f"fit a teacher: {kind}" for kind in request.recipe.fits]
     split = measured_split(collection)
     lines += [
         f"train the student with {request.recipe.name}",

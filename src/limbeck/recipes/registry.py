@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from limbeck.errors import ConfigError
 from limbeck.settings import Settings, parse_settings
+from limbeck.teachers.teachers import Teacher
 
 Makes = Literal["student", "teacher"]
 AUTO = "kl"  # what `--recipe auto` stands for
@@ -29,6 +30,10 @@ class Recipe:
     student, or as `function(task, encoder, settings)` and fits a teacher. `needs` are any of
     "labels" (judged training queries), "teacher" and "vectors" (a teacher that has them).
     `presets` are settings under a name: an ablation, or the values of the paper.
+
+
+    `fits` are the kinds of teacher that a student's recipe fits itself, by default and in order.
+    Such a recipe also takes a given teacher, or None, and says with `Told` what became of them.
     """
 
     name: str
@@ -40,6 +45,20 @@ class Recipe:
     needs: frozenset[str]
     function: Callable[..., Any]
     presets: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    fits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a recipe that fits its own teachers has to say when it is done.
+
+    `teacher` is the one that taught last, `fitted` whether this run made it, and `notes` are lines
+    for the report.
+    """
+
+    teacher: Teacher
+    fitted: bool
+    notes: tuple[str, ...]
 
 
 _found: dict[str, Recipe] = {}
@@ -55,6 +74,7 @@ def recipe(
     task: str = "retrieval",
     makes: Makes = "student",
     presets: Mapping[str, Mapping[str, object]] | None = None,
+    fits: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Record a function as a recipe.
 
@@ -66,7 +86,7 @@ def recipe(
 
     def record(function: Callable[..., Any]) -> Callable[..., Any]:
         _found[name] = Recipe(
-            name, summary, paper, task, makes, settings, needs, function, presets or {}
+            name, summary, paper, task, makes, settings, needs, function, presets or {}, fits
         )
         return function
 

@@ -156,3 +156,8 @@ class ListSource:
         everything = np.concatenate([entry.positives, entry.pool])
         scores = None if entry.scores is None else entry.scores[slots]
         return everything[slots], scores
+
+
+def judged_lists(lists: Sequence[QueryList]) -> list[QueryList]:
+    """Those of queries with a positive."""
+    return [entry for entry in lists if len(entry.positives)]

@@ -1,10 +1,13 @@
-"""How is a model fitted on judged queries, so that it can teach or begin to learn?
+"""How is one model fitted, in one stage?
 
-Three pieces that several recipes are built of: a retriever by its judged positives, a ranker by the
-same, an ensemble's weights by dev. Where the lists come from is their business.
+Pieces that several recipes are built of: a retriever by its judged positives, a ranker by the same,
+a student by a teacher and a loss, an ensemble's weights by dev. Where lists come from, and what a
+loss says, is the recipes' business.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,9 +15,9 @@ from limbeck.candidates import Candidates
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.objectives.listwise import cross_entropy
 from limbeck.sources import ListSource
-from limbeck.tasks.retrieval import Retrieval, TrainingSettings
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher
-from limbeck.training import Turn
+from limbeck.tasks.retrieval import Retrieval, TrainingSettings, signals_with
+from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
+from limbeck.training import Turn, frozen_player
 from limbeck.types import Loss, Signals
 
 
@@ -58,6 +61,45 @@ def train_listwise(
     forward, student = task.rank_update(ranker), frozenset({"student"})
     turn = Turn(forward, loss, trains=student, gives=student)
     task.train_model(name, ranker, source, turn, settings, needs=student)
+
+
+def train_taught(
+    task: Retrieval,
+    name: str,
+    student: Encoder,
+    teacher: Teacher,
+    source: ListSource,
+    loss: Callable[[Signals], Loss],
+    settings: TrainingSettings,
+    *,
+    former: bool,
+) -> None:
+    """Train a student in place by a loss that reads `student` and `teacher`, both `/in_batch` where
+    the teacher has vectors, and `reference` where the student as it is now stands by, frozen.
+
+    A teacher without vectors is asked for what the source shows in this stage, and no more.
+    """
+    over = "/in_batch" if teacher.in_batch else ""
+    if not teacher.in_batch:
+        source = task.scored(source, task.updates(settings, source.updates_per_pass), teacher)
+    names = ("student", "teacher", "reference") if former else ("student", "teacher")
+    reference = student.frozen() if former else None
+    turn = Turn(
+        task.score_update(student, teacher, reference=reference),
+        loss,
+        trains=frozenset({"student"}),
+        gives=signals_with(teacher, reference=former),
+    )
+    task.train_model(
+        name,
+        student,
+        source,
+        turn,
+        settings,
+        teacher=teacher,
+        needs=frozenset(each + over for each in names),
+        reference=None if reference is None else frozen_player("reference", reference),
+    )
 
 
 def fit_weights(

@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from limbeck.candidates import Candidates, merge, mine_dense, mine_lexical
 from limbeck.data.collection import Collection, positives
 from limbeck.data.tokens import TokenStore, tokenize, tokenizer_digest
+from limbeck.errors import ConfigError
 from limbeck.evaluation.measures import Run as Results
 from limbeck.evaluation.measures import per_query, run_of
 from limbeck.inference import embed, score
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.negatives import drop_by_margin, drop_by_rank
-from limbeck.schedules import linear_warmup_decay
+from limbeck.schedules import linear_warmup_decay, shared_out
 from limbeck.search import search_dense
+from limbeck.selection import first_rank
 from limbeck.settings import Settings
 from limbeck.similarity import matrix_similarity
 from limbeck.sources import ListBatch, ListSource, QueryList, TextBatch, TextSource
@@ -342,6 +344,29 @@ class Retrieval:
         passages = self._firsts("passage")[teacher.answers[order, 1]]
         found, starts = np.unique(queries[order], return_index=True)
         return dict(zip(found.tolist(), np.split(passages, starts[1:]), strict=True))
+
+    def positive_ranks(self, pools: Candidates, teacher: Teacher | None = None) -> np.ndarray:
+        """The rank [Q], from 1, of the first positive of each pool's query, infinite without one.
+
+        In the order of the pool; with a teacher, in that of its scores of pool and positives.
+        """
+        firsts = self._firsts("passage")
+        entries = []
+        for place, query in enumerate(pools.queries.tolist()):
+            judged = firsts[self.positives_of(query, "train")]
+            found = firsts[pools.for_query(place)]
+            shown, _ = _distinct(found if teacher is None else np.append(judged, found))
+            entries.append((query, shown, np.isin(shown, judged)))
+        scores = [-np.arange(len(shown), dtype=np.float32) for _, shown, _ in entries]
+        if teacher is not None and entries:
+            pairs = [
+                np.stack([np.full(len(shown), query), shown], axis=1) for query, shown, _ in entries
+            ]
+            ends = np.cumsum([len(rows) for rows in pairs])[:-1]
+            scores = np.split(self.pair_scores(teacher, np.concatenate(pairs)), ends)
+        return np.array(
+            [first_rank(own, marks) for own, (_, _, marks) in zip(scores, entries, strict=True)]
+        )
 
     def _positives_by_text(self) -> dict[str, np.ndarray]:
         """The passages judged relevant to any training query of a text, as first positions."""
@@ -771,10 +796,28 @@ def default_updates(updates_per_pass: float) -> int:
     return min(max(math.ceil(PASSES * updates_per_pass), LEAST_UPDATES), MOST_UPDATES)
 
 
-def signals_with(teacher: Teacher) -> frozenset[str]:
-    """What `Retrieval.score_update` gives with this teacher."""
-    own = {"student", "student/in_batch", "teacher"}
-    return frozenset(own | {"teacher/in_batch"} if teacher.in_batch else own)
+def logits_of(scores: Scores, temperature: float) -> Scores:
+    """Scores over a temperature: similarities or a teacher's raw scores as logits."""
+    return replace(scores, values=scores.values / temperature)
+
+
+def share_updates(updates: int, shares: Sequence[float]) -> list[int]:
+    """`shared_out`, for updates that somebody asked for.
+
+    Raises:
+        ConfigError: when there are fewer updates than stages.
+    """
+    try:
+        return shared_out(updates, shares)
+    except ValueError as error:
+        raise ConfigError(f"--set updates={updates}: {error}. Allow for more.") from error
+
+
+def signals_with(teacher: Teacher, *, reference: bool = False) -> frozenset[str]:
+    """What `Retrieval.score_update` gives with this teacher, and with a former student."""
+    names = {"student", "student/in_batch", "teacher"}
+    names |= {"teacher/in_batch"} if teacher.in_batch else set()
+    return frozenset(names | {"reference", "reference/in_batch"} if reference else names)
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:

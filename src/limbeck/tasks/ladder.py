@@ -1,0 +1,163 @@
+"""Which teachers does a student climb, one after the other, and how is each of them made?
+
+A ladder is written in words: `dual/2,dual,ensemble`. A rung is fitted on judged queries' lists when
+its turn comes, or is a model that is there already. Which rungs teach, and on what, is a recipe's
+business.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from limbeck.candidates import Candidates
+from limbeck.errors import ConfigError
+from limbeck.evaluation.comparison import compare
+from limbeck.models.encoder import Encoder
+from limbeck.models.layers import cut_layers, layer_count, ranker_from_encoder
+from limbeck.models.loading import kind_of
+from limbeck.sources import ListSource
+from limbeck.tasks.fitting import fit_weights, train_contrastive, train_listwise
+from limbeck.tasks.retrieval import Retrieval, TrainingSettings
+from limbeck.teachers.teachers import CrossTeacher, DualTeacher, Teacher, load_teacher
+
+MEASURE = "nDCG@10"  # on dev, by which a rung must stand above the one before
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A teacher on a ladder, `name` as it was written; fitted here unless it is `given`.
+
+    `part` n means 1/n of the layers, rounded up: those of the base encoder for a dual encoder, and
+    of the dual encoder fitted last for a cross-encoder.
+    """
+
+    name: str
+    kind: Literal["dual", "cross", "ensemble", "given"]
+    part: int = 1
+    given: Teacher | None = None
+
+
+def read_rung(text: str) -> Rung:
+    """A rung in words: `dual`, `cross`, either with `/n`, `ensemble`, or else a model's place.
+
+    Example:
+        >>> read_rung("dual/2").part, read_rung("path/to/ranker").kind
+        (2, 'given')
+    """
+    if text == "ensemble":
+        return Rung(text, "ensemble")
+    found = re.fullmatch(r"(dual|cross)(?:/([1-9]\d*))?", text)
+    if found is None:
+        return Rung(text, "given")
+    return Rung(text, "dual" if found[1] == "dual" else "cross", int(found[2] or 1))
+
+
+def read_ladder(
+    texts: Sequence[str], last: Teacher | None, *, has_dev: bool
+) -> tuple[list[Rung], list[str]]:
+    """A ladder in words, its models loaded and `last` on top, and what had to be left out of it.
+
+    Raises:
+        ConfigError: when no rung is left.
+        ModelError: for a rung that is neither one of the words nor a model that can teach.
+    """
+    rungs, notes = [], []
+    for rung in map(read_rung, texts):
+        if rung.kind == "ensemble" and not has_dev:
+            notes.append("rung ensemble: left out, since its weights are fitted on dev")
+        elif rung.kind == "given":
+            rungs.append(replace(rung, given=load_teacher(rung.name)))
+        else:
+            rungs.append(rung)
+    if last is not None:
+        rungs.append(Rung(last.name, "given", given=last))
+    if not rungs:
+        raise ConfigError(
+            "An ensemble's weights are fitted on dev, and the collection has none, so the ladder "
+            "has no rung. Use --set ladder=dual/2,dual."
+        )
+    return rungs, notes
+
+
+def check_rung(text: str) -> None:
+    """Refuse a rung that is neither one of the words nor anything there, without loading it.
+
+    Raises:
+        ModelError: saying what is wrong with it.
+    """
+    if read_rung(text).kind == "given" and not Path(text).exists():
+        kind_of(text)
+
+
+def part_of(encoder: Encoder, part: int) -> Encoder:
+    """A copy of an encoder with 1/`part` of its layers, spread evenly."""
+    if part == 1:
+        return copy.deepcopy(encoder)
+    return cut_layers(encoder, -(-layer_count(encoder) // part))
+
+
+def fit_rung(
+    task: Retrieval,
+    name: str,
+    rung: Rung,
+    dual: DualTeacher,
+    sources: tuple[ListSource, ListSource],
+    settings: TrainingSettings,
+    temperature: float,
+    depth: int,
+) -> Teacher:
+    """The teacher of a rung: as given, or fitted on judged queries, in a stage of this name.
+
+    `sources` show a dual encoder and a cross-encoder what they learn from; `dual` is the dual
+    encoder fitted last, on which a cross-encoder and an ensemble stand. An ensemble's weights are
+    fitted on `depth` candidates of each dev query.
+    """
+    if rung.given is not None:
+        return rung.given
+    if rung.kind == "dual":
+        encoder = part_of(task.base.encoder, rung.part)
+        train_contrastive(task, name, encoder, sources[0], settings, temperature)
+        return DualTeacher("dual", encoder)
+    ranker = ranker_from_encoder(part_of(dual.encoder, rung.part), task.run.seed)
+    train_listwise(task, name, ranker, sources[1], settings)
+    cross = CrossTeacher("cross", ranker)
+    if rung.kind == "cross":
+        return cross
+    pools = task.pools(task.split_queries("dev"), depth=depth, teacher=dual)
+    return fit_weights(task, dual, cross, pools)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Does a rung stand above the former one on dev? `said` has the figures and a paired test."""
+
+    above: bool
+    said: str
+
+
+def judge(
+    task: Retrieval, new: Teacher, former: Teacher | None, pools: Candidates | None
+) -> Verdict:
+    """A teacher against the former one, both ranking the same pools of dev queries.
+
+    The first is never refused, and without dev nobody is.
+    """
+    if pools is None:
+        return Verdict(True, "not measured, since there is no dev split")
+    own = task.quality(task.reranked(new, pools), "dev")
+    said = f"{own[MEASURE].to_numpy().mean():.4f} {MEASURE} on dev"
+    if former is None:
+        return Verdict(True, said)
+    others = task.quality(task.reranked(former, pools), "dev")
+    [found] = compare(own, {"former": others}, MEASURE, task.run.seed)
+    above = found.difference > 0
+    said += (
+        f"{'' if above else ', skipped'}: {found.difference:+.4f} to the one before, "
+        f"p = {found.p:.4f} (paired randomisation)"
+    )
+    return Verdict(above, said)
