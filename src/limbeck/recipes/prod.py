@@ -36,22 +36,18 @@ from limbeck.recipes.registry import Told, recipe
 from limbeck.selection import MISSED, confusing, random_subset
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource, QueryList, judged_lists
-from limbeck.tasks.fitting import train_contrastive, train_taught
+from limbeck.tasks.fitting import StagedSettings, train_contrastive, train_taught
 from limbeck.tasks.ladder import check_rung, fit_rung, judge, part_of, read_ladder
-from limbeck.tasks.retrieval import ListSettings, Retrieval, natural_temperature, share_updates
+from limbeck.tasks.retrieval import Retrieval, natural_temperature, share_updates
 from limbeck.tasks.retrieval import logits_of as logits
 from limbeck.tasks.systems import candidates
 from limbeck.teachers.teachers import DualTeacher, Teacher
 from limbeck.types import Loss, Signals
 
 
-class ProdSettings(ListSettings):
+class ProdSettings(StagedSettings):
     """Settings of `prod`."""
 
-    updates: int | None = Field(
-        None, ge=1, description="the student's steps in all; none = 10 passes, 60 to 300"
-    )
-    list_length: int = Field(8, ge=2, description="passages drawn for each query of an update")
     keep: Literal["best", "last"] = Field("last", description="weights a stage ends with, by dev")
     ladder: tuple[str, ...] = Field(
         ("dual/2", "dual", "ensemble"),
@@ -59,21 +55,12 @@ class ProdSettings(ListSettings):
         description="teachers in order: dual or cross (/n = 1/n of the layers), ensemble, or a "
         "model's place; --teacher PATH comes last",
     )
-    temperature: float | None = Field(
-        None,
-        gt=0,
-        description="divides the student's similarities; none = 0.05 for cosines, 1 for dot "
-        "products",
-    )
     tau: float = Field(1.0, gt=0, description="divides all logits of KD once more")
     hard_weight: float = Field(0.1, ge=0, description="weight of L_hard")
     soft_weight: float = Field(0.9, ge=0, description="weight of KD(t, s)")
     reg_weight: float = Field(1.0, ge=0, description="weight of KD(r, s)")
-    warmup_share: float = Field(
-        0.3, gt=0, lt=1, description="share of the student's steps that come before any teacher"
-    )
     data_share: float = Field(
-        0.1, ge=0, lt=1, description="share of the student's steps in data steps, at most"
+        0.1, ge=0, le=0.4, description="share of the student's steps in data steps, at most"
     )
     data_rounds: int = Field(
         1, ge=0, description="data steps; none follows one after which dev is not higher"
@@ -89,13 +76,6 @@ class ProdSettings(ListSettings):
     )
     teacher_rank_to: int = Field(1, ge=1, description="confusing: largest rank by the teacher")
     strictly: bool = Field(True, description="confusing: the teacher's rank must be the better")
-    teacher_updates: int | None = Field(
-        None, ge=2, description="steps of each fitted teacher; none = 10 passes, 60 to 300"
-    )
-    teacher_learning_rate: float = Field(1e-4, gt=0, description="peak of a fitted teacher's rate")
-    ranker_queries_per_update: int = Field(
-        16, ge=1, description="queries in one update of a cross-encoder"
-    )
 
     @field_validator("ladder")
     @classmethod
@@ -112,7 +92,7 @@ class ProdSettings(ListSettings):
     paper="Lin et al. 2023, arXiv:2209.13335",
     settings=ProdSettings,
     needs=frozenset({"labels"}),
-    fits=("dual", "dual", "cross"),
+    fits=("dual", "dual", "cross", "ensemble"),
     presets={
         "strongest-teacher-only": {"ladder": "ensemble"},
         "random-subset": {"select": "random"},
@@ -137,15 +117,11 @@ def prod(
     dev = candidates(task, "dev") if len(task.split_queries("dev")) else None
     rungs, notes = read_ladder(settings.ladder, teacher, has_dev=dev is not None)
     temperature = settings.temperature or softmax_temperature(student.similarity)
-    size, rate = settings.queries_per_update, settings.learning_rate
+    size, rate, keep = settings.queries_per_update, settings.learning_rate, settings.keep
     warm, late = settings.warmup_share, settings.data_share if settings.data_rounds else 0.0
     shares = [warm / 2, warm / 2, *[(1 - warm - late) / len(rungs)] * len(rungs)]
     shares += [late / settings.data_rounds] * settings.data_rounds if late else []
     updates = iter(share_updates(task.updates(settings, len(everyone) / size), shares))
-
-    def chosen(updates: int | None, rate: float, keep: str = settings.keep) -> ProdSettings:
-        changes = {"updates": updates, "learning_rate": rate, "keep": keep}
-        return settings.model_copy(update=changes)
 
     def source(lists: list[QueryList], start: int = 0) -> ListSource:
         return ListSource(lists, size, settings.list_length, task.run.seed, start=start)
@@ -159,7 +135,9 @@ def prod(
             task, f"prod-{name}", encoder, source(judged_lists(lists)), given, temperature
         )
 
-    def distil(name: str, shown: ListSource, given: ProdSettings, reg_weight: float) -> None:
+    def distil(
+        name: str, shown: ListSource, given: ProdSettings, reg_weight: float
+    ) -> float | None:
         over = "/in_batch" if best.in_batch else ""
 
         def loss(signals: Signals) -> Loss:
@@ -175,20 +153,24 @@ def prod(
             return Loss(parts)
 
         former = reg_weight > 0
-        train_taught(task, f"prod-{name}", student, best, shown, loss, given, former=former)
+        return train_taught(task, f"prod-{name}", student, best, shown, loss, given, former=former)
 
     # 1. Warm-up A: teacher 1 and the student, on negatives found by words.
     encoder = part_of(task.base.encoder, rungs[0].part if rungs[0].kind == "dual" else 1)
-    fitting = chosen(settings.teacher_updates, settings.teacher_learning_rate, "best")
+    fitting = settings.of_stage(settings.teacher_updates, settings.teacher_learning_rate, "best")
     halves = share_updates(task.updates(fitting, len(judged) / size), [1, 1])
     lists = task.lists(task.lexical(judged, depth=settings.depth), first_rank=settings.first_rank)
-    contrast("a-teacher", encoder, lists, chosen(halves[0], fitting.learning_rate, "best"))
-    contrast("a-student", student, lists, chosen(next(updates), rate))
+    contrast(
+        "a-teacher", encoder, lists, fitting.of_stage(halves[0], fitting.learning_rate, "best")
+    )
+    contrast("a-student", student, lists, settings.of_stage(next(updates), rate, keep))
     # 2. Mine 1, by teacher 1 as it is now.
     lists = mined(everyone, DualTeacher("dual", encoder.frozen()), task.unshared())
     # 3. Warm-up B on these: teacher 1, and the strong baseline of the student.
-    contrast("b-teacher", encoder, lists, chosen(halves[1], fitting.learning_rate, "best"))
-    contrast("b-student", student, lists, chosen(next(updates), rate))
+    contrast(
+        "b-teacher", encoder, lists, fitting.of_stage(halves[1], fitting.learning_rate, "best")
+    )
+    contrast("b-student", student, lists, settings.of_stage(next(updates), rate, keep))
 
     # 4. to 8. A step for each rung: mine, fit its teacher, distil from the best one so far.
     first = dual = DualTeacher("dual", encoder)
@@ -214,11 +196,11 @@ def prod(
             dual = best if isinstance(best, DualTeacher) and fitted else dual
         regulariser = settings.reg_weight if number > 1 else 0.0
         count = next(updates)
-        distil(f"step-{number}", source(lists, steps), chosen(count, rate), regulariser)
+        given = settings.of_stage(count, rate, keep)
+        quality = distil(f"step-{number}", source(lists, steps), given, regulariser)
         steps += count
 
     # 9. to 11. Data steps: the queries that the last teacher solves and the student does not.
-    quality = task.dev_quality(student)
     for number, most in enumerate(updates, 1):
         miner = DualTeacher("student", student.frozen())
         pools = task.unshared().mined(judged, depth=settings.depth, miner=miner)
@@ -232,14 +214,17 @@ def prod(
         notes.append(f"data step {number}: {hard.sum():,} of {len(judged):,} queries are confusing")
         if settings.select == "random":
             hard = random_subset(len(hard), int(hard.sum()), task.run.seed + number)
-        lists = [entry for entry in task.lists(pools) if entry.query in pools.queries[hard]]
+        lists = [
+            entry
+            for entry in task.lists(pools, first_rank=settings.first_rank)
+            if entry.query in pools.queries[hard]
+        ]
         if not lists:
             break
         shown = replace(source(lists), order="ranked")
         count = min(most, math.ceil(settings.data_passes * shown.updates_per_pass))
-        given = chosen(count, settings.data_learning_rate)
-        distil(f"data-{number}", shown, given, settings.reg_weight)
-        before, quality = quality, task.dev_quality(student)
+        given = settings.of_stage(count, settings.data_learning_rate, keep)
+        before, quality = quality, distil(f"data-{number}", shown, given, settings.reg_weight)
         if before is not None and quality is not None and quality <= before:
             break
     return Told(best, fitted, tuple(notes))

@@ -8,17 +8,50 @@ loss says, is the recipes' business.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import numpy as np
+from pydantic import Field
 
 from limbeck.candidates import Candidates
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.objectives.listwise import cross_entropy
 from limbeck.sources import ListSource
-from limbeck.tasks.retrieval import Retrieval, TrainingSettings, signals_with
+from limbeck.tasks.retrieval import ListSettings, Retrieval, TrainingSettings, signals_with
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
 from limbeck.training import Turn, frozen_player
 from limbeck.types import Loss, Signals
+
+
+class StagedSettings(ListSettings):
+    """What recipes of several stages decide that fit their own teachers."""
+
+    updates: int | None = Field(
+        None, ge=1, description="the student's steps over all stages; none = 10 passes, 60 to 300"
+    )
+    measures: int = Field(1, ge=0, description="times dev is measured in each stage; 0 = never")
+    list_length: int = Field(8, ge=2, description="passages drawn for each query of an update")
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        description="divides the student's similarities; none = 0.05 for cosines, 1 for dot "
+        "products",
+    )
+    warmup_share: float = Field(
+        0.3, gt=0, le=0.5, description="share of the student's steps before it is taught"
+    )
+    teacher_updates: int | None = Field(
+        None, ge=2, description="steps of each fitted teacher; none = 10 passes, 60 to 300"
+    )
+    teacher_learning_rate: float = Field(1e-4, gt=0, description="peak of a fitted teacher's rate")
+    ranker_queries_per_update: int = Field(
+        16, ge=1, description="queries in one update of a cross-encoder"
+    )
+
+    def of_stage(self, updates: int | None, rate: float, keep: str = "last") -> Self:
+        """The same for one stage: its updates, its learning rate, the weights it ends with."""
+        changes = {"updates": updates, "learning_rate": rate, "keep": keep}
+        return self.model_copy(update=changes)
 
 
 def train_contrastive(
@@ -73,11 +106,12 @@ def train_taught(
     settings: TrainingSettings,
     *,
     former: bool,
-) -> None:
+) -> float | None:
     """Train a student in place by a loss that reads `student` and `teacher`, both `/in_batch` where
     the teacher has vectors, and `reference` where the student as it is now stands by, frozen.
 
-    A teacher without vectors is asked for what the source shows in this stage, and no more.
+    A teacher without vectors is asked for what the source shows in this stage, and no more. The
+    result is what dev says of the student, if it was asked.
     """
     over = "/in_batch" if teacher.in_batch else ""
     if not teacher.in_batch:
@@ -90,7 +124,7 @@ def train_taught(
         trains=frozenset({"student"}),
         gives=signals_with(teacher, reference=former),
     )
-    task.train_model(
+    return task.train_model(
         name,
         student,
         source,

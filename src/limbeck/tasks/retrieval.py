@@ -8,7 +8,7 @@ signals, and measures of encoders and teachers. It knows no recipe and no loss.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -34,7 +34,7 @@ from limbeck.selection import first_rank
 from limbeck.settings import Settings
 from limbeck.similarity import matrix_similarity
 from limbeck.sources import ListBatch, ListSource, QueryList, TextBatch, TextSource
-from limbeck.store import digest
+from limbeck.store import digest, read_object
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.scoring import embed_collection, score_pairs
 from limbeck.teachers.teachers import DualTeacher, Teacher
@@ -649,31 +649,12 @@ class Retrieval:
         pools = self.dev_pools() if settings.measures else None
         if pools is None:
             return None
-        value = self._dev_value(pools)
-        every = -(-updates // settings.measures)
-        return Measure(
-            "dev nDCG@10, pooled",
-            lambda players: value(players[player].model),
-            player,
-            every,
-            settings.keep,
-        )
-
-    def dev_quality(self, model: Encoder | Ranker) -> float | None:
-        """What `dev_measure` measures, of a model as it is now; None without dev."""
-        pools = self.dev_pools()
-        if pools is None:
-            return None
-        group = self.run.group
-        return group.broadcast(self._dev_value(pools)(model) if group.rank == 0 else 0.0)
-
-    def _dev_value(self, pools: Candidates) -> Callable[[nn.Module], float]:
-        """nDCG@10 of a model on these candidates and the positives of their queries."""
         judged = [self.positives_of(query, "dev") for query in pools.queries.tolist()]
         passages = np.unique(np.concatenate([pools.passages, *judged]))
         queries = pools.queries.astype(np.int64)
 
-        def value(model: nn.Module) -> float:
+        def value(players: Mapping[str, Player]) -> float:
+            model = players[player].model
             if isinstance(model, Ranker):
                 scores = score(
                     model,
@@ -688,7 +669,8 @@ class Retrieval:
                 results = self.first_stage(model, queries, passages, depth=10)
             return float(self.quality(results, "dev")["nDCG@10"].mean())  # type: ignore[arg-type]
 
-        return value
+        every = -(-updates // settings.measures)
+        return Measure("dev nDCG@10, pooled", value, player, every, settings.keep)
 
     # --- training ------------------------------------------------------------------------------
 
@@ -726,13 +708,13 @@ class Retrieval:
         needs: frozenset[str] = frozenset(),
         parts: nn.Module | None = None,
         reference: Player | None = None,
-    ) -> None:
+    ) -> float | None:
         """Train the player `student` (and `parts`) in place, beside a former student that stays
-        what it is: one stage of one turn.
+        what it is: one stage of one turn. The result is what dev says of it, if it was asked.
         """
         updates = self.updates(settings, source.updates_per_pass)
         student = self.player("student", model, settings, updates)
-        self.train_stage(
+        return self.train_stage(
             name,
             [student, *([] if reference is None else [reference])],
             source,
@@ -756,10 +738,11 @@ class Retrieval:
         teacher: Teacher | None = None,
         needs: frozenset[str] = frozenset(),
         parts: Player | None = None,
-    ) -> None:
+    ) -> float | None:
         """Train players in place, with what they carry from earlier stages: one stage of one turn.
 
-        The first player is measured on dev. What the signals depend on besides weights and examples
+        The first player is measured on dev; the result is the value of the weights that it ends
+        with, None where dev is never asked. What the signals depend on besides weights and examples
         (the teacher, the collection's texts, the models' prompts and lengths) is part of the
         stage's inputs: a stage begun with another teacher is refused.
         """
@@ -789,6 +772,11 @@ class Retrieval:
                 if isinstance(model, Encoder | Ranker):
                     attention.enter_context(model.plain_attention())
             train(stage, replace(self.run, checkpoint_every=settings.checkpoint_every))
+        if stage.measure is None:
+            return None
+        done = read_object(self.run.folder / "stages" / stage.name / "done.json", "metrics")
+        values = [value for _, value in done["metrics"]["measured"]]
+        return float(max(values) if settings.keep == "best" else values[-1])
 
 
 def default_updates(updates_per_pass: float) -> int:

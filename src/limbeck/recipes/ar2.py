@@ -1,0 +1,183 @@
+"""AR2: a retriever and a ranker that learn in turns. Zhang et al. 2022, arXiv:2110.03611, with the
+authors' code (microsoft/AR2) where the paper is silent.
+
+The retriever finds candidates that fool the ranker; the ranker learns on them, and sends its
+judgement back. Over the M candidates of a query, a positive first, the retriever's distribution is
+p = softmax(z) and the ranker's pi = softmax(s):
+
+    L_D   = -(1/B) sum_b log pi_b0                                          the ranker's turn
+    r_bj  = log( e^{s_b0} / (e^{s_b0} + e^{s_bj}) )  <= 0                   its preference
+    L_adv = (1/B) sum_b sum_j r_bj log p_bj                                 judged queries
+    L_reg = -(1/B) sum_b sum_j pi_bj log p_bj
+    L_G   = lambda L_adv + (1 - lambda) L_reg                               the retriever's turn
+
+Alone, L_adv pulls down a positive that the retriever is sure of; L_reg holds against it.
+
+Departures: unlabelled training queries take part in L_reg, since most queries are; z are
+similarities over `temperature`; L_adv is a mean over the judged queries of an update, where the
+code sums it over a batch of 8 (lambda 0.5 there is 0.89 here); lambda is 0.1, since few queries of
+an update may be judged, and the authors' later recipes have 0; log-softmax stands for
+log(p + 1e-7); short lists are not filled up by repeating them; the ranker starts from the student's
+base encoder, or is a given one, which needs no warm-up.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from limbeck.errors import ConfigError
+from limbeck.models.encoder import Encoder
+from limbeck.models.layers import ranker_from_encoder
+from limbeck.objectives.adversarial import preference, weighted_likelihood
+from limbeck.objectives.listwise import cross_entropy, soft_cross_entropy
+from limbeck.recipes.registry import Told, recipe
+from limbeck.schedules import phases
+from limbeck.similarity import softmax_temperature
+from limbeck.sources import ListSource, QueryList, judged_lists
+from limbeck.tasks.fitting import StagedSettings, train_contrastive, train_listwise
+from limbeck.tasks.retrieval import Retrieval, share_updates
+from limbeck.tasks.retrieval import logits_of as logits
+from limbeck.teachers.teachers import CrossTeacher, DualTeacher, Teacher
+from limbeck.training import Turn, frozen_player
+from limbeck.types import Loss, Signals
+
+
+class AR2Settings(StagedSettings):
+    """Settings of `ar2`."""
+
+    keep: Literal["best", "last"] = Field("best", description="the round that is kept, by dev")
+    ranker_temperature: float = Field(1.0, gt=0, description="divides the ranker's scores")
+    adversarial_weight: float = Field(0.1, ge=0, le=1, description="lambda")
+    with_positive: bool = Field(True, description="count the positive's own column in L_adv")
+    reduction: Literal["mean", "sum"] = Field(
+        "mean", description="of L_adv over judged queries; sum is the authors' code"
+    )
+    rounds: int = Field(4, ge=1, description="times that both play, and candidates are mined")
+    ranker_share: float = Field(
+        0.25, ge=0, lt=1, description="share of a round's steps that are the ranker's; 0 = frozen"
+    )
+    counter: Literal["exact", "code"] = Field(
+        "exact", description="code gives the ranker the one step more that the authors' code does"
+    )
+    game_learning_rate: float = Field(1e-4, gt=0, description="peak of the retriever's in the game")
+    ranker_learning_rate: float = Field(1e-5, gt=0, description="peak of the ranker's in the game")
+
+
+@recipe(
+    "ar2",
+    summary="A retriever and a ranker by turns, each on what the other makes of the candidates.",
+    paper="Zhang et al. 2022, arXiv:2110.03611",
+    settings=AR2Settings,
+    needs=frozenset({"labels"}),
+    fits=("cross",),
+    presets={
+        "lambda-zero": {"adversarial_weight": 0.0},
+        "frozen-ranker": {"ranker_share": 0.0},
+        "paper": {
+            "adversarial_weight": 0.5,
+            "reduction": "sum",
+            "counter": "code",
+            "rounds": 16,
+            "list_length": 16,
+            "depth": 100,
+            "learning_rate": 2e-5,
+            "game_learning_rate": 1e-5,
+            "ranker_learning_rate": 1e-6,
+            "teacher_learning_rate": 1e-5,
+        },
+    },
+)
+def ar2(task: Retrieval, teacher: Teacher | None, student: Encoder, settings: AR2Settings) -> Told:
+    """Train the student in place; tells the ranker as it ends, and what dev says of each round."""
+    if teacher is not None and not isinstance(teacher, CrossTeacher):
+        raise ConfigError("ar2 trains a ranker: name a CrossEncoder with --teacher, or none.")
+    judged, everyone = task.labelled_queries(), task.training_queries()
+    temperature = settings.temperature or softmax_temperature(student.similarity)
+    size, small = settings.queries_per_update, settings.ranker_queries_per_update
+    in_all = task.updates(settings, len(everyone) / size)
+    game = (1 - settings.warmup_share) / settings.rounds
+    warmup, *turns = share_updates(in_all, [settings.warmup_share, *[game] * settings.rounds])
+
+    def source(lists: list[QueryList], queries: int, start: int = 0) -> ListSource:
+        return ListSource(lists, queries, settings.list_length, task.run.seed, start=start)
+
+    def mined(queries: np.ndarray) -> list[QueryList]:
+        now = DualTeacher("student", student.frozen())
+        pools = task.unshared().mined(queries, depth=settings.depth, miner=now)
+        return task.lists(pools, first_rank=settings.first_rank)
+
+    # 1. Warm-up of the retriever, on negatives by words and by the base encoder, and in-batch ones.
+    pools = task.pools(judged, depth=settings.depth, teacher=task.base)
+    lists = task.lists(pools, first_rank=settings.first_rank)
+    given = settings.of_stage(warmup, settings.learning_rate, settings.keep)
+    shown = source(lists, size)
+    train_contrastive(task, "ar2-warmup-retriever", student, shown, given, temperature)
+    # 2. Mine 0.
+    lists = mined(everyone)
+    # 3. Warm-up of the ranker on it.
+    if teacher is None:
+        ranker = ranker_from_encoder(task.base.encoder, task.run.seed)
+        given = settings.of_stage(settings.teacher_updates, settings.teacher_learning_rate, "best")
+        shown = source(judged_lists(lists), small)
+        train_listwise(task, "ar2-warmup-ranker", ranker, shown, given)
+    else:
+        ranker = copy.deepcopy(teacher.ranker)
+
+    def rank(signals: Signals) -> Loss:
+        return Loss({"L_D": cross_entropy(signals.scores["ranker"])})
+
+    def retrieve(signals: Signals) -> Loss:
+        z = logits(signals.scores["student"], temperature)
+        s = logits(signals.scores["ranker"], settings.ranker_temperature)
+        weight, parts = settings.adversarial_weight, {}
+        if weight:
+            parts["L_adv"] = weight * weighted_likelihood(
+                z, preference(s), with_target=settings.with_positive, reduction=settings.reduction
+            )
+        if weight < 1:
+            both = soft_cross_entropy(s, z, teacher_temperature=1.0, student_temperature=1.0)
+            parts["L_reg"] = (1 - weight) * both
+        return Loss(parts)
+
+    # 4. The game: optimisers and schedules run on over all rounds.
+    ratio = settings.ranker_share / (1 - settings.ranker_share)
+    firsts = [round(turn * ratio) for turn in turns]
+    rounds = [
+        phases(turn + first, first, counter=settings.counter)
+        for turn, first in zip(turns, firsts, strict=True)
+    ]
+    slow = settings.of_stage(None, settings.ranker_learning_rate)
+    fast = settings.of_stage(None, settings.game_learning_rate)
+    judge = task.player("ranker", ranker, slow, max(1, sum(first for first, _ in rounds)))
+    player = task.player("student", student, fast, max(1, sum(second for _, second in rounds)))
+    best, kept, notes = -math.inf, None, list[str]()
+    for number, (first, second) in enumerate(rounds, 1):
+        # a. The ranker's phase, on what the retriever finds now.
+        if first:
+            shown = source(judged_lists(lists), small, judge.steps)
+            turn = Turn(task.rank_update(ranker, "ranker"), rank, trains=frozenset({"ranker"}))
+            task.train_stage(f"ar2-{number}-ranker", [judge], shown, turn, first, slow)
+        # b. The retriever's phase; the ranker only answers.
+        quality = None
+        if second:
+            shown = source(lists, size, player.steps)
+            everybody = [player, frozen_player("ranker", ranker)]
+            turn = Turn(task.score_update(student, ranker=ranker), retrieve, frozenset({"student"}))
+            name = f"ar2-{number}-retriever"
+            quality = task.train_stage(name, everybody, shown, turn, second, fast)
+        told = "" if quality is None else f"; {quality:.4f} nDCG@10 on dev, pooled"
+        notes.append(f"round {number}: {first} ranker and {second} retriever steps{told}")
+        if settings.keep == "best" and quality is not None and quality > best:
+            best, kept = quality, copy.deepcopy(student.state_dict())
+        # c. Encode and mine anew.
+        if number < len(rounds):
+            lists = mined(everyone)
+    if kept is not None:
+        student.load_state_dict(kept)
+    fitted = teacher is None or judge.steps > 0
+    return Told(CrossTeacher("cross", ranker), fitted, tuple(notes))
