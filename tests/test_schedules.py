@@ -1,11 +1,19 @@
 """Schedules by hand and against those of transformers."""
 
+import random
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from limbeck.schedules import Schedule, constant, cosine, linear_warmup_decay
+from limbeck.schedules import (
+    Schedule,
+    constant,
+    cosine,
+    linear_warmup_decay,
+    phases,
+    shared_out,
+)
 
 Make = Callable[[int, int], Schedule]
 
@@ -66,3 +74,46 @@ def test_always_in_range_and_flat_after_the_end(make: Make) -> None:
 def test_lengths_that_do_not_fit(make: Make, warmup: int, total: int) -> None:
     with pytest.raises(ValueError, match="does not fit"):
         make(warmup, total)
+
+
+@pytest.mark.parametrize(
+    ("total", "shares", "expected"),
+    [
+        (100, [0.15, 0.15, 0.2, 0.2, 0.2, 0.1], [15, 15, 20, 20, 20, 10]),
+        (10, [1, 1, 1], [4, 3, 3]),
+        (4, [0.9, 0.05, 0.05], [2, 1, 1]),  # nobody is left without
+        (3, [0.9, 0.05, 0.05], [1, 1, 1]),
+        (7, [0.5, 0.0, 0.5], [4, 0, 3]),  # but who wants none
+    ],
+)
+def test_updates_are_shared_out(total: int, shares: list[float], expected: list[int]) -> None:
+    assert shared_out(total, shares) == expected
+
+
+def test_shares_add_up_whatever_they_are() -> None:
+    chance = random.Random(0)
+    for _ in range(300):
+        shares = [chance.choice([0.0, 0.01, chance.random()]) for _ in range(chance.randint(1, 9))]
+        if not any(shares):
+            continue
+        total = chance.randint(len(shares), 400)
+        counts = shared_out(total, shares)
+        assert sum(counts) == total
+        for count, share in zip(counts, shares, strict=True):
+            assert (count >= 1) == (share > 0)
+            assert abs(count - total * share / sum(shares)) < len(shares) + 1
+
+
+def test_fewer_updates_than_stages() -> None:
+    with pytest.raises(ValueError, match="2 updates are too few for 3 stages"):
+        shared_out(2, [0.5, 0.0, 0.3, 0.2])
+
+
+def test_two_phases_of_a_round() -> None:
+    """AR2's round of 2000: the code's counter gives x = 500 to the ranker as well."""
+    assert phases(2000, 500) == [500, 1500]
+    assert phases(2000, 500, counter="code") == [501, 1499]
+    assert phases(2000, 0) == phases(2000, 0, counter="code") == [0, 2000]  # a frozen ranker
+    for first, counter in ((11, "exact"), (10, "code"), (-1, "exact")):
+        with pytest.raises(ValueError, match="cannot be the first player's"):
+            phases(10, first, counter=counter)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from limbeck.errors import DataError
-from limbeck.sources import ListSource, QueryList
+from limbeck.sources import ListSource, QueryList, judged_lists
 from limbeck.types import QueryId
 
 
@@ -114,6 +114,31 @@ def test_the_teachers_scores_go_with_their_passages() -> None:
         assert not scores[~filled].any()
 
 
+def test_ranked_lists_are_the_same_in_every_epoch() -> None:
+    """The first positive, then the pool from its top; an unlabelled query has its pool."""
+    ranked = replace(SOURCE, order="ranked")
+    found = {query: {tuple(row) for row in rows} for query, rows in shown(ranked, 30).items()}
+    assert found == {
+        0: {(10, 20, 21, 22)},
+        1: {(11, 20, 21, 22)},
+        2: {(25, 24, 23, 22)},
+        3: {(10, 20)},
+        4: {(14,)},
+    }
+
+
+def test_a_later_stage_goes_on_where_an_earlier_one_stopped() -> None:
+    later = replace(SOURCE, queries_per_update=2, start=3)
+    whole = replace(SOURCE, queries_per_update=2)
+    for update in range(5):
+        assert np.array_equal(later.batch(update).queries, whole.batch(update + 3).queries)
+        assert np.array_equal(later.batch(update).passages, whole.batch(update + 3).passages)
+
+
+def test_lists_of_judged_queries() -> None:
+    assert [entry.query for entry in judged_lists(LISTS)] == [0, 1, 3, 4]
+
+
 def test_draws_depend_on_seed_epoch_and_query_alone() -> None:
     """Another number of queries per update, other queries beside it: the same list."""
     alone = ListSource([LISTS[0]], queries_per_update=1, list_length=4, seed=0)
@@ -140,6 +165,8 @@ def test_a_batch_is_a_pure_function_of_its_number() -> None:
         {"queries_per_update": 4},
         {"list_length": 3},
         {"seed": 1},
+        {"order": "ranked"},
+        {"start": 1},
     ],
 )
 def test_the_digest_says_all_that_the_updates_depend_on(changed) -> None:

@@ -12,15 +12,17 @@ from limbeck.data.collection import Collection, Texts
 from limbeck.data.scores import ScoredPairs
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import cut_layers, with_dimension
+from limbeck.objectives.listwise import cross_entropy
 from limbeck.sources import ListBatch, ListSource, TextBatch
 from limbeck.tasks.retrieval import (
     Retrieval,
     TrainingSettings,
     signals_with,
 )
+from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, ScoresTeacher
-from limbeck.training import frozen_player
-from limbeck.types import PassageId, QueryId
+from limbeck.training import Turn, frozen_player
+from limbeck.types import Loss, PassageId, QueryId, Signals
 from retrieval_here import a_frozen_pass, a_task, encoded, in_memory, signals_of
 
 
@@ -96,6 +98,26 @@ def test_a_ranker_teachers_scores_come_from_the_batch(task: Retrieval, student: 
     assert signals.scores["teacher"].values.tolist() == scores.tolist()
     assert torch.equal(signals.scores["teacher"].mask, signals.scores["student"].mask)
     assert "teacher/in_batch" not in signals.scores
+
+
+def test_a_former_student_and_a_ranker_are_asked_in_the_update(
+    task: Retrieval, student: Encoder, tiny_encoder: Encoder, tiny_ranker: Ranker
+) -> None:
+    forward = task.score_update(student, reference=tiny_encoder, ranker=tiny_ranker)
+    signals = forward(
+        a_frozen_pass(student, task, reference=tiny_encoder, ranker=tiny_ranker), BATCH
+    ).scores
+    assert set(signals) == {"student", "student/in_batch", "reference", "reference/in_batch"} | {
+        "ranker"
+    }
+    for name, encoder in (("student", student), ("reference", tiny_encoder)):
+        found = signals[f"{name}/in_batch"].values.numpy()
+        np.testing.assert_allclose(found, by_hand(task, encoder), atol=1e-5)
+    ranked = signals_of(task.rank_update(tiny_ranker), BATCH, tiny_ranker, task).scores["student"]
+    assert torch.equal(signals["ranker"].values, ranked.values)
+    for name in ("reference", "ranker"):  # row for row what the student is asked
+        assert torch.equal(signals[name].mask, signals["student"].mask)
+        assert torch.equal(signals[name].target, signals["student"].target)
 
 
 def test_each_distinct_text_is_encoded_once(tmp_path: Path, student: Encoder) -> None:
@@ -309,6 +331,46 @@ def test_positives_of_a_query_with_the_same_text_are_no_negatives(
     assert [entry.spared.tolist() for entry in lists] == [[1], [0], []]
 
 
+def test_a_source_is_scored_where_it_is_drawn_and_nowhere_else(listed: Retrieval) -> None:
+    """Three updates of two queries: what they show has its score, and only that was asked for."""
+    lists = listed.lists(pools([4, 5, 9, 6, 7], [3, 7, 6, 5, 9], [5, 9, 4, 3], [6, 5, 9, 4]))
+    asked: list[tuple[int, int]] = []
+
+    class Counting(Table):
+        def score_pairs(self, pairs: np.ndarray, work: object) -> np.ndarray:
+            asked.extend(map(tuple, pairs.tolist()))
+            return super().score_pairs(pairs, work)
+
+    plain = ListSource(lists, 2, 3, seed=0, start=1)
+    scored = listed.scored(plain, 3, Counting())
+    shown = set()
+    for update in range(3):
+        batch, before = scored.batch(update), plain.batch(update)
+        assert np.array_equal(batch.lists, before.lists)
+        assert np.array_equal(batch.passages, before.passages)
+        for query, row, scores in zip(batch.queries, batch.lists, batch.teacher, strict=True):
+            passages = batch.passages[row[row >= 0]]
+            assert scores[row >= 0].tolist() == [10 - at + 20 * (at == 9) for at in passages]
+            shown |= {(int(query), int(passage)) for passage in passages}
+    assert sorted(asked) == sorted(shown)
+    everything = sum(len(entry.positives) + len(entry.pool) for entry in lists)
+    unknown = sum(int(np.isnan(entry.scores).sum()) for entry in scored.lists)
+    assert unknown == everything - len(shown) > 0
+
+
+def test_ranks_of_the_first_positive(listed: Retrieval) -> None:
+    """q0's positives are p0 and p1, q1's is p2; p8 counts as p3, whose text it has.
+
+    The teacher reads its positives too, found or not: it puts 9 first and then goes by number.
+    """
+    found = pools([5, 1, 0, 6], [9, 3, 8, 2], [4, 5])
+    assert listed.positive_ranks(found).tolist() == [2, 3, np.inf]
+    assert listed.positive_ranks(found, Table()).tolist() == [1, 2, np.inf]
+    missed = pools([5, 9], [9, 3])
+    assert listed.positive_ranks(missed).tolist() == [np.inf, np.inf]
+    assert listed.positive_ranks(missed, Table()).tolist() == [2, 2]
+
+
 # --- measures ------------------------------------------------------------------------------------
 
 
@@ -374,6 +436,74 @@ def test_pools_are_merged_by_rank_vectors_first(task: Retrieval) -> None:
         pool = found.for_query(place)
         assert len(pool) == len(set(pool.tolist())) == 6
         assert pool[0] == int((answers @ asked[place]).argmax())
+
+
+def test_pools_of_one_miner_alone(task: Retrieval) -> None:
+    queries = task.training_queries()
+    words, vectors = (
+        task.lexical(queries, depth=6),
+        task.mined(queries, depth=6, miner=task.base),
+    )
+    assert (words.sources, vectors.sources) == (("bm25",), ("base",))
+    asked = encoded(
+        task.base.encoder, [task.collection.queries.texts[at] for at in queries], "query"
+    )
+    answers = encoded(task.base.encoder, task.collection.passages.texts, "passage")
+    for place in range(len(queries)):
+        best = np.argsort(-(answers @ asked[place]), kind="stable")[:6]
+        assert vectors.for_query(place).tolist() == best.tolist()
+
+
+def test_what_a_model_in_training_says_is_not_shared(
+    task: Retrieval, student: Encoder, tmp_path: Path
+) -> None:
+    task.store = ScoreStore(tmp_path / "store")
+    queries = task.training_queries()
+    moving = DualTeacher("student", student.frozen())
+    own = task.unshared().mined(queries, depth=5, miner=moving)
+    assert not task.store.list()
+    assert task.unshared().counts is task.counts
+    task.mined(queries, depth=5, miner=task.base)
+    assert {entry.name for entry in task.store.list()} == {"base"}
+    assert len(own) == len(queries)
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def test_players_go_from_stage_to_stage(
+    task: Retrieval, tiny_encoder: Encoder, tiny_ranker: Ranker
+) -> None:
+    """Two stages of 3 updates by one player equal one of 6, and dev says how good it is."""
+    lists = task.lists(task.pools(task.labelled_queries(), depth=6, teacher=task.base))
+    settings = TrainingSettings(learning_rate=1e-3, measures=1, keep="last", dropout=0.1)
+
+    def turn(encoder: Encoder) -> Turn:
+        def loss(signals: Signals) -> Loss:
+            return Loss({"contrastive": cross_entropy(signals.scores["student/in_batch"], 0.05)})
+
+        return Turn(task.score_update(encoder), loss, trains=frozenset({"student"}))
+
+    whole, halves = cut_layers(tiny_encoder, 2), cut_layers(tiny_encoder, 2)
+    one, two = (task.player("student", model, settings, 6) for model in (whole, halves))
+    assert [two.schedule(step) for step in (0, 3, 6)] == [1.0, 0.5, 0.0]
+    source = ListSource(lists, 5, 3, seed=0)
+    frozen = frozen_player("ranker", tiny_ranker)
+    before = tiny_ranker.weights_digest()
+    # dropout is seeded by the stage's name and update: without it the two would be equal
+    for part in [*whole.modules(), *halves.modules()]:
+        if isinstance(part, torch.nn.Dropout):
+            assert part.p == 0.1
+            part.p = 0.0
+    task.train_stage("whole", [one, frozen], source, turn(whole), 6, settings)
+    task.train_stage("first", [two, frozen], source, turn(halves), 3, settings)
+    later = replace(source, start=3)
+    value = task.train_stage("second", [two, frozen], later, turn(halves), 3, settings)
+    assert (one.steps, two.steps) == (6, 6)
+    assert halves.weights_digest() == whole.weights_digest()
+    assert tiny_ranker.weights_digest() == before
+    measure = task.dev_measure(settings, 6, "student")
+    assert value == measure.value({"student": frozen_player("student", halves)})
 
 
 def test_lists_feed_a_source_whose_positives_are_judged(task: Retrieval) -> None:

@@ -136,13 +136,13 @@ def prod(
         )
 
     def distil(
-        name: str, shown: ListSource, given: ProdSettings, reg_weight: float
+        name: str, teacher: Teacher, shown: ListSource, given: ProdSettings, reg_weight: float
     ) -> float | None:
-        over = "/in_batch" if best.in_batch else ""
+        over, natural = "/in_batch" if teacher.in_batch else "", natural_temperature(teacher)
 
         def loss(signals: Signals) -> Loss:
             s = logits(signals.scores["student" + over], temperature)
-            t = logits(signals.scores["teacher" + over], natural_temperature(best))
+            t = logits(signals.scores["teacher" + over], natural)
             parts = {
                 "hard": settings.hard_weight * cross_entropy(s),
                 "kd": settings.soft_weight * distillation_kl(t, s, temperature=settings.tau),
@@ -152,8 +152,9 @@ def prod(
                 parts["reg"] = reg_weight * distillation_kl(r, s, temperature=settings.tau)
             return Loss(parts)
 
-        former = reg_weight > 0
-        return train_taught(task, f"prod-{name}", student, best, shown, loss, given, former=former)
+        return train_taught(
+            task, f"prod-{name}", student, teacher, shown, loss, given, former=reg_weight > 0
+        )
 
     # 1. Warm-up A: teacher 1 and the student, on negatives found by words.
     encoder = part_of(task.base.encoder, rungs[0].part if rungs[0].kind == "dual" else 1)
@@ -197,7 +198,7 @@ def prod(
         regulariser = settings.reg_weight if number > 1 else 0.0
         count = next(updates)
         given = settings.of_stage(count, rate, keep)
-        quality = distil(f"step-{number}", source(lists, steps), given, regulariser)
+        quality = distil(f"step-{number}", best, source(lists, steps), given, regulariser)
         steps += count
 
     # 9. to 11. Data steps: the queries that the last teacher solves and the student does not.
@@ -224,7 +225,8 @@ def prod(
         shown = replace(source(lists), order="ranked")
         count = min(most, math.ceil(settings.data_passes * shown.updates_per_pass))
         given = settings.of_stage(count, settings.data_learning_rate, keep)
-        before, quality = quality, distil(f"data-{number}", shown, given, settings.reg_weight)
+        before = quality
+        quality = distil(f"data-{number}", best, shown, given, settings.reg_weight)
         if before is not None and quality is not None and quality <= before:
             break
     return Told(best, fitted, tuple(notes))

@@ -95,10 +95,10 @@ def check_rung(text: str) -> None:
 
 
 def part_of(encoder: Encoder, part: int) -> Encoder:
-    """A copy of an encoder with 1/`part` of its layers, spread evenly."""
+    """A copy of an encoder, to be trained, with 1/`part` of its layers, spread evenly."""
     if part == 1:
-        return copy.deepcopy(encoder)
-    return cut_layers(encoder, -(-layer_count(encoder) // part))
+        return copy.deepcopy(encoder).requires_grad_(True)
+    return cut_layers(encoder, -(-layer_count(encoder) // part)).requires_grad_(True)
 
 
 def fit_rung(

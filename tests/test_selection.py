@@ -1,0 +1,61 @@
+"""Which queries confuse a student: PROD's table of ranks, and the edges of both rules."""
+
+import numpy as np
+import pytest
+
+from limbeck.selection import MISSED, confusing, first_rank, random_subset
+
+# (student's rank, teacher's rank): by the rule of MS MARCO, by that of Natural Questions
+TABLE = [
+    ((1, 1), False, False),
+    ((2, 1), True, True),
+    ((15, 1), True, True),
+    ((16, 1), False, True),
+    ((5, 2), False, True),
+    ((20, 16), False, False),
+    ((MISSED, 15), False, True),
+    ((MISSED, MISSED), False, False),
+]
+STUDENT = np.array([ranks[0] for ranks, _, _ in TABLE], dtype=float)
+TEACHER = np.array([ranks[1] for ranks, _, _ in TABLE], dtype=float)
+
+
+def test_the_rule_of_ms_marco() -> None:
+    found = confusing(STUDENT, TEACHER, student_ranks=(2, 15), teacher_rank=1, strictly=False)
+    assert found.tolist() == [marco for _, marco, _ in TABLE]
+
+
+def test_the_rule_of_natural_questions() -> None:
+    given = {"student_ranks": (1, MISSED), "teacher_rank": 15}
+    found = confusing(STUDENT, TEACHER, **given, strictly=True)
+    assert found.tolist() == [nq for _, _, nq in TABLE]
+    # without strictness those that both solve, equally well, count too
+    loose = confusing(STUDENT, TEACHER, **given, strictly=False)
+    assert loose.tolist() == [True, *[nq for _, _, nq in TABLE[1:]]]
+
+
+def test_a_random_subset_is_of_a_size_and_of_a_seed() -> None:
+    chosen = random_subset(50, 12, seed=3)
+    assert chosen.sum() == 12
+    assert np.array_equal(chosen, random_subset(50, 12, seed=3))
+    assert not np.array_equal(chosen, random_subset(50, 12, seed=4))
+    assert random_subset(5, 0, seed=0).sum() == 0
+    counts = sum(random_subset(10, 3, seed=seed).astype(int) for seed in range(500))
+    assert all(105 < count < 195 for count in counts)  # 150 expected, deviation 10
+
+
+@pytest.mark.parametrize(
+    ("scores", "positive", "rank"),
+    [
+        ([0.3, 0.9, 0.5], [True, False, False], 3),
+        ([0.3, 0.9, 0.5], [True, True, False], 1),  # the best of the positives counts
+        ([0.5, 0.5, 0.1], [True, False, False], 2),  # a tie solves nothing
+        ([0.5, 0.5, 0.1], [True, True, False], 1),
+        ([0.3, 0.9], [False, False], MISSED),
+        ([], [], MISSED),
+    ],
+)
+def test_the_rank_of_the_first_positive(
+    scores: list[float], positive: list[bool], rank: float
+) -> None:
+    assert first_rank(np.array(scores), np.array(positive, dtype=bool)) == rank
