@@ -104,6 +104,18 @@ def describe(cls: type[Settings]) -> list[Setting]:
     ]
 
 
+def written(value: object) -> str:
+    """A value as `--set key=` takes it: `none`, `true`, `a,b` for a list.
+
+    Example:
+        >>> written(None), written(True), written(("dual", "cross")), written(2e-5)
+        ('none', 'true', 'dual,cross', '2e-05')
+    """
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
 def _unknown(key: str, cls: type[Settings], where: str) -> str:
     near = difflib.get_close_matches(key, cls.model_fields, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."

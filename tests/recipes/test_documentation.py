@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.recipes import AUTO, Recipe, registry
-from limbeck.settings import describe
+from limbeck.settings import describe, written
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "recipes.md"
 
@@ -19,7 +19,9 @@ def table(recipe: Recipe) -> str:
     lines = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for setting in describe(recipe.settings):
         kind = setting.type.replace(" | ", " or ")
-        default = "none" if setting.default is None else setting.default
+        default = setting.default
+        if default is None or isinstance(default, tuple):
+            default = written(default)
         lines.append(f"| `{setting.name}` | {kind} | {default} | {setting.description} |")
     return "\n".join(lines)
 

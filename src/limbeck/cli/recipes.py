@@ -60,7 +60,7 @@ def _listing(known: "list[Recipe]") -> str:
 
 def _page(recipe: "Recipe") -> str:
     """A recipe for people: what it is, then a line for every setting and preset."""
-    from limbeck.settings import describe
+    from limbeck.settings import describe, written
 
     lines = [
         f"{recipe.name}: {recipe.summary}",
@@ -71,15 +71,10 @@ def _page(recipe: "Recipe") -> str:
         "Settings (--set):",
     ]
     lines += [
-        f"  {setting.name} = {_written(setting.default)}  ({setting.type}) {setting.description}"
+        f"  {setting.name} = {written(setting.default)}  ({setting.type}) {setting.description}"
         for setting in describe(recipe.settings)
     ]
     for preset, values in recipe.presets.items():
-        written = " ".join(f"{key}={value}" for key, value in values.items())
-        lines.append(f"Preset {recipe.name}:{preset}: {written}")
+        given = " ".join(f"{key}={written(value)}" for key, value in values.items())
+        lines.append(f"Preset {recipe.name}:{preset}: {given}")
     return "\n".join(lines)
-
-
-def _written(default: object) -> str:
-    """A default as `--set` would take it."""
-    return str(default).lower() if default is None or isinstance(default, bool) else str(default)

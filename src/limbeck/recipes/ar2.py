@@ -52,7 +52,7 @@ class AR2Settings(StagedSettings):
 
     keep: Literal["best", "last"] = Field("best", description="the round that is kept, by dev")
     ranker_temperature: float = Field(1.0, gt=0, description="divides the ranker's scores")
-    adversarial_weight: float = Field(0.1, ge=0, le=1, description="lambda")
+    adversarial_weight: float = Field(0.1, ge=0, le=1, description="lambda: the weight of L_adv")
     with_positive: bool = Field(True, description="count the positive's own column in L_adv")
     reduction: Literal["mean", "sum"] = Field(
         "mean", description="of L_adv over judged queries; sum is the authors' code"

@@ -94,12 +94,12 @@ class ProdSettings(StagedSettings):
     needs=frozenset({"labels"}),
     fits=("dual", "dual", "cross", "ensemble"),
     presets={
-        "strongest-teacher-only": {"ladder": "ensemble"},
+        "strongest-teacher-only": {"ladder": ("ensemble",)},
         "random-subset": {"select": "random"},
         "no-regulariser": {"reg_weight": 0.0},
-        "nq-selection": {"student_rank_from": 1, "student_rank_to": "none", "teacher_rank_to": 15},
+        "nq-selection": {"student_rank_from": 1, "student_rank_to": None, "teacher_rank_to": 15},
         "paper": {
-            "ladder": "dual,cross/2,cross",
+            "ladder": ("dual", "cross/2", "cross"),
             "tau": 4.0,
             "list_length": 16,
             "depth": 100,
