@@ -7,6 +7,7 @@ made small, so that a small run has many of them.
 import json
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -116,3 +117,16 @@ def _distil(arguments: dict[str, Any], ledger: Path, kill_at: str) -> None:
     except LimbeckError as error:
         ledger.with_suffix(".error").write_text(str(error))
         sys.exit(error.exit_code)
+
+
+def launched(*arguments: str, processes: int) -> subprocess.CompletedProcess[str]:
+    """A script's outcome, run by torchrun in several processes of one thread each."""
+    alone = {name: value for name, value in os.environ.items() if name != "LIMBECK_KILL_AT"}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return subprocess.run(
+        [sys.executable, *torchrun, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**alone, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )

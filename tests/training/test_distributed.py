@@ -1,6 +1,5 @@
 """Two processes make the update that one makes."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,22 +13,10 @@ from limbeck import pipeline
 from limbeck.errors import ConfigError
 from limbeck.store import read_json
 from limbeck.training.distributed import current_group
+from processes import launched
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
 STAGES = ("dual", "cross", "parts")
-
-
-def launched(*arguments: str, processes: int) -> subprocess.CompletedProcess[str]:
-    """A script's outcome, run by torchrun in several processes of one thread each."""
-    alone = {name: value for name, value in os.environ.items() if name != "LIMBECK_KILL_AT"}
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return subprocess.run(
-        [sys.executable, *torchrun, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**alone, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,8 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
         notes.append(f"teacher: {name} fits its own")
     elif "teacher" not in recipe.needs:
         notes.append(f"teacher: none, {name} learns from judgements alone")
+    if recipe.fits:
+        _check_own_teachers(asked, recipe, teacher)
     if "vectors" in recipe.needs and (
         (teacher is not None and not teacher.in_batch) or (teacher is None and wanted != ("dual",))
     ):
@@ -257,6 +259,21 @@ def _distinct_names(names: Sequence[str]) -> list[str]:
         name if plain.count(name) == 1 else f"{name}-{1 + plain[:at].count(name)}"
         for at, name in enumerate(plain)
     ]
+
+
+
+def _check_own_teachers(asked: Mapping[str, Any], recipe: Recipe, teacher: Teacher | None) -> None:
+    """Refuse what a recipe that fits its own teachers cannot take."""
+    if teacher is not None and teacher.kind not in recipe.fits:
+        raise ConfigError(
+            f"{recipe.name} cannot use a teacher that is a {teacher.kind}. Name one that is a "
+            f"{' or '.join(dict.fromkeys(recipe.fits))}, or leave --teacher out."
+        )
+    if asked["budget_seconds"] is not None:
+        raise ConfigError(
+            f"--budget cannot plan {recipe.name}, which fits its own teachers. Use --set "
+            "updates=... and --set teacher_updates=..."
+        )
 
 
 def _without(split: str, collection: Collection) -> str:

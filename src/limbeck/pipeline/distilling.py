@@ -185,7 +185,7 @@ class Distillation:
             notes += told.notes
             if told.fitted:
                 how = f"a {teacher.kind} teacher, fitted by the recipe `{request.recipe.name}`"
-                self._write(teacher, "teacher", _card("A teacher", how))
+                self._write(teacher, "teacher", _card("A teacher", how, teacher.kind))
             if split:
                 systems.append(measure_teacher(task, "teacher", teacher, split))
         self._save(student, "student", self._how(teacher))
@@ -231,7 +231,8 @@ class Distillation:
         elif ":" not in str(request.asked["teacher"]):
             best = found[0]
             notes.append("teacher: dual, since there is no dev split to choose on")
-        card = _card("A teacher", f"a {best.kind} teacher, fitted on judged queries")
+        how = f"a {best.kind} teacher, fitted on judged queries"
+        card = _card("A teacher", how, best.kind)
         self._write(best, "teacher", card)
         others = [each for each in found if each is not best]
         return [best, *others]
@@ -386,15 +387,29 @@ def _engine(task: Retrieval) -> dict[str, str]:
     return found
 
 
-def _card(what: str, how: str) -> str:
-    """A model card without times, dates or paths: equal models have equal folders."""
+def _card(what: str, how: str, kind: str = "dual") -> str:
+    """A model card without times, dates or paths: equal models have equal folders.
+
+    Of an ensemble every member has it, whatever it is: there it shows no use.
+    """
+    uses = {
+        "dual": (
+            "from sentence_transformers import SentenceTransformer\n\n"
+            'model = SentenceTransformer("path/to/this/folder")\n'
+            'queries = model.encode_query(["a question"])\n'
+            'passages = model.encode_document(["a passage"])\n'
+            "print(model.similarity(queries, passages))\n"
+        ),
+        "cross": (
+            "from sentence_transformers import CrossEncoder\n\n"
+            'model = CrossEncoder("path/to/this/folder")\n'
+            'print(model.predict([("a question", "a passage")]))\n'
+        ),
+    }
+    task = "text-ranking" if kind == "cross" else "sentence-similarity"
+    use = f"\n```python\n{uses[kind]}```\n" if kind in uses else ""
     return (
-        "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\n"
+        f"---\nlibrary_name: sentence-transformers\npipeline_tag: {task}\n"
         "tags:\n- limbeck\n- sentence-transformers\n---\n\n"
-        f"# {what}\n\nMade by [Limbeck](https://pypi.org/project/limbeck/): {how}.\n\n"
-        "```python\nfrom sentence_transformers import SentenceTransformer\n\n"
-        'model = SentenceTransformer("path/to/this/folder")\n'
-        'queries = model.encode_query(["a question"])\n'
-        'passages = model.encode_document(["a passage"])\n'
-        "print(model.similarity(queries, passages))\n```\n"
+        f"# {what}\n\nMade by [Limbeck](https://pypi.org/project/limbeck/): {how}.\n{use}"
     )

@@ -1,0 +1,214 @@
+"""Whole runs of the recipes of many stages: what they leave, survive, and refuse."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collections_here import made_up
+from limbeck import pipeline
+from limbeck.models.loading import load_encoder, load_ranker
+from limbeck.store import digest_folder, read_json
+from limbeck.teachers.teachers import load_teacher
+from processes import distil_in_child, launched
+
+from .conftest import Invoke
+
+KILLED = -9
+SETTINGS: dict[str, dict[str, object]] = {
+    "prod": {
+        "updates": 16,
+        "teacher_updates": 4,
+        "queries_per_update": 8,
+        "ranker_queries_per_update": 4,
+        "list_length": 3,
+        "depth": 8,
+        "learning_rate": 1e-3,
+        "student_rank_to": 8,
+        "teacher_rank_to": 8,
+        "strictly": False,
+    },
+    "ar2": {
+        "updates": 12,
+        "teacher_updates": 3,
+        "queries_per_update": 8,
+        "ranker_queries_per_update": 4,
+        "list_length": 3,
+        "depth": 8,
+        "learning_rate": 1e-3,
+        "rounds": 2,
+        "ranker_share": 0.4,
+    },
+}
+# kills in what is not training, before its end; and stages that one of training has to fall into
+OTHERS = {"prod": ["encode:14", "mine:9", "score:3"], "ar2": ["encode:14", "mine:9"]}
+LATER = {
+    "prod": {"train-prod-teacher-3", "train-prod-step-3"},
+    "ar2": {"train-ar2-2-ranker", "train-ar2-2-retriever"},
+}
+RECIPES = list(SETTINGS)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A run that nothing interrupted."""
+
+    out: Path
+    arguments: dict[str, Any]
+    result: pipeline.Result
+
+
+@pytest.fixture(scope="module")
+def done(
+    tiny_encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Done]:
+    """Made when it is first asked for."""
+    found: dict[str, Done] = {}
+
+    def done(recipe: str) -> Done:
+        if recipe not in found:
+            folder = tmp_path_factory.mktemp(recipe)
+            arguments = {
+                "data": made_up().write(folder / "data"),
+                "student": str(tiny_encoder_folder),
+                "student_layers": 2,
+                "recipe": recipe,
+                "settings": {**SETTINGS[recipe], "checkpoint_every": 1},
+                "precision": "fp32",
+            }
+            places = {"out": folder / "run", "store": folder / "store"}
+            assert distil_in_child({**arguments, **places}, folder / "ledger") == 0
+            result = pipeline.distill(**arguments, **places)  # read back
+            found[recipe] = Done(folder / "run", arguments, result)
+        return found[recipe]
+
+    return done
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_teacher_is_left_shown_and_told_of(done: Callable[[str], Done], recipe: str) -> None:
+    run = done(recipe)
+    models = [row["model"] for row in run.result.rows]
+    assert models == ["bm25", "zero_shot", "undistilled", "teacher", "student"]
+    assert f"teacher: {recipe} fits its own" in run.result.notes
+    told = [note for note in run.result.notes if note.startswith(("rung ", "round "))]
+    assert len(told) == (3 if recipe == "prod" else 2)
+    teacher = load_teacher(str(run.out / "teacher"))
+    card = (run.out / "student" / "README.md").read_text()
+    assert f"distilled with the recipe `{recipe}` from a {teacher.kind} teacher" in card
+    assert load_encoder(run.out / "student").dimension == 32
+
+
+def test_the_ranker_of_ar2_is_a_plain_cross_encoder(done: Callable[[str], Done]) -> None:
+    folder = done("ar2").out / "teacher"
+    load_ranker(folder)  # which refuses anything else
+    card = (folder / "README.md").read_text()
+    assert "a cross teacher, fitted by the recipe `ar2`" in card
+    assert 'CrossEncoder("path/to/this/folder")' in card
+    assert "SentenceTransformer" not in card
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_killed_again_and_again_it_ends_with_the_same_bytes(
+    done: Callable[[str], Done], recipe: str, tmp_path: Path
+) -> None:
+    """Every process dies at its seventh write of training, until none is left to die at."""
+    whole = done(recipe)
+    places = {"out": tmp_path / "run", "store": tmp_path / "store"}
+    arguments, ledger = {**whole.arguments, **places}, tmp_path / "ledger"
+    for kill in OTHERS[recipe]:
+        assert distil_in_child(arguments, ledger, kill_at=kill) == KILLED, kill
+    fell: set[str] = set()
+    for _ in range(40):
+        code = distil_in_child(arguments, ledger, kill_at="train:7")
+        if code == 0:
+            break
+        assert code == KILLED
+        fell |= {
+            path.parent.name
+            for path in (tmp_path / "run" / "stages").glob("train-*/inputs.json")
+            if not (path.parent / "done.json").exists()
+        }
+    assert code == 0
+    assert fell >= LATER[recipe], fell
+    for name in ("student", "teacher", "baselines"):
+        assert digest_folder(tmp_path / "run" / name) == digest_folder(whole.out / name)
+    notes = read_json(tmp_path / "run" / "metrics.json")["notes"]
+    assert notes == whole.result.notes
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_processes_do_what_one_does(
+    done: Callable[[str], Done], recipe: str, tmp_path: Path
+) -> None:
+    whole = done(recipe)
+    asked = {**whole.arguments}
+    settings, data = asked.pop("settings"), asked.pop("data")
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
+    words += [f"--set={key}={value}" for key, value in settings.items()]
+    words += [f"--out={tmp_path / 'two'}", f"--store={tmp_path / 'store'}"]
+    limbeck = str(Path(sys.executable).parent / "limbeck")
+    found = launched(limbeck, "distill", str(data), *words, processes=2)
+    assert found.returncode == 0, found.stderr
+    stages = sorted(path.name for path in whole.out.glob("stages/train-*"))
+    assert sorted(path.name for path in tmp_path.glob("two/stages/train-*")) == stages
+    for stage in stages:
+        one, two = (
+            read_json(out / "stages" / stage / "curves.json")["losses"]
+            for out in (whole.out, tmp_path / "two")
+        )
+        for alone, together in zip(one, two, strict=True):
+            assert sum(together.values()) == pytest.approx(sum(alone.values()), rel=1e-4)
+    rows = [read_json(out / "metrics.json")["rows"] for out in (whole.out, tmp_path / "two")]
+    for alone, together in zip(*rows, strict=True):
+        assert together["model"] == alone["model"]
+        assert together["nDCG@10"] == pytest.approx(alone["nDCG@10"], abs=0.02)
+
+
+def test_a_rung_may_be_a_teacher_of_an_earlier_run(
+    done: Callable[[str], Done], tmp_path: Path
+) -> None:
+    ranker = done("ar2").out / "teacher"
+    run = done("prod")
+    settings = {**run.arguments["settings"], "ladder": f"dual/2,{ranker}"}
+    places = {"out": tmp_path / "run", "store": tmp_path / "store"}
+    result = pipeline.distill(**{**run.arguments, **places, "settings": settings})
+    [note] = [note for note in result.notes if note.startswith("rung 2")]
+    assert str(ranker) in note
+    stages = {path.name for path in (tmp_path / "run" / "stages").glob("train-*")}
+    assert "train-prod-step-2" in stages
+    assert "train-prod-teacher-2" not in stages
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--recipe", "prod", "--budget", "5m"], "--budget cannot plan prod"),
+        (["--recipe", "prod", "--set", "ladder=dual,no/such"], "no/such"),
+        (["--recipe", "ar2", "--teacher", "ENCODER"], "ar2 cannot use a teacher that is a dual"),
+        (["--recipe", "prod", "--set", "updates=3"], "3 updates are too few for 6 stages"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    invoke: Invoke, data: Path, tiny_encoder_folder: Path, words: list[str], said: str
+) -> None:
+    given = [str(tiny_encoder_folder) if word == "ENCODER" else word for word in words]
+    if "--teacher" not in given:
+        given += ["--teacher", "train"]
+    answer = invoke("distill", data, *given, settings=False)
+    assert answer.exit_code == 2, answer.output
+    assert said in answer.stderr
+
+
+def test_a_dry_run_names_the_teachers_that_are_fitted(invoke: Invoke, data: Path) -> None:
+    given = ["--recipe", "prod", "--teacher", "train", "--dry-run"]
+    answer = invoke("distill", data, *given, settings=False)
+    assert answer.exit_code == 0, answer.output
+    lines = answer.stdout.splitlines()
+    assert [line for line in lines if line.startswith("fit a teacher: ")] == [
+        f"fit a teacher: {kind}" for kind in ("dual", "dual", "cross", "ensemble")
+    ]
+    assert "train the student with prod" in lines
