@@ -162,7 +162,7 @@ def test_the_page_says_first_what_could_be_seen_then_the_budget_then_the_figures
     assert f": kl {visible:.4f}, " in seen
     assert budget == (
         "Budget of every recipe: 6 updates of 8 queries with 3 passages each, drawn from 8 "
-        "candidates per query; the same labels and the same teacher."
+        "candidates per query; the same labels, and one teacher unless a recipe fits its own."
     )
     assert len(table.splitlines()) == 2 + 7
     kl = next(line for line in table.splitlines() if line.startswith("| kl |"))
@@ -398,3 +398,25 @@ def test_other_conditions_are_refused_unless_forced(
 def test_seeds_from_python(done: Done, tmp_path: Path, seeds: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="all different and not below 0"):
         bench(done.data, out=tmp_path / "out", recipes=["kl"], seeds=seeds)
+
+
+def test_a_recipe_that_fits_its_own_teachers_is_not_given_one(done: Done, tmp_path: Path) -> None:
+    """Its arm says `train`, the others name the folder of the teacher that the bench fitted."""
+    given = [
+        word if word != "contrastive,kl,kl:teacher-only" else "ar2"
+        for word in words(done.data, tmp_path / "bench", done.student)
+    ]
+    given += ["--set", "ar2.teacher_updates=4", "--set", "ar2.rounds=1"]
+    given[given.index("--seeds") + 1] = 1
+    answer = CliRunner().invoke(app, [str(word) for word in given])
+    assert answer.exit_code == 0, answer.output
+    asked = {
+        path.parent.name: tomllib.loads(path.read_text())["asked"]["teacher"]
+        for path in (tmp_path / "bench").glob("*/run.toml")
+    }
+    assert asked == {
+        "teacher": "train:dual",
+        "contrastive-0": str(tmp_path / "bench" / "teacher" / "teacher"),
+        "kl-0": str(tmp_path / "bench" / "teacher" / "teacher"),
+        "ar2-0": "train",
+    }

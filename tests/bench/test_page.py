@@ -12,7 +12,7 @@ def test_who_made_other_updates_is_named() -> None:
     ]
     told = (
         "Budget of every recipe: 1,300 updates of 8 queries with 3 passages each, drawn from 9 "
-        "candidates per query; the same labels and the same teacher."
+        "candidates per query; the same labels, and one teacher unless a recipe fits its own."
     )
     assert budget({"budget": allowed, "rows": rows[:2]}) == told
     made = "Other numbers of updates: prod made 3,900."

@@ -221,7 +221,8 @@ def test_every_setting_changes_what_a_stage_does(
     recipe = RECIPES[name]
     base = {**SMALL, "updates": 12}
     if recipe.fits:
-        base |= {"updates": 32, "data_share": 0.25, "ladder": ("dual/2", "cross")}
+        base |= {"updates": 32, "data_share": 0.25, "data_passes": 1.0}
+        base |= {"ladder": ("dual/2", "cross")}
     folders = itertools.count()
 
     def noting(found: list[str], stage: Stage, run: Any) -> dict[str, Player]:

@@ -30,7 +30,7 @@ def presets(recipe: Recipe) -> str:
     """A recipe's presets as a Markdown table."""
     lines = ["| preset | sets |", "|---|---|"]
     for preset, values in recipe.presets.items():
-        sets = ", ".join(f"`{key}={value}`" for key, value in values.items())
+        sets = ", ".join(f"`{key}={written(value)}`" for key, value in values.items())
         lines.append(f"| `{recipe.name}:{preset}` | {sets} |")
     return "\n".join(lines)
 

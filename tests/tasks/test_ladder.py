@@ -125,6 +125,7 @@ class Listed:
 
     kind = "cross"
     in_batch = False
+    answers = None
 
     def __init__(self, name: str, task: Retrieval, known: int) -> None:
         self.name = self.digest = name
@@ -136,7 +137,7 @@ class Listed:
 
 
 def test_a_rung_must_stand_above_the_one_before(task: Retrieval) -> None:
-    pools = candidates(task, "dev")
+    pools = candidates(task, "dev", task.base)
     some, more = Listed("some", task, 2), Listed("more", task, 5)
     first = judge(task, some, None, pools)
     assert first.above

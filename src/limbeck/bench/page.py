@@ -105,7 +105,7 @@ def allowed(budget: Mapping[str, int]) -> str:
     return (
         f"Budget of every recipe: {budget['updates']:,} updates of {budget['queries_per_update']} "
         f"queries with {budget['list_length']} passages each, drawn from {budget['depth']} "
-        "candidates per query; the same labels and the same teacher."
+        "candidates per query; the same labels, and one teacher unless a recipe fits its own."
     )
 
 

@@ -39,6 +39,7 @@ from limbeck.pipeline import distill
 from limbeck.pipeline import dry_run as stages_of
 from limbeck.pipeline.asking import DATA_SEED, FITTED, measured_split, teachers_wanted
 from limbeck.pipeline.reporting import METRICS
+from limbeck.recipes import find_preset
 from limbeck.record import LEFT, RECORD, check_same_run, check_writable, environment, read_record
 from limbeck.store import read_json, write_json, write_text
 from limbeck.types import Progress, Silent
@@ -157,7 +158,8 @@ def bench(
     `recipes` are names as `NAME` or `NAME:PRESET`. `settings` are named `KEY` (for every recipe
     that has it), `RECIPE.KEY` or `RECIPE:PRESET.KEY`, and `teacher_dual.KEY` for what fits the
     teacher. A teacher that `distill` would refuse teaches all the same: its row says what it is
-    worth. The same call goes on where an earlier one stopped.
+    worth. Recipes that fit their own teachers do so, and it counts as their cost. The same call
+    goes on where an earlier one stopped.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used, before any work.
@@ -277,7 +279,13 @@ def _planned(
         arms.append(arm(TEACHER, BASELINES[1], 0, teacher, least))
         taught = str(out / TEACHER / "teacher")
     arms += [
-        arm(f"{system.replace(':', '-')}-{seed}", system, seed, taught, equal[system])
+        arm(
+            f"{system.replace(':', '-')}-{seed}",
+            system,
+            seed,
+            FITTED if _fits_its_own(system) else taught,
+            equal[system],
+        )
         for system in systems
         for seed in seeds
     ]
@@ -290,7 +298,8 @@ def _planned(
     # what one seed may do, all may; a teacher that is still to be fitted cannot be looked at
     for each in {(each.system, each.name == TEACHER): each for each in to_do}.values():
         seen = taught if arms[0].state == "finished" else teacher
-        stages_of(**{**each.arguments, "teacher": teacher if each.name == TEACHER else seen})
+        given = seen if each.arguments["teacher"] == taught else each.arguments["teacher"]
+        stages_of(**{**each.arguments, "teacher": given})
     return Plan(arms, equal)
 
 
@@ -350,6 +359,11 @@ def _about(seconds: float | None) -> str:
         return ""
     hours, minutes = divmod(max(1, round(seconds / 60)), 60)
     return f" (about {f'{hours} h ' if hours else ''}{minutes} min left)"
+
+
+def _fits_its_own(system: str) -> bool:
+    """Whether a recipe fits its own teachers, and is not given the one of the bench."""
+    return bool(find_preset(system)[0].fits)
 
 
 def _fits(teacher: str) -> bool:

@@ -261,13 +261,21 @@ def _distinct_names(names: Sequence[str]) -> list[str]:
     ]
 
 
-
 def _check_own_teachers(asked: Mapping[str, Any], recipe: Recipe, teacher: Teacher | None) -> None:
-    """Refuse what a recipe that fits its own teachers cannot take."""
-    if teacher is not None and teacher.kind not in recipe.fits:
+    """Refuse what a recipe that fits its own teachers cannot take.
+
+    Raises:
+        ConfigError: for such a teacher, and for a budget.
+    """
+    if teacher is not None and recipe.takes and teacher.kind not in recipe.takes:
         raise ConfigError(
             f"{recipe.name} cannot use a teacher that is a {teacher.kind}. Name one that is a "
-            f"{' or '.join(dict.fromkeys(recipe.fits))}, or leave --teacher out."
+            f"{' or '.join(recipe.takes)}, or leave --teacher out."
+        )
+    if teacher is not None and teacher.answers is not None:
+        raise ConfigError(
+            f"{recipe.name} asks its teachers about candidates that it finds on the way, and a "
+            "file of scores knows its own pairs only. Name a model, or use --recipe kl."
         )
     if asked["budget_seconds"] is not None:
         raise ConfigError(

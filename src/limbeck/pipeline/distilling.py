@@ -161,7 +161,8 @@ class Distillation:
                 measure_teacher(task, "zero_shot", task.base, split),
                 measure_encoder(task, "undistilled", undistilled, split),
             ]
-        teacher = request.teacher
+        own = request.to_scale and request.recipe.fits
+        teacher = self._scaled() if own else request.teacher
         if "teacher" in request.recipe.needs:
             teachers = self._teachers(notes)
             teacher = teachers[0]

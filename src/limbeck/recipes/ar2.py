@@ -75,6 +75,7 @@ class AR2Settings(StagedSettings):
     settings=AR2Settings,
     needs=frozenset({"labels"}),
     fits=("cross",),
+    takes=("cross",),
     presets={
         "lambda-zero": {"adversarial_weight": 0.0},
         "frozen-ranker": {"ranker_share": 0.0},

@@ -38,7 +38,7 @@ from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource, QueryList, judged_lists
 from limbeck.tasks.fitting import StagedSettings, train_contrastive, train_taught
 from limbeck.tasks.ladder import check_rung, fit_rung, judge, part_of, read_ladder
-from limbeck.tasks.retrieval import Retrieval, natural_temperature, share_updates
+from limbeck.tasks.retrieval import Retrieval, share_updates
 from limbeck.tasks.retrieval import logits_of as logits
 from limbeck.tasks.systems import candidates
 from limbeck.teachers.teachers import DualTeacher, Teacher
@@ -114,7 +114,7 @@ def prod(
 ) -> Told:
     """Train the student in place; tells the last teacher, and what became of each rung."""
     judged, everyone = task.labelled_queries(), task.training_queries()
-    dev = candidates(task, "dev") if len(task.split_queries("dev")) else None
+    dev = candidates(task, "dev", task.base) if len(task.split_queries("dev")) else None
     rungs, notes = read_ladder(settings.ladder, teacher, has_dev=dev is not None)
     temperature = settings.temperature or softmax_temperature(student.similarity)
     size, rate, keep = settings.queries_per_update, settings.learning_rate, settings.keep
@@ -138,7 +138,7 @@ def prod(
     def distil(
         name: str, teacher: Teacher, shown: ListSource, given: ProdSettings, reg_weight: float
     ) -> float | None:
-        over, natural = "/in_batch" if teacher.in_batch else "", natural_temperature(teacher)
+        over, natural = "/in_batch" if teacher.in_batch else "", teacher.temperature
 
         def loss(signals: Signals) -> Loss:
             s = logits(signals.scores["student" + over], temperature)

@@ -33,7 +33,8 @@ class Recipe:
 
 
     `fits` are the kinds of teacher that a student's recipe fits itself, by default and in order.
-    Such a recipe also takes a given teacher, or None, and says with `Told` what became of them.
+    Such a recipe also takes a given teacher, of the kinds that it `takes` (none = any kind), or
+    None, and says with `Told` what became of them.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Recipe:
     function: Callable[..., Any]
     presets: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     fits: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ def recipe(
     makes: Makes = "student",
     presets: Mapping[str, Mapping[str, object]] | None = None,
     fits: tuple[str, ...] = (),
+    takes: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Record a function as a recipe.
 
@@ -86,7 +89,17 @@ def recipe(
 
     def record(function: Callable[..., Any]) -> Callable[..., Any]:
         _found[name] = Recipe(
-            name, summary, paper, task, makes, settings, needs, function, presets or {}, fits
+            name,
+            summary,
+            paper,
+            task,
+            makes,
+            settings,
+            needs,
+            function,
+            presets or {},
+            fits,
+            takes,
         )
         return function
 

@@ -155,9 +155,9 @@ def judge(
         return Verdict(True, said)
     others = task.quality(task.reranked(former, pools), "dev")
     [found] = compare(own, {"former": others}, MEASURE, task.run.seed)
-    above = found.difference > 0
+    above = found.difference.mean > 0
     said += (
-        f"{'' if above else ', skipped'}: {found.difference:+.4f} to the one before, "
+        f"{'' if above else ', skipped'}: {found.difference.mean:+.4f} to the one before, "
         f"p = {found.p:.4f} (paired randomisation)"
     )
     return Verdict(above, said)
