@@ -7,28 +7,41 @@ the measures per query and the cost. It knows no recipe.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
+import torch
 
 from limbeck.candidates import Candidates
 from limbeck.data.tokens import tokenize_here
 from limbeck.evaluation.measures import Run as Results
 from limbeck.evaluation.measures import write_trec
 from limbeck.evaluation.table import Cost
-from limbeck.inference import embed
-from limbeck.models.encoder import Encoder
+from limbeck.inference import compare_readings, embed, read_plan, score
+from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.reading import Reader
 from limbeck.search import BM25, search_dense
+from limbeck.similarity import matrix_similarity
 from limbeck.store import digest, read_parquet, write_parquet
 from limbeck.tasks.retrieval import Retrieval, normalised
-from limbeck.teachers.teachers import DualTeacher, Teacher
+from limbeck.teachers.teachers import (
+    CrossTeacher,
+    DualTeacher,
+    EnsembleTeacher,
+    ReaderTeacher,
+    Teacher,
+)
 from limbeck.types import Split
+
+T = TypeVar("T")
 
 DEPTH = 100  # passages per query in a run: what R@100 looks at
 RERANKED = 50  # candidates per query that a teacher without vectors puts in order
 TIMED_QUERIES = 20  # one at a time, as a live search would ask
+TIMED_RERANKINGS = 5  # queries, likewise, for each of which a ranker reads `RERANKED` passages
 TIMED_PASSAGES = 512  # together, spread over the collection
 
 
@@ -54,7 +67,9 @@ def measure_bm25(task: Retrieval, split: Split) -> Measured:
         texts = [task.collection.queries.texts[query] for query in queries]
         found, scores = index.search(texts, DEPTH)
         cost = Cost(
-            ms_per_query=_median_ms(texts, lambda text: index.search([text], 10)),
+            ms_per_query=_median_ms(
+                _timed(texts[:TIMED_QUERIES], lambda text: index.search([text], 10))
+            ),
             passages_per_second=len(task.collection.passages) / built,
         )
         return task.results(queries, found, scores), cost
@@ -80,9 +95,9 @@ def measure_encoder(task: Retrieval, name: str, encoder: Encoder, split: Split) 
 def measure_teacher(task: Retrieval, name: str, teacher: Teacher, split: Split) -> Measured:
     """A teacher: first stage when it is one encoder, else re-ranking pooled candidates.
 
-    What it said before, to this run or another, is not asked again but for the timing. The
-    candidates are those of BM25 and the base encoder, `RERANKED` per query; of a teacher that has
-    scores of some pairs only, those pairs.
+    What it said before, to this run or another, is not asked again; what it costs is measured on
+    its models all the same. The candidates are those of BM25 and the base encoder, `RERANKED` per
+    query; of a teacher that has scores of some pairs only, those pairs, and its cost is not known.
     """
     if isinstance(teacher, DualTeacher):
 
@@ -94,10 +109,9 @@ def measure_teacher(task: Retrieval, name: str, teacher: Teacher, split: Split) 
 
     def search() -> tuple[Results, Cost]:
         pools = candidates(task, split, teacher)
-        started = time.perf_counter()
-        results = task.reranked(teacher, pools)
-        seconds = time.perf_counter() - started
-        return results, Cost(ms_per_query=1000 * seconds / max(1, len(pools)))
+        known = teacher.answers is not None  # computed elsewhere
+        cost = Cost() if known else _cost_of_ranking(task, teacher, pools)
+        return task.reranked(teacher, pools), cost
 
     return _measured(task, name, split, {"teacher": teacher.digest, "depth": RERANKED}, search)
 
@@ -120,6 +134,92 @@ def unmeasured(task: Retrieval, teacher: Teacher, split: Split) -> str | None:
     if known == len(queries):
         return None
     return f"it has scores for {known:,} of {len(queries):,} {split} queries"
+
+
+def live_ranker(
+    task: Retrieval, teacher: Teacher, passages: np.ndarray
+) -> Callable[[str, np.ndarray], np.ndarray]:
+    """What scores a query's text with passages, as a service would that puts them in order.
+
+    The function takes the text and the positions [n] of some of `passages`, and gives the
+    teacher's raw scores [n], by its models and never from the score store. What an index would
+    keep is made now: the passages' tokens, and where a member of the teacher is dual, their
+    vectors. So a cross-encoder reads the query with every passage, a dual encoder the query alone;
+    a sparse encoder or late-interaction model reads both, for nothing here keeps what it reads.
+    """
+    engine = task.run.engine
+    if isinstance(teacher, EnsembleTeacher):
+        rankers = [live_ranker(task, member, passages) for member in teacher.members]
+        return lambda text, at: teacher.combine([ranker(text, at) for ranker in rankers])
+    if isinstance(teacher, CrossTeacher):
+        ranker = teacher.ranker
+        tokens = task.tokens(ranker.tokenizer, "passage", "")
+
+        def read(text: str, at: np.ndarray) -> np.ndarray:
+            asked = tokenize_here([text], ranker.tokenizer)
+            pairs = np.stack([np.zeros(len(at), dtype=np.int64), at], axis=1)
+            return score(ranker, asked, tokens, pairs, engine=engine)
+
+        return read
+    if isinstance(teacher, ReaderTeacher):
+        reader, texts = teacher.reader, task.collection.passages.texts
+
+        def read_both(text: str, at: np.ndarray) -> np.ndarray:
+            plan = read_plan(texts, at, reader, engine.max_batch_tokens)
+            places = [np.flatnonzero(np.isin(at, batch)) for batch in plan]
+            pairs = np.stack([np.zeros(len(at), dtype=np.int64), at], axis=1)
+            scores = np.empty(len(at), dtype=np.float32)
+            for rows, found in compare_readings(reader, [text], texts, pairs, places, engine):
+                scores[rows] = found
+            return scores
+
+        return read_both
+    assert isinstance(teacher, DualTeacher)
+    encoder, known = teacher.encoder, np.unique(passages).astype(np.int64)
+    similarity = matrix_similarity(teacher.similarity)
+    answers = embed(
+        encoder, task.tokens_of(encoder, "passage"), "passage", engine=engine, positions=known
+    )
+
+    def compare(text: str, at: np.ndarray) -> np.ndarray:
+        asked = tokenize_here([text], encoder.tokenizer, prompt=encoder.prompt("query"))
+        vector = embed(encoder, asked, "query", engine=engine)
+        found = torch.from_numpy(answers[np.searchsorted(known, at)])
+        scores: np.ndarray = similarity(torch.from_numpy(vector), found)[0].numpy()
+        return scores
+
+    return compare
+
+
+def _cost_of_ranking(task: Retrieval, teacher: Teacher, pools: Candidates) -> Cost:
+    """What a ranker costs to use: some queries one at a time, each with its candidates.
+
+    Its `passages_per_second` are those it puts in order meanwhile.
+    """
+    places = range(min(TIMED_RERANKINGS, len(pools)))
+    found = [pools.for_query(place).astype(np.int64) for place in places]
+    ranker = live_ranker(task, teacher, np.concatenate(found))
+    texts = [task.collection.queries.texts[query] for query in pools.queries[: len(found)]]
+    seconds = _timed(list(zip(texts, found, strict=True)), lambda asked: ranker(*asked))
+    models = _models(teacher)
+    return Cost(
+        _median_ms(seconds),
+        sum(map(len, found)) / sum(seconds),
+        sum(model.parameter_count() for model in models),
+        sum(model.size_bytes() for model in models) / 1e6,
+    )
+
+
+def _models(teacher: Teacher) -> list[Encoder | Ranker | Reader]:
+    """The models that a teacher asks."""
+    if isinstance(teacher, EnsembleTeacher):
+        return [model for member in teacher.members for model in _models(member)]
+    if isinstance(teacher, CrossTeacher):
+        return [teacher.ranker]
+    if isinstance(teacher, ReaderTeacher):
+        return [teacher.reader]
+    assert isinstance(teacher, DualTeacher)
+    return [teacher.encoder]
 
 
 def _measured_vectors(
@@ -153,7 +253,7 @@ def _cost(task: Retrieval, encoder: Encoder, queries: np.ndarray, answers: np.nd
         search_dense(normalised(vector) if encoder.similarity == "cosine" else vector, answers, 10)
 
     texts = [task.collection.queries.texts[query] for query in queries]
-    ms_per_query = _median_ms(texts, ask)  # warms the encoder up, too
+    ms_per_query = _median_ms(_timed(texts[:TIMED_QUERIES], ask))  # warms the encoder up, too
     spread = np.unique(np.linspace(0, passages - 1, TIMED_PASSAGES).astype(np.int64))
     tokens = task.tokens_of(encoder, "passage")
     started = time.perf_counter()
@@ -195,13 +295,17 @@ def _measured(
     return task.run.first(work)
 
 
-def _median_ms(texts: list[str], ask: Callable[[str], object]) -> float:
-    """The median milliseconds of asking some of the texts, one at a time, after one to warm up."""
-    chosen = texts[:TIMED_QUERIES]
-    ask(chosen[0])
+def _timed(asked: Sequence[T], ask: Callable[[T], object]) -> list[float]:
+    """The seconds that asking each takes, one at a time, after one to warm up."""
+    ask(asked[0])
     times = []
-    for text in chosen:
+    for each in asked:
         started = time.perf_counter()
-        ask(text)
+        ask(each)
         times.append(time.perf_counter() - started)
-    return 1000 * float(np.median(times))
+    return times
+
+
+def _median_ms(seconds: Sequence[float]) -> float:
+    """The median in milliseconds."""
+    return 1000 * float(np.median(seconds))
