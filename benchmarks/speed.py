@@ -38,7 +38,8 @@ from limbeck.data.collection import Collection
 from limbeck.data.tokens import tokenize_here
 from limbeck.evaluation.measures import per_query
 from limbeck.inference import Engine, choose_engine, embed, score
-from limbeck.models.encoder import Encoder, Ranker
+from limbeck.limit import matmul_rate
+from limbeck.models.encoder import Encoder
 from limbeck.models.exported import load_exported
 from limbeck.models.layers import ranker_from_encoder
 from limbeck.models.loading import OFFLINE, load_encoder, load_ranker
@@ -57,7 +58,6 @@ WORK = ("encode", "encode_int8", "score", "train_step", "search_one", "search_ma
 CANDIDATES = 8  # per query, of `score` and `train_step`
 QUERIES_PER_UPDATE = 16
 DEPTH = 100
-PROBED = ((2048, 384, 384), (2048, 384, 1536), (2048, 1536, 384), (1024, 1024, 1024))
 
 Side = Callable[[], Any]
 
@@ -67,7 +67,7 @@ def main() -> int:
     collection = read_collection(asked.data)
     encoder = load_encoder(asked.encoder)
     clock = time.perf_counter if asked.clock == "wall" else time.process_time
-    limit = matmul_rate(clock)
+    limit = matmul_rate("cpu", "bf16", clock=clock)
     print(f"bf16 matmul: {limit / 1e9:.0f} GFLOP/s", flush=True)
     rows: list[dict[str, Any]] = []
     wanted = set(asked.work)
@@ -156,27 +156,9 @@ def row(
     }
 
 
-def matmul_rate(clock: Callable[[], float]) -> float:
-    """FLOP/s of torch's best bf16 matrix product among the shapes of MiniLM."""
-    best = 0.0
-    for m, k, n in PROBED:
-        a, b = (torch.randn(size).bfloat16() for size in ((m, k), (k, n)))
-        torch.mm(a, b)
-        for _ in range(5):
-            started = clock()
-            for _ in range(5):
-                torch.mm(a, b)
-            best = max(best, 5 * 2 * m * k * n / (clock() - started))
-    return best
-
-
-def useful_flops(model: Encoder | Ranker, lengths: Sequence[int]) -> float:
-    """FLOP of the layers for texts of these lengths, nothing padded."""
-    config = model.transformer.config
-    width, inner = config.hidden_size, config.intermediate_size
-    each = np.asarray(lengths, dtype=np.float64)
-    products = 2 * each * (4 * width**2 + 2 * width * inner) + 4 * each**2 * width
-    return float(config.num_hidden_layers * products.sum())
+def share(flops: float | None, found: Mapping[str, Sequence[float]], limit: float) -> float | None:
+    """The share of `limit` (FLOP/s) that our side uses, when its useful FLOP are known."""
+    return None if flops is None else flops / statistics.median(found[OURS]) / limit
 
 
 def halved(model: Any) -> Any:
@@ -227,9 +209,18 @@ def encode_rows(
     collator = encoder.collator("passage")
     stored = tokenize_here(texts, encoder.tokenizer, prompt=encoder.prompt("passage")).lengths
     lengths = [collator.length(int(length)) for length in stored]
-    rate = useful_flops(encoder, lengths) / statistics.median(seconds[OURS])
+    flops = encoder.forward_flops(lengths)
     sizes = {"texts": len(texts), "tokens": sum(lengths), "engine": engine.key()}
-    rows = [row("encode", seconds, OURS, rate / limit, least_cosine=float(cosines.min()), **sizes)]
+    rows = [
+        row(
+            "encode",
+            seconds,
+            OURS,
+            share(flops, seconds, limit),
+            least_cosine=float(cosines.min()),
+            **sizes,
+        )
+    ]
     if INT8 in sides:
         rows.append(row("encode_int8", seconds, INT8, None, **quality, **sizes))
     return rows
@@ -283,13 +274,12 @@ def score_row(
     lengths = ranker.model.tokenizer(
         *map(list, zip(*texts, strict=True)), truncation=True, max_length=ranker.max_length
     )["input_ids"]
-    flops = useful_flops(ranker, [len(ids) for ids in lengths])
-    share = flops / statistics.median(seconds[OURS]) / limit
+    flops = ranker.forward_flops([len(ids) for ids in lengths])
     return row(
         "score",
         seconds,
         OURS,
-        share,
+        share(flops, seconds, limit),
         pairs=len(pairs),
         fresh_head=asked.ranker is None,
         engine=engine.key(),

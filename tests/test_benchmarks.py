@@ -54,9 +54,3 @@ def test_rounds_take_turns_and_the_first_is_not_counted(speed: Any) -> None:
     found = speed.in_rounds(sides, rounds=2, clock=lambda: float(next(now)))
     assert found == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
     assert calls == ["b", "a", "a", "b", "b", "a"]
-
-
-def test_useful_flops_by_hand(speed: Any, tiny_encoder: Any) -> None:
-    """4 layers, width 32, inner 64; 2 tokens: 2*2*(4*32*32 + 2*32*64) + 4*4*32 = 33,280 a layer."""
-    assert speed.useful_flops(tiny_encoder, [2]) == 4 * 33_280
-    assert speed.useful_flops(tiny_encoder, [2, 2]) == 8 * 33_280

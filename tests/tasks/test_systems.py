@@ -93,6 +93,9 @@ def test_a_cross_encoders_cost_is_real_though_the_store_knows_every_score(
     assert cost.ms_per_query > 0
     assert cost.passages_per_second > 0
     assert cost.parameters == tiny_ranker.parameter_count()
+    assert cost.tokens_per_second is not None
+    per_query = cost.tokens_per_second / cost.passages_per_second
+    assert per_query == pytest.approx(3 + 8 + 3)  # the words of a query, of a passage, and between
     assert cost.megabytes == pytest.approx(tiny_ranker.parameter_count() * 4 / 1e6)
 
 
@@ -110,7 +113,9 @@ def test_an_ensembles_dual_members_read_queries_alone(
         assert read == {0: 40}
         ranker("red cat", np.arange(10))
         assert read == {0: 41, 1: 10}
+    assert task.run.engine.matmul_rate is None
     cost = measure_teacher(task, "teacher", teacher, "test").cost
+    assert cost.share_of_limit is None
     models = (dual.encoder, cross.ranker)
     assert cost.parameters == sum(model.parameter_count() for model in models)
 
@@ -125,6 +130,7 @@ def test_what_reads_each_text_alone_has_a_cost(
     assert cost.ms_per_query is not None
     assert cost.ms_per_query > 0
     assert cost.parameters == teacher.reader.parameter_count()
+    assert cost.tokens_per_second is cost.useful_flops_per_second is None
 
 
 def test_scores_that_were_computed_elsewhere_have_no_cost_here(

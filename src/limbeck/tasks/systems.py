@@ -20,7 +20,15 @@ from limbeck.data.tokens import tokenize_here
 from limbeck.evaluation.measures import Run as Results
 from limbeck.evaluation.measures import write_trec
 from limbeck.evaluation.table import Cost
-from limbeck.inference import compare_readings, embed, read_plan, score
+from limbeck.inference import (
+    compare_readings,
+    embed,
+    pair_lengths,
+    read_plan,
+    score,
+    text_lengths,
+)
+from limbeck.limit import Effort
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.reading import Reader
 from limbeck.search import BM25, search_dense
@@ -202,11 +210,53 @@ def _cost_of_ranking(task: Retrieval, teacher: Teacher, pools: Candidates) -> Co
     texts = [task.collection.queries.texts[query] for query in pools.queries[: len(found)]]
     seconds = _timed(list(zip(texts, found, strict=True)), lambda asked: ranker(*asked))
     models = _models(teacher)
+    effort = Effort(seconds=sum(seconds))
+    queries = pools.queries[: len(found)].astype(np.int64)
+    owners = np.repeat(queries, [len(own) for own in found])
+    pairs = np.stack([owners, np.concatenate(found)], axis=1)
+    for model in models:
+        lengths = _read_live(task, model, pairs)
+        effort.read(lengths, None if lengths is None else model.forward_flops(lengths))
+    return _cost(
+        task,
+        models,
+        effort,
+        ms_per_query=_median_ms(seconds),
+        passages_per_second=sum(map(len, found)) / effort.seconds,
+    )
+
+
+def _read_live(
+    task: Retrieval, model: Encoder | Ranker | Reader, pairs: np.ndarray
+) -> np.ndarray | None:
+    """The lengths in tokens of what a model reads to score pairs [n, 2]; None = not known."""
+    if isinstance(model, Ranker):
+        queries = task.tokens(model.tokenizer, "query", "")
+        return pair_lengths(model, queries, task.tokens(model.tokenizer, "passage", ""), pairs)
+    if isinstance(model, Encoder):
+        tokens = task.tokens_of(model, "query")
+        return text_lengths(model, tokens, "query", np.unique(pairs[:, 0]))
+    return None
+
+
+def _cost(
+    task: Retrieval,
+    models: Sequence[Encoder | Ranker | Reader],
+    effort: Effort,
+    *,
+    ms_per_query: float,
+    passages_per_second: float,
+) -> Cost:
+    """The cost of a system of these models, which read passages with this effort."""
+    speed = effort.speed(task.run.engine.matmul_rate)
     return Cost(
-        _median_ms(seconds),
-        sum(map(len, found)) / sum(seconds),
-        sum(model.parameter_count() for model in models),
-        sum(model.size_bytes() for model in models) / 1e6,
+        ms_per_query=ms_per_query,
+        passages_per_second=passages_per_second,
+        parameters=sum(model.parameter_count() for model in models),
+        megabytes=sum(model.size_bytes() for model in models) / 1e6,
+        tokens_per_second=speed["tokens_per_second"],
+        useful_flops_per_second=speed["useful_flops_per_second"],
+        share_of_limit=speed["share_of_limit"],
     )
 
 
@@ -237,13 +287,17 @@ def _measured_vectors(
             asked, answers = normalised(asked), normalised(answers)
         found, scores = search_dense(asked, answers, DEPTH)
         queries = task.split_queries(split)
-        return task.results(queries, found, scores), _cost(task, encoder, queries, answers)
+        return task.results(queries, found, scores), _cost_of_searching(
+            task, encoder, queries, answers
+        )
 
     inputs = {"weights": encoder.weights_digest(), "config": encoder.config_digest()}
     return _measured(task, name, split, inputs, search)
 
 
-def _cost(task: Retrieval, encoder: Encoder, queries: np.ndarray, answers: np.ndarray) -> Cost:
+def _cost_of_searching(
+    task: Retrieval, encoder: Encoder, queries: np.ndarray, answers: np.ndarray
+) -> Cost:
     """What an encoder costs to use: some queries one at a time, some passages together."""
     engine, passages = task.run.engine, len(task.collection.passages)
 
@@ -258,9 +312,16 @@ def _cost(task: Retrieval, encoder: Encoder, queries: np.ndarray, answers: np.nd
     tokens = task.tokens_of(encoder, "passage")
     started = time.perf_counter()
     embed(encoder, tokens, "passage", engine=engine, positions=spread)
-    seconds = time.perf_counter() - started
-    size = encoder.size_bytes() / 1e6
-    return Cost(ms_per_query, len(spread) / seconds, encoder.parameter_count(), size)
+    effort = Effort(seconds=time.perf_counter() - started)
+    lengths = text_lengths(encoder, tokens, "passage", spread)
+    effort.read(lengths, encoder.forward_flops(lengths))
+    return _cost(
+        task,
+        [encoder],
+        effort,
+        ms_per_query=ms_per_query,
+        passages_per_second=len(spread) / effort.seconds,
+    )
 
 
 def _measured(
