@@ -37,10 +37,11 @@ from limbeck.data import read_collection
 from limbeck.data.collection import Collection
 from limbeck.data.tokens import tokenize_here
 from limbeck.evaluation.measures import per_query
-from limbeck.inference import Engine, choose_engine, embed, score
-from limbeck.models.encoder import Encoder, Ranker
+from limbeck.inference import Engine, choose_engine, embed, score, text_lengths
+from limbeck.limit import matmul_rate
+from limbeck.models.encoder import Encoder
 from limbeck.models.exported import load_exported
-from limbeck.models.layers import ranker_from_encoder
+from limbeck.models.layers import cut_layers, ranker_from_encoder
 from limbeck.models.loading import OFFLINE, load_encoder, load_ranker
 from limbeck.pipeline import export
 from limbeck.recipes import find
@@ -53,11 +54,12 @@ from limbeck.training import Run
 from limbeck.types import PassageId, Qrels, QueryId
 
 DEFAULT, BF16, OURS, INT8 = "default", "torch_bf16", "limbeck", "limbeck_int8"
-WORK = ("encode", "encode_int8", "score", "train_step", "search_one", "search_many")
+RATIOS = ("encode", "encode_int8", "score", "train_step", "search_one", "search_many")
+WORK = (*RATIOS, "linearity")
+LINEARITY_LAYERS = 2  # of the student that encodes collections of several sizes, so in minutes
 CANDIDATES = 8  # per query, of `score` and `train_step`
 QUERIES_PER_UPDATE = 16
 DEPTH = 100
-PROBED = ((2048, 384, 384), (2048, 384, 1536), (2048, 1536, 384), (1024, 1024, 1024))
 
 Side = Callable[[], Any]
 
@@ -67,7 +69,7 @@ def main() -> int:
     collection = read_collection(asked.data)
     encoder = load_encoder(asked.encoder)
     clock = time.perf_counter if asked.clock == "wall" else time.process_time
-    limit = matmul_rate(clock)
+    limit = matmul_rate("cpu", "bf16", clock=clock)
     print(f"bf16 matmul: {limit / 1e9:.0f} GFLOP/s", flush=True)
     rows: list[dict[str, Any]] = []
     wanted = set(asked.work)
@@ -80,6 +82,8 @@ def main() -> int:
         rows.append(train_row(asked, collection, encoder, clock))
     if wanted & {"search_one", "search_many"}:
         rows += search_rows(asked, timed)
+    if "linearity" in wanted:
+        rows.append(linearity_row(asked, collection, encoder, clock))
     record = {
         "benchmark": "speed",
         "data": {"name": collection.name, "digest": collection.digest},
@@ -106,6 +110,9 @@ def options() -> argparse.Namespace:
     asked.add_argument("--burst", type=int, default=10, help="updates of a round")
     asked.add_argument("--vectors", type=int, default=1_000_000, help="searched")
     asked.add_argument("--queries", type=int, default=1000, help="of search_many")
+    asked.add_argument(
+        "--sizes", type=int, nargs="+", default=(1000, 10_000, 100_000), help="of linearity"
+    )
     asked.add_argument("--rounds", type=int, default=5)
     asked.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a machine that is busy"
@@ -156,27 +163,9 @@ def row(
     }
 
 
-def matmul_rate(clock: Callable[[], float]) -> float:
-    """FLOP/s of torch's best bf16 matrix product among the shapes of MiniLM."""
-    best = 0.0
-    for m, k, n in PROBED:
-        a, b = (torch.randn(size).bfloat16() for size in ((m, k), (k, n)))
-        torch.mm(a, b)
-        for _ in range(5):
-            started = clock()
-            for _ in range(5):
-                torch.mm(a, b)
-            best = max(best, 5 * 2 * m * k * n / (clock() - started))
-    return best
-
-
-def useful_flops(model: Encoder | Ranker, lengths: Sequence[int]) -> float:
-    """FLOP of the layers for texts of these lengths, nothing padded."""
-    config = model.transformer.config
-    width, inner = config.hidden_size, config.intermediate_size
-    each = np.asarray(lengths, dtype=np.float64)
-    products = 2 * each * (4 * width**2 + 2 * width * inner) + 4 * each**2 * width
-    return float(config.num_hidden_layers * products.sum())
+def share(flops: float | None, found: Mapping[str, Sequence[float]], limit: float) -> float | None:
+    """The share of `limit` (FLOP/s) that our side uses, when its useful FLOP are known."""
+    return None if flops is None else flops / statistics.median(found[OURS]) / limit
 
 
 def halved(model: Any) -> Any:
@@ -227,9 +216,18 @@ def encode_rows(
     collator = encoder.collator("passage")
     stored = tokenize_here(texts, encoder.tokenizer, prompt=encoder.prompt("passage")).lengths
     lengths = [collator.length(int(length)) for length in stored]
-    rate = useful_flops(encoder, lengths) / statistics.median(seconds[OURS])
+    flops = encoder.forward_flops(lengths)
     sizes = {"texts": len(texts), "tokens": sum(lengths), "engine": engine.key()}
-    rows = [row("encode", seconds, OURS, rate / limit, least_cosine=float(cosines.min()), **sizes)]
+    rows = [
+        row(
+            "encode",
+            seconds,
+            OURS,
+            share(flops, seconds, limit),
+            least_cosine=float(cosines.min()),
+            **sizes,
+        )
+    ]
     if INT8 in sides:
         rows.append(row("encode_int8", seconds, INT8, None, **quality, **sizes))
     return rows
@@ -283,13 +281,12 @@ def score_row(
     lengths = ranker.model.tokenizer(
         *map(list, zip(*texts, strict=True)), truncation=True, max_length=ranker.max_length
     )["input_ids"]
-    flops = useful_flops(ranker, [len(ids) for ids in lengths])
-    share = flops / statistics.median(seconds[OURS]) / limit
+    flops = ranker.forward_flops([len(ids) for ids in lengths])
     return row(
         "score",
         seconds,
         OURS,
-        share,
+        share(flops, seconds, limit),
         pairs=len(pairs),
         fresh_head=asked.ranker is None,
         engine=engine.key(),
@@ -406,27 +403,82 @@ def search_rows(
                 "torch_sum": lambda: theirs.sum(),
             }
         )
-        least = "numpy_sum" if sum(found["numpy_sum"]) < sum(found["torch_sum"]) else "torch_sum"
-        share = times_faster(found, least, OURS)
+        share = times_faster(found, quicker(found, "numpy_sum", "torch_sum"), OURS)
         rows.append(row("search_one", found, OURS, share, vectors=asked.vectors))
     if "search_many" in asked.work:
         height = 16_384
 
-        def products() -> None:
+        def products(multiply: Callable[[Any, Any], Any], left: Any, right: Any) -> None:
             for start in range(0, len(vectors), height):
-                torch.mm(torch.from_numpy(queries), theirs[start : start + height].T)
+                multiply(left, right[start : start + height].T)
 
         found = timed(
             {
                 DEFAULT: lambda: semantic_search(torch.from_numpy(queries), theirs, top_k=DEPTH),
                 OURS: lambda: search_dense(queries, vectors, DEPTH),
-                "matmul": products,
+                "numpy_matmul": lambda: products(np.matmul, queries, vectors),
+                "torch_matmul": lambda: products(torch.mm, torch.from_numpy(queries), theirs),
             }
         )
-        share = times_faster(found, "matmul", OURS)
+        share = times_faster(found, quicker(found, "numpy_matmul", "torch_matmul"), OURS)
         sizes = {"vectors": asked.vectors, "queries": len(queries)}
         rows.append(row("search_many", found, OURS, share, **sizes))
     return rows
+
+
+def quicker(found: Mapping[str, Sequence[float]], one: str, other: str) -> str:
+    """Which of two sides took less time."""
+    return one if sum(found[one]) < sum(found[other]) else other
+
+
+# --- growing collections ------------------------------------------------------------------------
+
+
+def linearity_row(
+    asked: argparse.Namespace,
+    collection: Collection,
+    encoder: Encoder,
+    clock: Callable[[], float],
+) -> dict[str, Any]:
+    """`linearity`: tokens per second of a small student, whatever the size of the collection."""
+    student, engine = cut_layers(encoder, LINEARITY_LAYERS), best_engine()
+    largest = max(asked.sizes)
+    texts = distinct(collection.passages.texts, min(asked.sizes), largest)
+
+    def encode(size: int) -> int:
+        tokens = tokenize_here(texts[:size], student.tokenizer, prompt=student.prompt("passage"))
+        embed(student, tokens, "passage", engine=engine)
+        return int(text_lengths(student, tokens, "passage", np.arange(size)).sum())
+
+    encode(min(asked.sizes))  # converts and compiles
+    rates = {}
+    for size in sorted(asked.sizes):
+        found = []
+        for _ in range(min(asked.rounds, max(1, largest // size))):
+            started = clock()
+            tokens = encode(size)
+            found.append(tokens / (clock() - started))
+        rates[size] = statistics.median(found)
+        print(f"{size} passages: {rates[size]:,.0f} tokens/s", flush=True)
+    return {
+        "work": "linearity",
+        "vs_default": None,
+        "vs_torch_bf16": None,
+        "vs_best": None,
+        "share_of_limit": None,
+        "tokens_per_second": rates,
+        "slowest_over_fastest": min(rates.values()) / max(rates.values()),
+        "layers": LINEARITY_LAYERS,
+        "engine": engine.key(),
+    }
+
+
+def distinct(texts: Sequence[str], base: int, count: int) -> list[str]:
+    """So many texts, no two the same: some `base` of those given, again and again, each with a
+    number before it. So every size that `base` divides has the same mix of lengths.
+    """
+    chosen = some(texts, base)
+    return [f"{number} {chosen[number % len(chosen)]}" for number in range(count)]
 
 
 # --- results ------------------------------------------------------------------------------------
@@ -444,6 +496,7 @@ def page(record: Mapping[str, Any]) -> str:
             ),
         ]
         for each in record["rows"]
+        if each["work"] in RATIOS
     ]
     words = (
         "Times as fast as sentence-transformers: medians of "
@@ -451,7 +504,21 @@ def page(record: Mapping[str, Any]) -> str:
         f"bf16 matmul: {record['bf16_matmul_gflops']:.0f} GFLOP/s. Data: {record['data']['name']}, "
         f"digest {record['data']['digest'][:16]}."
     )
-    return "\n\n".join(["# Speed", words, table(headings, cells)])
+    parts = ["# Speed", words, table(headings, cells)]
+    for each in record["rows"]:
+        if each["work"] == "linearity":
+            rates = each["tokens_per_second"]
+            parts.append(
+                f"Linearity: {each['layers']} layers; the slowest size has "
+                f"{each['slowest_over_fastest']:.0%} of the rate of the fastest."
+            )
+            parts.append(
+                table(
+                    ["passages", "tokens/s"],
+                    [[f"{size:,}", f"{rate:,.0f}"] for size, rate in rates.items()],
+                )
+            )
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

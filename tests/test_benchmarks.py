@@ -56,7 +56,14 @@ def test_rounds_take_turns_and_the_first_is_not_counted(speed: Any) -> None:
     assert calls == ["b", "a", "a", "b", "b", "a"]
 
 
-def test_useful_flops_by_hand(speed: Any, tiny_encoder: Any) -> None:
-    """4 layers, width 32, inner 64; 2 tokens: 2*2*(4*32*32 + 2*32*64) + 4*4*32 = 33,280 a layer."""
-    assert speed.useful_flops(tiny_encoder, [2]) == 4 * 33_280
-    assert speed.useful_flops(tiny_encoder, [2, 2]) == 8 * 33_280
+def test_texts_for_linearity_are_distinct_and_of_one_mix(speed: Any) -> None:
+    texts = ["a", "b b", "c c c", "d d d d"]
+    found = speed.distinct(texts, 2, 6)
+    assert found == ["0 a", "1 d d d d", "2 a", "3 d d d d", "4 a", "5 d d d d"]
+
+
+def test_the_share_is_of_the_quicker_side(speed: Any) -> None:
+    assert speed.quicker({"a": [1.0, 2.0], "b": [2.0, 2.0]}, "a", "b") == "a"
+    assert speed.quicker({"a": [1.0, 4.0], "b": [2.0, 2.0]}, "a", "b") == "b"
+    assert speed.share(30.0, {"limbeck": [1.0, 2.0, 9.0]}, 60.0) == 0.25
+    assert speed.share(None, {"limbeck": [1.0]}, 60.0) is None

@@ -117,6 +117,16 @@ def test_dense_search_is_a_stable_sort(
     assert (scores[:, filled:] == -np.inf).all()
 
 
+def test_dense_search_goes_on_where_a_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a stable sort, whatever the width of blocks; each passage stands there twice."""
+    monkeypatch.setattr("limbeck.search._PASSAGES_AT_ONCE", 7)
+    random = np.random.default_rng(0)
+    P = np.repeat(random.integers(-3, 4, (40, 5)), 2, axis=0).astype(np.float32)
+    Q = random.integers(-3, 4, (6, 5)).astype(np.float32)
+    order = np.argsort(-(Q @ P.T), axis=1, kind="stable")
+    np.testing.assert_array_equal(search_dense(Q, P, 9)[0], order[:, :9])
+
+
 def test_dense_search_reads_a_memory_map(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     P = random.standard_normal((500, 8), dtype=np.float32)

@@ -72,6 +72,7 @@ class Engine:
     thread: by as many processes in torch, by threads of this one in the others. Their bytes do not
     depend on how many. Without, torch computes one batch at a time on all its threads, and the
     others as many as torch has threads.
+    `matmul_rate` is the device's limit in this precision, in FLOP/s, once it was probed.
     """
 
     device: str
@@ -79,6 +80,7 @@ class Engine:
     max_batch_tokens: int = CPU_BATCH_TOKENS
     backend: Backend = "torch"
     workers: int | None = None
+    matmul_rate: float | None = None
 
     def key(self) -> dict[str, str]:
         """What of an engine changes the numbers; the batches of a plan do too."""
@@ -203,11 +205,7 @@ def embed(
         ScoreError: when a vector is not finite, or is not what torch gives in fp32.
     """
     wanted = np.arange(len(tokens)) if positions is None else np.asarray(positions, dtype=np.int64)
-    collator = encoder.collator(role)
-    stored = tokens.lengths[wanted]
-    plan = plan_batches(
-        [collator.length(int(length)) for length in stored], engine.max_batch_tokens
-    )
+    plan = plan_batches(text_lengths(encoder, tokens, role, wanted), engine.max_batch_tokens)
     vectors = np.empty((len(wanted), encoder.dimension), dtype=np.float32)
     batches = embed_batches(encoder, tokens, role, [wanted[batch] for batch in plan], engine)
     label = "Encoding queries" if role == "query" else "Encoding passages"
@@ -216,6 +214,15 @@ def embed(
             vectors[rows] = found
             done(len(rows))
     return vectors
+
+
+def text_lengths(
+    encoder: Encoder, tokens: TokenStore, role: Role, positions: Positions
+) -> Positions:
+    """How many tokens each text at these positions takes, for `plan_batches`: [n] int64."""
+    length = encoder.collator(role).length
+    stored = tokens.lengths[positions]
+    return np.array([length(int(count)) for count in stored], dtype=np.int64)
 
 
 def pair_lengths(

@@ -29,6 +29,7 @@ _WORD = re.compile(r"\w+")  # single letters too: they carry meaning in commands
 _TEXTS_AT_ONCE = 1000  # between two reports of progress
 _POSTINGS_AT_ONCE = 2_000_000  # postings summed before lists are cut to k: some 50 MB of work space
 _QUERIES_AT_ONCE = 256  # wider blocks make the matrix product no faster
+_PASSAGES_AT_ONCE = 2**16  # after a first block, few beat a list's last: the rest is never sorted
 _ROW_BYTES = 64  # per slot of one query's list, while two lists are merged
 _COLUMN_BYTES = 32  # per passage of a block, while one query's list is cut
 
@@ -206,7 +207,8 @@ def search_dense(
     positions = np.full((count, k), -1, dtype=np.int32)
     scores = np.full((count, k), -np.inf, dtype=np.float32)
     height = min(count, _QUERIES_AT_ONCE, max(1, memory_bytes // (2 * _ROW_BYTES * k)))
-    width = min(total, max(1, memory_bytes // 2 // (4 * max(1, height) + _COLUMN_BYTES)))
+    room = memory_bytes // 2 // (4 * max(1, height) + _COLUMN_BYTES)
+    width = min(total, _PASSAGES_AT_ONCE, max(1, room))
     work = np.empty(height * width, dtype=np.float32)
     with (progress or Silent()).task("search by vectors", total, "passages") as advance:
         for first in range(0, total, max(1, width)):

@@ -33,20 +33,36 @@ def test_a_row_is_json_with_the_agreed_keys() -> None:
         "passages_per_second": 800.0,
         "parameters": 11_000_000,
         "megabytes": 44.0,
+        "tokens_per_second": None,
+        "useful_flops_per_second": None,
+        "share_of_limit": None,
+        "training_tokens_per_second": None,
+        "training_useful_flops_per_second": None,
+        "training_share_of_limit": None,
     }
 
 
 def test_the_plain_table() -> None:
+    student = Cost(
+        ms_per_query=1.5,
+        passages_per_second=12_345.6,
+        parameters=11_160_000,
+        megabytes=144.4,
+        share_of_limit=0.417,
+        training_share_of_limit=0.052,
+    )
     rows = [
         row("bm25", "test", FRAME, cost=Cost(ms_per_query=0.25), seed=0),
-        row("student", "test", FRAME, cost=Cost(1.5, 12_345.6, 11_160_000, 144.4), seed=0),
+        row("student", "test", FRAME, cost=student, seed=0),
     ]
     bm25 = "0.500 [0.500, 0.500]  1.000 [1.000, 1.000]  0.000 [0.000, 0.000]       0.2"
     measures = "               nDCG@10                 RR@10                 R@100"
+    student_cells = f"{bm25[:-3]}1.5      12,346      11.2 M  144         42%           5%"
+    costs = "  ms/query  passages/s  parameters   MB  read/limit  train/limit"
     assert as_text(rows).splitlines() == [
-        f"model               split{measures}  ms/query  passages/s  parameters   MB",
-        f"BM25                test   {bm25}           -           -    -",
-        f"student, distilled  test   {bm25[:-3]}1.5      12,346      11.2 M  144",
+        f"model               split{measures}{costs}",
+        f"BM25                test   {bm25}           -           -    -           -            -",
+        f"student, distilled  test   {student_cells}",
     ]
 
 
@@ -54,12 +70,12 @@ def test_a_row_without_figures_has_dashes() -> None:
     text = as_text(
         [{"model": "mine", "split": "test"}, row("x", "dev", FRAME, cost=Cost(), seed=0)]
     )
-    assert text.splitlines()[1].split() == ["mine", "test", *"-" * 7]
+    assert text.splitlines()[1].split() == ["mine", "test", *"-" * 9]
 
 
 def test_the_table_of_a_terminal_has_the_same_cells() -> None:
     rows = [row("teacher", "test", FRAME, cost=Cost(megabytes=90.0), seed=0)]
-    console = Console(width=200, record=True, file=None, quiet=False)
+    console = Console(width=240, record=True, file=None, quiet=False)
     with console.capture() as captured:
         console.print(as_rich(rows))
     for cell in ["teacher", "nDCG@10", "0.500 [0.500, 0.500]", "90.0"]:
@@ -68,7 +84,7 @@ def test_the_table_of_a_terminal_has_the_same_cells() -> None:
 
 def test_an_empty_table_is_its_headings() -> None:
     assert as_text([]).splitlines() == [
-        "model  split  ms/query  passages/s  parameters  MB",
+        "model  split  ms/query  passages/s  parameters  MB  read/limit  train/limit",
     ]
 
 

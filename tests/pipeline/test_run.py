@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,51 @@ def test_metrics_hold_a_row_per_system(finished: Finished) -> None:
             assert 0 < row["p_holm"] <= 1
 
 
+def test_what_runs_a_model_tells_its_share_of_the_limit(finished: Finished) -> None:
+    limit = tomllib.loads((finished.out / "run.toml").read_text())["limit"]
+    rate = limit["matmul_flops_per_second"]
+    speeds = {
+        name: found["speed"] for name, found in metrics_of(finished.out).items() if "speed" in found
+    }
+    assert {name.partition("-")[0] for name in speeds} == {"encode", "score", "train"}
+    done = [speed for speed in speeds.values() if speed["tokens"]]
+    assert len(done) > 3
+    for speed in done:
+        per_second = speed["useful_flops"] / speed["seconds"]
+        assert speed["useful_flops_per_second"] == pytest.approx(per_second, rel=1e-3)
+        assert speed["tokens_per_second"] == pytest.approx(
+            speed["tokens"] / speed["seconds"], rel=1e-3
+        )
+        assert speed["share_of_limit"] == pytest.approx(per_second / rate, rel=1e-3)
+    rows = {str(row["model"]): row for row in finished.result.rows}
+    for model, row in rows.items():
+        for key, known in (("", model != "bm25"), ("training_", model in ("teacher", "student"))):
+            assert (row[f"{key}share_of_limit"] is not None) == known, (model, key)
+            if known:
+                share = row[f"{key}useful_flops_per_second"] / rate  # type: ignore[operator]
+                assert row[f"{key}share_of_limit"] == pytest.approx(share)
+    assert rows["student"]["training_share_of_limit"] == speeds["train-kl"]["share_of_limit"]
+    assert [
+        note
+        for note in finished.result.notes
+        if note.startswith(f"limit: {rate / 1e9:,.0f} GFLOP/s")
+    ]
+
+
+def test_a_run_that_goes_on_keeps_its_limit(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("probed once")
+
+    monkeypatch.setattr("limbeck.pipeline.distilling.matmul_rate", refuse)
+    shutil.copytree(finished.out, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()
+    again = pipeline.distill(finished.data, **{**finished.arguments, "out": tmp_path / "run"})
+    assert again.rows == finished.result.rows
+    assert again.notes == finished.result.notes
+
+
 def test_means_are_those_of_the_queries_and_of_the_runs(finished: Finished) -> None:
     from ir_measures import calc_aggregate as aggregate
     from ir_measures import nDCG, read_trec_qrels, read_trec_run
@@ -79,7 +125,7 @@ def test_means_are_those_of_the_queries_and_of_the_runs(finished: Finished) -> N
 
 def test_the_record_repeats_the_run(finished: Finished, tmp_path: Path) -> None:
     record = tomllib.loads((finished.out / "run.toml").read_text())
-    assert set(record) == {"asked", "collection", "decided", "engine", "environment"}
+    assert set(record) == {"asked", "collection", "decided", "engine", "environment", "limit"}
     assert record["engine"] == {"backend": "torch", "device": "cpu", "precision": "fp32"}
     assert record["asked"]["settings"] == {key: str(value) for key, value in FAST.items()}
     asked = record["asked"]

@@ -14,7 +14,7 @@ import torch
 
 from limbeck.data.collection import Texts
 from limbeck.errors import ScoreError, StageError, StoreError
-from limbeck.inference import embed
+from limbeck.inference import Engine, embed
 from limbeck.store import StageFolder, read_tensors
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.scoring import embed_collection, score_pairs
@@ -160,6 +160,31 @@ def test_a_second_run_asks_the_teacher_nothing(ask, store, tokens, cross, dual, 
     assert metrics["hits"] == asked
     assert tokens.calls == calls  # not even tokenised
     assert second.tobytes() == first.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["cross", "ensemble"])
+def test_speed_counts_what_was_computed(ask, store, collection, cross, dual, kind):
+    ensemble = EnsembleTeacher("both", (cross, dual), (1, 1), (0, 0), (1, 1))
+    teacher = {"cross": cross, "ensemble": ensemble}[kind]
+    known = ALL_PAIRS[:13]  # all of query 0
+    limit = {"engine": Engine("cpu", "fp32", 64, matmul_rate=1e9)}
+    first = ask(teacher, known, store=store, at="known", **limit)[1]["speed"]
+    found = ask(teacher, store=store, at="whole", **limit)[1]["speed"]
+    asked, answered = (
+        [len(text.split()) for text in field.texts]
+        for field in (collection.queries, collection.passages)
+    )
+    rest = [(query, passage) for query in range(1, 11) for passage in range(0, 37, 3)]
+    pairs = [asked[query] + answered[passage] + 3 for query, passage in rest]
+    texts = [asked[query] + 2 for query in range(1, 11)] if kind == "ensemble" else []
+    flops = cross.ranker.forward_flops(pairs) + dual.encoder.forward_flops(texts)
+    assert found["tokens"] == sum(pairs) + sum(texts)
+    assert found["useful_flops"] == pytest.approx(flops)
+    assert found["share_of_limit"] == pytest.approx(flops / found["seconds"] / 1e9, rel=1e-3)
+    assert 0 < first["tokens"] < found["tokens"]
+    nothing = ask(teacher, store=store, at="again", **limit)[1]["speed"]
+    assert nothing["tokens"] == nothing["seconds"] == 0
+    assert nothing["tokens_per_second"] is nothing["share_of_limit"] is None
 
 
 def test_what_is_stored_is_used_for_part_of_a_request(ask, encode, store, cross, dual):

@@ -282,6 +282,18 @@ def test_work_is_counted(tmp_path: Path) -> None:
     assert metrics["items"] == UPDATES * 2 * (4 + 12) + 7 * (4 + 12)
     assert metrics["padded_tokens"] == 5 * metrics["items"]
     assert metrics["processes"] == 1
+    assert metrics["speed"]["tokens"] == metrics["padded_tokens"]  # all texts are of one length
+    assert 0 < metrics["speed"]["seconds"] <= metrics["seconds"]
+
+
+def test_work_before_a_kill_counts_as_far_as_it_was_kept(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(a_stage(Counted(fail_at=13)), a_run(tmp_path, **settings()))
+    train(a_stage(), a_run(tmp_path, **settings()))
+    metrics = read_json(tmp_path / "stages" / "train-toy" / "done.json")["metrics"]
+    assert metrics["items"] == UPDATES * 2 * (4 + 12) + 7 * (4 + 12)
+    assert metrics["speed"]["tokens"] == 5 * metrics["items"]
+    assert 0 < metrics["speed"]["seconds"] <= metrics["seconds"]
 
 
 def test_a_step_of_a_frozen_player_is_refused() -> None:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import StageError
+from limbeck.limit import Effort
+from limbeck.models.encoder import Encoder
 from limbeck.objectives.listwise import cross_entropy
 from limbeck.training import Pass, Player, frozen_player
 from limbeck.training.distributed import Group
@@ -98,6 +100,39 @@ def test_items_and_padded_tokens_are_counted(tmp_path: Path) -> None:
     forward = a_pass(tmp_path, a_player("student", Bag()), train_tokens=4)
     ragged_outputs(forward, "student", [[1], [1, 2], [1, 2, 3]])
     assert (forward.items, forward.tokens) == (3, 7)
+
+
+def test_what_layers_do_for_items_is_counted(tmp_path: Path, tiny_encoder: Encoder) -> None:
+    """Without padding; with its backward pass a forward counts three times, of a frozen player
+    once, and twice when a gradient passes through it. Of a bag of words nothing is known.
+    """
+    rows = [np.arange(5, 5 + length, dtype=np.int32) for length in (3, 9, 4)]
+    collator = tiny_encoder.collator("query")
+    lengths = np.array([collator.length(len(row)) for row in rows])
+    once = tiny_encoder.forward_flops(lengths)
+    assert once is not None
+
+    def read(player: Player, weight: Tensor | None = None) -> Effort:
+        forward = a_pass(tmp_path, player, train_tokens=8)
+
+        def collate(chosen: np.ndarray) -> dict[str, Tensor]:
+            features = collator.singles([rows[at] for at in chosen])
+            return features if weight is None else {**features, "weight": weight}
+
+        def call(model: nn.Module, features: dict[str, Tensor]) -> Tensor:
+            words = {name: value for name, value in features.items() if name != "weight"}
+            return model(words) * features.get("weight", 1.0)
+
+        forward.run("student", lengths, collate, call)
+        return forward.effort
+
+    assert read(a_player("student", tiny_encoder)) == Effort(int(lengths.sum()), 3 * once)
+    frozen = frozen_player("student", tiny_encoder)
+    assert read(frozen) == Effort(int(lengths.sum()), once)
+    assert read(frozen, torch.ones(1, requires_grad=True)).flops == 2 * once
+    bag = a_pass(tmp_path, a_player("student", Bag()), train_tokens=4)
+    ragged_outputs(bag, "student", [[1], [1, 2], [1, 2, 3]])
+    assert bag.effort == Effort(6, None)
 
 
 def test_a_player_without_items_is_refused(tmp_path: Path) -> None:

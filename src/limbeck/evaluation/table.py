@@ -53,17 +53,30 @@ _COSTS = {
     "passages_per_second": "passages/s",
     "parameters": "parameters",
     "megabytes": "MB",
+    "share_of_limit": "read/limit",
+    "training_share_of_limit": "train/limit",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a system costs to use; None where it has no such number (BM25 has no parameters)."""
+    """What a system costs to use, and cost to train; None where it has no such number.
+
+    Rates are of reading passages, and of the updates that trained it: tokens without padding, the
+    FLOP that they took (with the backward pass in training), and the share of what the machine
+    could do at most.
+    """
 
     ms_per_query: float | None = None
     passages_per_second: float | None = None
     parameters: int | None = None
     megabytes: float | None = None
+    tokens_per_second: float | None = None
+    useful_flops_per_second: float | None = None
+    share_of_limit: float | None = None
+    training_tokens_per_second: float | None = None
+    training_useful_flops_per_second: float | None = None
+    training_share_of_limit: float | None = None
 
 
 def row(
@@ -171,6 +184,8 @@ def _cost(key: str, value: float | None) -> str:
         return "-"
     if key == "parameters":
         return f"{value / 1e6:.1f} M"
+    if key.endswith("share_of_limit"):
+        return f"{value:.0%}"
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 

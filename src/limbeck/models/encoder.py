@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from limbeck.data.collate import Collator, collator_for
 from limbeck.errors import ModelError
+from limbeck.limit import Lengths, forward_flops
 from limbeck.models.quiet import quiet
 from limbeck.store import digest, digest_tensors, new_folder
 from limbeck.types import Role
@@ -125,6 +126,13 @@ class WrappedModel(nn.Module):
     def size_bytes(self) -> int:
         """How many bytes the weights take."""
         return sum(each.numel() * each.element_size() for each in self.parameters())
+
+    def forward_flops(self, lengths: Lengths) -> float | None:
+        """FLOP of the layers for inputs of these lengths, in tokens; None when that is not known.
+
+        Nothing is counted for padding.
+        """
+        return forward_flops(self.transformer.config, lengths)
 
     @abstractmethod
     def _kind_of_score(self) -> str:

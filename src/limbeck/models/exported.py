@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from limbeck.errors import ConfigError, ModelError
+from limbeck.limit import Lengths
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.graph import onnx_session, openvino
 from limbeck.models.quiet import quiet
@@ -156,6 +157,10 @@ class _Exported(nn.Module):
     def size_bytes(self) -> int:
         """How many bytes the weights take."""
         return self.model.size_bytes
+
+    def forward_flops(self, lengths: Lengths) -> float | None:
+        """Not known: a graph does not say what transformer it came from."""
+        return None
 
 
 class ExportedEncoder(_Exported, Encoder):

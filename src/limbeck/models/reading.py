@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.errors import ModelError, ScoreError
+from limbeck.limit import Lengths
 from limbeck.models.encoder import WrappedModel
 from limbeck.models.quiet import quiet
 from limbeck.similarity import sparse_dots, sums_of_maxima
@@ -55,6 +56,10 @@ class Reader(WrappedModel):
         owners = torch.repeat_interleave(torch.arange(len(queries)), counts)
         found: NDArray[np.float32] = self._scores(together, owners, counts, passage).numpy()
         return found
+
+    def forward_flops(self, lengths: Lengths) -> float | None:
+        """Not known: most of a sparse encoder's work comes after its layers, in its vocabulary."""
+        return None
 
     @property
     @abstractmethod

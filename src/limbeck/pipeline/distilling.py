@@ -7,15 +7,18 @@ artefact that is read back when it is there. What a method does is its recipe's 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import torch
 
 from limbeck.data.collection import Collection
 from limbeck.errors import TeacherRefused
+from limbeck.inference import Engine
+from limbeck.limit import Effort, matmul_rate
 from limbeck.models.encoder import Encoder
 from limbeck.pipeline.asking import FITTED, Request, measured_split, split_settings, teachers_wanted
 from limbeck.pipeline.reporting import DECIDES, Result, finished, report
@@ -28,7 +31,7 @@ from limbeck.record import (
     write_record,
 )
 from limbeck.settings import Settings, parse_settings
-from limbeck.store import write_json
+from limbeck.store import read_object, write_json
 from limbeck.tasks.budget import Decided, Work, fit_budget
 from limbeck.tasks.retrieval import Retrieval, default_updates
 from limbeck.tasks.systems import (
@@ -77,6 +80,7 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
             "decided": asdict(decided),
             **_preset(request),
             "engine": _engine(task),
+            "limit": {"matmul_flops_per_second": task.run.engine.matmul_rate},
             "environment": environment(),
         },
     )
@@ -138,6 +142,15 @@ def can_compare(collection: Collection) -> bool:
     return bool(collection.labelled) and "dev" in collection.qrels
 
 
+def with_limit(engine: Engine, record: Mapping[str, Any] | None) -> Engine:
+    """The engine with what its device could do at most: as a run's record has it, or probed now."""
+    rate = (record or {}).get("limit", {}).get("matmul_flops_per_second")
+    if not rate:
+        threads = max(engine.workers or 1, torch.get_num_threads())
+        rate = matmul_rate(engine.device, engine.precision, threads=threads)
+    return replace(engine, matmul_rate=rate)
+
+
 @dataclass
 class Distillation:
     """One run, step by step; every step is an artefact that is read back when it is there."""
@@ -146,6 +159,7 @@ class Distillation:
     task: Retrieval
     decided: Decided
     force_teacher: bool
+    efforts: dict[str, Effort] = field(default_factory=dict)  # of training, by recipe
 
     def result(self) -> Result:
         """Fit or take a teacher, examine it, train the student, measure everything."""
@@ -180,7 +194,7 @@ class Distillation:
         student = copy.deepcopy(request.student)
         settings = self._settings(request.recipe)
         task.counts.clear()  # of the student it was compared with
-        told: Told | None = request.recipe.function(task, teacher, student, settings)
+        told: Told | None = self._carry_out(request.recipe, teacher, student, settings)
         if told is not None:
             teacher = told.teacher
             notes += told.notes
@@ -192,6 +206,7 @@ class Distillation:
         self._save(student, "student", self._how(teacher))
         if split:
             systems.append(measure_encoder(task, "student", student, split))
+        systems = [self._with_training(each, teacher) for each in systems]
         notes += [f"{what}: {count:,}" for what, count in sorted(task.counts.items())]
         if task.run.group.rank == 0:
             report(task, task.run.folder, systems, notes, task.run.seed)
@@ -202,9 +217,35 @@ class Distillation:
         """A recipe's settings in this run."""
         return settings_of(self.request, self.decided, recipe)
 
+    def _carry_out(self, recipe: Recipe, *arguments: object) -> Any:
+        """What a recipe gives; what its training took is kept for the table."""
+        self.task.trained.clear()
+        found = recipe.function(self.task, *arguments)
+        effort = self.efforts[recipe.name] = Effort()
+        for stage in self.task.trained:
+            done = self.task.run.folder / "stages" / stage / "done.json"
+            if speed := read_object(done, "metrics")["metrics"].get("speed"):
+                effort.include(Effort(speed["tokens"], speed["useful_flops"], speed["seconds"]))
+        return found
+
+    def _with_training(self, system: Measured, teacher: Teacher | None) -> Measured:
+        """A system with what it cost to train, when this run trained it."""
+        recipes = {"student": self.request.recipe.name, "contrastive": "contrastive"}
+        if teacher is not None and self.request.teacher is None:
+            recipes["teacher"] = f"teacher_{teacher.kind}"
+        name = recipes.get(system.name, system.name.replace("/", "_"))
+        speed = self.efforts.get(name, Effort()).speed(self.task.run.engine.matmul_rate)
+        cost = replace(
+            system.cost,
+            training_tokens_per_second=speed["tokens_per_second"],
+            training_useful_flops_per_second=speed["useful_flops_per_second"],
+            training_share_of_limit=speed["share_of_limit"],
+        )
+        return replace(system, cost=cost)
+
     def _teachers(self, notes: list[str]) -> list[Teacher]:
         """The teacher, and its members where several were given, or whatever else was fitted."""
-        request, task = self.request, self.task
+        request = self.request
         if request.to_scale:
             teacher = self._scaled()
             return [teacher, *teacher.members]
@@ -222,7 +263,7 @@ class Distillation:
                 notes.append("ensemble: not fitted, since its weights need a dev split")
                 continue
             founded_on: Sequence[object] = found or [start]
-            found.append(recipe.function(task, *founded_on, self._settings(recipe)))
+            found.append(self._carry_out(recipe, *founded_on, self._settings(recipe)))
         best = found[-1]
         if ":" not in str(request.asked["teacher"]) and "dev" in request.collection.qrels:
             quality = {each.kind: self._on_dev(f"teacher/{each.kind}", each) for each in found}
@@ -326,7 +367,7 @@ class Distillation:
             passes = len(task.training_queries()) / settings.queries_per_update
             settings = settings.model_copy(update={"updates": default_updates(passes)})
         student = copy.deepcopy(self.request.student)
-        recipe.function(task, None, student, settings)
+        self._carry_out(recipe, None, student, settings)
         self._save(student, "baselines/contrastive", "trained with contrastive, without a teacher")
         taught = self._on_dev("teacher", teacher)
         alone = float(

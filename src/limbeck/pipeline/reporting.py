@@ -42,7 +42,7 @@ def report(
     rows = [
         row(each.name, each.split, each.per_query, cost=each.cost, seed=seed) for each in systems
     ]
-    notes = [*notes, *_comparisons(systems, rows, seed)]
+    notes = [*notes, *_limit(task), *_comparisons(systems, rows, seed)]
     said = advice(rows)
     if out is not None:
         _write_runs(task, out, systems)
@@ -51,6 +51,19 @@ def report(
         text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
         write_text(out / METRICS, text, stage="report")
     return Result(out, rows, notes, said, as_text(rows) if rows else "")
+
+
+def _limit(task: Retrieval) -> list[str]:
+    """What the table's shares are of."""
+    engine = task.run.engine
+    if engine.matmul_rate is None:
+        return []
+    told = (
+        f"limit: {engine.matmul_rate / 1e9:,.0f} GFLOP/s, the best matrix product of the "
+        f"{engine.device} in {engine.precision}; read/limit and train/limit are the shares of it "
+        "that a model's layers use to read passages and in its updates, padding not counted"
+    )
+    return [told]
 
 
 def _comparisons(

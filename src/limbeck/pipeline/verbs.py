@@ -30,7 +30,7 @@ from limbeck.pipeline.asking import (
     teachers_wanted,
     training_queries,
 )
-from limbeck.pipeline.distilling import Distillation, decide
+from limbeck.pipeline.distilling import Distillation, decide, with_limit
 from limbeck.pipeline.reporting import METRICS, Result, finished, report
 from limbeck.record import check_same_run, check_writable, held, open_folder, read_record
 from limbeck.search import search_dense
@@ -113,6 +113,8 @@ def distill(
     if run.group.rank:  # of several processes the first speaks
         run = replace(run, progress=(progress := Silent()))
     with held(out) if run.group.rank == 0 else nullcontext():
+        if run.group.rank == 0:  # which alone writes metrics
+            run = replace(run, engine=with_limit(engine, found))
         task = Retrieval(request.collection, run, DualTeacher("base", request.base), scores)
         for line in request.notes:
             progress.say(line)
@@ -199,6 +201,7 @@ def evaluate(
         backend = runtime_of(model)  # where alone it runs
     characters = collection.passages.characters
     engine = choose_engine(backend, precision, characters=characters, workers=workers)
+    engine = with_limit(engine, None)
     asked = teacher_named(model, collection)
     with TemporaryDirectory() as temporary:
         base = (

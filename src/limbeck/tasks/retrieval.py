@@ -92,7 +92,8 @@ class Retrieval:
     """One collection in one run, for recipes to work on.
 
     `base` is the encoder that the student is cut from, as a teacher: it mines where no better one
-    can. `counts` say what rules left out of the last `lists`; they reach the report.
+    can. `counts` say what rules left out of the last `lists`, and `trained` names the stages that
+    trained a model, since each was last cleared; they reach the report.
     """
 
     collection: Collection
@@ -100,6 +101,7 @@ class Retrieval:
     base: DualTeacher
     store: ScoreStore | None
     counts: dict[str, int] = field(default_factory=dict)
+    trained: list[str] = field(default_factory=list)
     _tokens: dict[tuple[str, Role, str], TokenStore] = field(default_factory=dict)
     _equal: dict[Role, np.ndarray] = field(default_factory=dict)
 
@@ -772,6 +774,7 @@ class Retrieval:
                 if isinstance(model, Encoder | Ranker):
                     attention.enter_context(model.plain_attention())
             train(stage, replace(self.run, checkpoint_every=settings.checkpoint_every))
+        self.trained.append(stage.name)
         if stage.measure is None:
             return None
         done = read_object(self.run.folder / "stages" / stage.name / "done.json", "metrics")

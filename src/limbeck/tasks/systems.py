@@ -7,28 +7,49 @@ the measures per query and the cost. It knows no recipe.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import numpy as np
 import polars as pl
+import torch
 
 from limbeck.candidates import Candidates
 from limbeck.data.tokens import tokenize_here
 from limbeck.evaluation.measures import Run as Results
 from limbeck.evaluation.measures import write_trec
 from limbeck.evaluation.table import Cost
-from limbeck.inference import embed
-from limbeck.models.encoder import Encoder
+from limbeck.inference import (
+    compare_readings,
+    embed,
+    pair_lengths,
+    read_plan,
+    score,
+    text_lengths,
+)
+from limbeck.limit import Effort
+from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.reading import Reader
 from limbeck.search import BM25, search_dense
+from limbeck.similarity import matrix_similarity
 from limbeck.store import digest, read_parquet, write_parquet
 from limbeck.tasks.retrieval import Retrieval, normalised
-from limbeck.teachers.teachers import DualTeacher, Teacher
+from limbeck.teachers.teachers import (
+    CrossTeacher,
+    DualTeacher,
+    EnsembleTeacher,
+    ReaderTeacher,
+    Teacher,
+)
 from limbeck.types import Split
+
+T = TypeVar("T")
 
 DEPTH = 100  # passages per query in a run: what R@100 looks at
 RERANKED = 50  # candidates per query that a teacher without vectors puts in order
 TIMED_QUERIES = 20  # one at a time, as a live search would ask
+TIMED_RERANKINGS = 5  # queries, likewise, for each of which a ranker reads `RERANKED` passages
 TIMED_PASSAGES = 512  # together, spread over the collection
 
 
@@ -54,7 +75,9 @@ def measure_bm25(task: Retrieval, split: Split) -> Measured:
         texts = [task.collection.queries.texts[query] for query in queries]
         found, scores = index.search(texts, DEPTH)
         cost = Cost(
-            ms_per_query=_median_ms(texts, lambda text: index.search([text], 10)),
+            ms_per_query=_median_ms(
+                _timed(texts[:TIMED_QUERIES], lambda text: index.search([text], 10))
+            ),
             passages_per_second=len(task.collection.passages) / built,
         )
         return task.results(queries, found, scores), cost
@@ -80,9 +103,9 @@ def measure_encoder(task: Retrieval, name: str, encoder: Encoder, split: Split) 
 def measure_teacher(task: Retrieval, name: str, teacher: Teacher, split: Split) -> Measured:
     """A teacher: first stage when it is one encoder, else re-ranking pooled candidates.
 
-    What it said before, to this run or another, is not asked again but for the timing. The
-    candidates are those of BM25 and the base encoder, `RERANKED` per query; of a teacher that has
-    scores of some pairs only, those pairs.
+    What it said before, to this run or another, is not asked again; what it costs is measured on
+    its models all the same. The candidates are those of BM25 and the base encoder, `RERANKED` per
+    query; of a teacher that has scores of some pairs only, those pairs, and its cost is not known.
     """
     if isinstance(teacher, DualTeacher):
 
@@ -94,10 +117,9 @@ def measure_teacher(task: Retrieval, name: str, teacher: Teacher, split: Split) 
 
     def search() -> tuple[Results, Cost]:
         pools = candidates(task, split, teacher)
-        started = time.perf_counter()
-        results = task.reranked(teacher, pools)
-        seconds = time.perf_counter() - started
-        return results, Cost(ms_per_query=1000 * seconds / max(1, len(pools)))
+        known = teacher.answers is not None  # computed elsewhere
+        cost = Cost() if known else _cost_of_ranking(task, teacher, pools)
+        return task.reranked(teacher, pools), cost
 
     return _measured(task, name, split, {"teacher": teacher.digest, "depth": RERANKED}, search)
 
@@ -122,6 +144,134 @@ def unmeasured(task: Retrieval, teacher: Teacher, split: Split) -> str | None:
     return f"it has scores for {known:,} of {len(queries):,} {split} queries"
 
 
+def live_ranker(
+    task: Retrieval, teacher: Teacher, passages: np.ndarray
+) -> Callable[[str, np.ndarray], np.ndarray]:
+    """What scores a query's text with passages, as a service would that puts them in order.
+
+    The function takes the text and the positions [n] of some of `passages`, and gives the
+    teacher's raw scores [n], by its models and never from the score store. What an index would
+    keep is made now: the passages' tokens, and where a member of the teacher is dual, their
+    vectors. So a cross-encoder reads the query with every passage, a dual encoder the query alone;
+    a sparse encoder or late-interaction model reads both, for nothing here keeps what it reads.
+    """
+    engine = task.run.engine
+    if isinstance(teacher, EnsembleTeacher):
+        rankers = [live_ranker(task, member, passages) for member in teacher.members]
+        return lambda text, at: teacher.combine([ranker(text, at) for ranker in rankers])
+    if isinstance(teacher, CrossTeacher):
+        ranker = teacher.ranker
+        tokens = task.tokens(ranker.tokenizer, "passage", "")
+
+        def read(text: str, at: np.ndarray) -> np.ndarray:
+            asked = tokenize_here([text], ranker.tokenizer)
+            pairs = np.stack([np.zeros(len(at), dtype=np.int64), at], axis=1)
+            return score(ranker, asked, tokens, pairs, engine=engine)
+
+        return read
+    if isinstance(teacher, ReaderTeacher):
+        reader, texts = teacher.reader, task.collection.passages.texts
+
+        def read_both(text: str, at: np.ndarray) -> np.ndarray:
+            plan = read_plan(texts, at, reader, engine.max_batch_tokens)
+            places = [np.flatnonzero(np.isin(at, batch)) for batch in plan]
+            pairs = np.stack([np.zeros(len(at), dtype=np.int64), at], axis=1)
+            scores = np.empty(len(at), dtype=np.float32)
+            for rows, found in compare_readings(reader, [text], texts, pairs, places, engine):
+                scores[rows] = found
+            return scores
+
+        return read_both
+    assert isinstance(teacher, DualTeacher)
+    encoder, known = teacher.encoder, np.unique(passages).astype(np.int64)
+    similarity = matrix_similarity(teacher.similarity)
+    answers = embed(
+        encoder, task.tokens_of(encoder, "passage"), "passage", engine=engine, positions=known
+    )
+
+    def compare(text: str, at: np.ndarray) -> np.ndarray:
+        asked = tokenize_here([text], encoder.tokenizer, prompt=encoder.prompt("query"))
+        vector = embed(encoder, asked, "query", engine=engine)
+        found = torch.from_numpy(answers[np.searchsorted(known, at)])
+        scores: np.ndarray = similarity(torch.from_numpy(vector), found)[0].numpy()
+        return scores
+
+    return compare
+
+
+def _cost_of_ranking(task: Retrieval, teacher: Teacher, pools: Candidates) -> Cost:
+    """What a ranker costs to use: some queries one at a time, each with its candidates.
+
+    Its `passages_per_second` are those it puts in order meanwhile.
+    """
+    places = range(min(TIMED_RERANKINGS, len(pools)))
+    found = [pools.for_query(place).astype(np.int64) for place in places]
+    ranker = live_ranker(task, teacher, np.concatenate(found))
+    texts = [task.collection.queries.texts[query] for query in pools.queries[: len(found)]]
+    seconds = _timed(list(zip(texts, found, strict=True)), lambda asked: ranker(*asked))
+    models = _models(teacher)
+    effort = Effort(seconds=sum(seconds))
+    queries = pools.queries[: len(found)].astype(np.int64)
+    owners = np.repeat(queries, [len(own) for own in found])
+    pairs = np.stack([owners, np.concatenate(found)], axis=1)
+    for model in models:
+        lengths = _read_live(task, model, pairs)
+        effort.read(lengths, None if lengths is None else model.forward_flops(lengths))
+    return _cost(
+        task,
+        models,
+        effort,
+        ms_per_query=_median_ms(seconds),
+        passages_per_second=sum(map(len, found)) / effort.seconds,
+    )
+
+
+def _read_live(
+    task: Retrieval, model: Encoder | Ranker | Reader, pairs: np.ndarray
+) -> np.ndarray | None:
+    """The lengths in tokens of what a model reads to score pairs [n, 2]; None = not known."""
+    if isinstance(model, Ranker):
+        queries = task.tokens(model.tokenizer, "query", "")
+        return pair_lengths(model, queries, task.tokens(model.tokenizer, "passage", ""), pairs)
+    if isinstance(model, Encoder):
+        tokens = task.tokens_of(model, "query")
+        return text_lengths(model, tokens, "query", np.unique(pairs[:, 0]))
+    return None
+
+
+def _cost(
+    task: Retrieval,
+    models: Sequence[Encoder | Ranker | Reader],
+    effort: Effort,
+    *,
+    ms_per_query: float,
+    passages_per_second: float,
+) -> Cost:
+    """The cost of a system of these models, which read passages with this effort."""
+    speed = effort.speed(task.run.engine.matmul_rate)
+    return Cost(
+        ms_per_query=ms_per_query,
+        passages_per_second=passages_per_second,
+        parameters=sum(model.parameter_count() for model in models),
+        megabytes=sum(model.size_bytes() for model in models) / 1e6,
+        tokens_per_second=speed["tokens_per_second"],
+        useful_flops_per_second=speed["useful_flops_per_second"],
+        share_of_limit=speed["share_of_limit"],
+    )
+
+
+def _models(teacher: Teacher) -> list[Encoder | Ranker | Reader]:
+    """The models that a teacher asks."""
+    if isinstance(teacher, EnsembleTeacher):
+        return [model for member in teacher.members for model in _models(member)]
+    if isinstance(teacher, CrossTeacher):
+        return [teacher.ranker]
+    if isinstance(teacher, ReaderTeacher):
+        return [teacher.reader]
+    assert isinstance(teacher, DualTeacher)
+    return [teacher.encoder]
+
+
 def _measured_vectors(
     task: Retrieval,
     name: str,
@@ -137,13 +287,17 @@ def _measured_vectors(
             asked, answers = normalised(asked), normalised(answers)
         found, scores = search_dense(asked, answers, DEPTH)
         queries = task.split_queries(split)
-        return task.results(queries, found, scores), _cost(task, encoder, queries, answers)
+        return task.results(queries, found, scores), _cost_of_searching(
+            task, encoder, queries, answers
+        )
 
     inputs = {"weights": encoder.weights_digest(), "config": encoder.config_digest()}
     return _measured(task, name, split, inputs, search)
 
 
-def _cost(task: Retrieval, encoder: Encoder, queries: np.ndarray, answers: np.ndarray) -> Cost:
+def _cost_of_searching(
+    task: Retrieval, encoder: Encoder, queries: np.ndarray, answers: np.ndarray
+) -> Cost:
     """What an encoder costs to use: some queries one at a time, some passages together."""
     engine, passages = task.run.engine, len(task.collection.passages)
 
@@ -153,14 +307,21 @@ def _cost(task: Retrieval, encoder: Encoder, queries: np.ndarray, answers: np.nd
         search_dense(normalised(vector) if encoder.similarity == "cosine" else vector, answers, 10)
 
     texts = [task.collection.queries.texts[query] for query in queries]
-    ms_per_query = _median_ms(texts, ask)  # warms the encoder up, too
+    ms_per_query = _median_ms(_timed(texts[:TIMED_QUERIES], ask))  # warms the encoder up, too
     spread = np.unique(np.linspace(0, passages - 1, TIMED_PASSAGES).astype(np.int64))
     tokens = task.tokens_of(encoder, "passage")
     started = time.perf_counter()
     embed(encoder, tokens, "passage", engine=engine, positions=spread)
-    seconds = time.perf_counter() - started
-    size = encoder.size_bytes() / 1e6
-    return Cost(ms_per_query, len(spread) / seconds, encoder.parameter_count(), size)
+    effort = Effort(seconds=time.perf_counter() - started)
+    lengths = text_lengths(encoder, tokens, "passage", spread)
+    effort.read(lengths, encoder.forward_flops(lengths))
+    return _cost(
+        task,
+        [encoder],
+        effort,
+        ms_per_query=ms_per_query,
+        passages_per_second=len(spread) / effort.seconds,
+    )
 
 
 def _measured(
@@ -195,13 +356,17 @@ def _measured(
     return task.run.first(work)
 
 
-def _median_ms(texts: list[str], ask: Callable[[str], object]) -> float:
-    """The median milliseconds of asking some of the texts, one at a time, after one to warm up."""
-    chosen = texts[:TIMED_QUERIES]
-    ask(chosen[0])
+def _timed(asked: Sequence[T], ask: Callable[[T], object]) -> list[float]:
+    """The seconds that asking each takes, one at a time, after one to warm up."""
+    ask(asked[0])
     times = []
-    for text in chosen:
+    for each in asked:
         started = time.perf_counter()
-        ask(text)
+        ask(each)
         times.append(time.perf_counter() - started)
-    return 1000 * float(np.median(times))
+    return times
+
+
+def _median_ms(seconds: Sequence[float]) -> float:
+    """The median in milliseconds."""
+    return 1000 * float(np.median(seconds))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,7 +42,9 @@ from limbeck.inference import (
     plan_batches,
     read_plan,
     score_batches,
+    text_lengths,
 )
+from limbeck.limit import Effort
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.reading import Reader
 from limbeck.store import (
@@ -84,6 +87,7 @@ class Tally:
     texts_embedded: int = 0
     hits: int = 0
     answers: int = 0
+    effort: Effort = field(default_factory=Effort)  # of the forwards, shards written included
 
     @property
     def forwards(self) -> int:
@@ -131,7 +135,11 @@ class Work:
             tokens = self._pair_tokens(ranker)
             return score_batches(ranker, *tokens, distinct, batches, self.engine)
 
-        return self._scores(made_by, name, pairs, _Scorer(self.engine, plan, forward))
+        def count(scored: Positions) -> None:
+            lengths = pair_lengths(ranker, *self._pair_tokens(ranker), scored)
+            self.tally.effort.read(lengths, ranker.forward_flops(lengths))
+
+        return self._scores(made_by, name, pairs, _Scorer(self.engine, plan, forward, count))
 
     def reader_scores(self, reader: Reader, *, made_by: str, name: str, pairs: Positions) -> Floats:
         """As `pair_scores`, of a model that reads each text alone.
@@ -158,7 +166,10 @@ class Work:
             )
             return compare_readings(reader, queries, passages, distinct, batches, engine)
 
-        return self._scores(made_by, name, pairs, _Scorer(engine, plan, forward))
+        def count(scored: Positions) -> None:
+            self.tally.effort.read(None, None)  # how many tokens is sentence-transformers' business
+
+        return self._scores(made_by, name, pairs, _Scorer(engine, plan, forward, count))
 
     def _scores(self, made_by: str, name: str, pairs: Positions, scorer: _Scorer) -> Floats:
         """The scores [n] of pairs [n, 2], past the store and in shards."""
@@ -200,6 +211,9 @@ class Work:
         def forward(batches: list[Positions]) -> _Answers:
             return scorer.forward(distinct, batches)
 
+        def count(rows: Positions) -> None:
+            scorer.count(distinct[rows])
+
         def named(row: int) -> str:
             query, passage = distinct[row]
             return f"query {queries.ids[query]!r} and passage {passages.ids[passage]!r}"
@@ -233,7 +247,7 @@ class Work:
         scores[hits["row"].to_numpy()] = hits["score"].to_numpy()
         self.tally.hits += len(hits)
         self.tally.answers += len(distinct)
-        asking = _Asking(f"Scoring with {name}", "pairs", forward, named, keep, read)
+        asking = _Asking(f"Scoring with {name}", "pairs", forward, count, named, keep, read)
         for rows, values in part.finished(frame, asking):
             scores[rows] = values
         return scores[where]
@@ -262,11 +276,7 @@ class Work:
             lengths = np.zeros(0, dtype=np.int64)
             if len(missing):
                 tokens = self.tokens(encoder.tokenizer, role, prompt)
-                length = encoder.collator(role).length
-                lengths = np.array(
-                    [length(int(count)) for count in tokens.lengths[wanted.firsts[missing]]],
-                    dtype=np.int64,
-                )
+                lengths = text_lengths(encoder, tokens, role, wanted.firsts[missing])
             batches = plan_batches(lengths, self.engine.max_batch_tokens)
             rows, numbers = _order([missing[batch] for batch in batches], len(wanted.firsts))
             frame = pl.DataFrame(
@@ -287,6 +297,11 @@ class Work:
             tokens = self.tokens(encoder.tokenizer, role, prompt)
             at = [wanted.firsts[batch] for batch in batches]
             return embed_batches(encoder, tokens, role, at, self.engine)
+
+        def count(rows: Positions) -> None:
+            tokens = self.tokens(encoder.tokenizer, role, prompt)
+            lengths = text_lengths(encoder, tokens, role, wanted.firsts[rows])
+            self.tally.effort.read(lengths, encoder.forward_flops(lengths))
 
         def named(row: int) -> str:
             return f"{role} {texts.ids[wanted.firsts[row]]!r}"
@@ -309,7 +324,7 @@ class Work:
         self.tally.hits += len(hits)
         self.tally.answers += len(wanted.firsts)
         label = f"Encoding {folder.name} with {name}"
-        asking = _Asking(label, "texts", forward, named, keep, read)
+        asking = _Asking(label, "texts", forward, count, named, keep, read)
         for rows, values in part.finished(frame, asking):
             vectors[rows] = values
         return vectors[wanted.place]
@@ -337,7 +352,8 @@ def score_pairs(
     """A teacher's raw scores [n] float32 of (query position, passage position) pairs [n, 2].
 
     `folder.metrics` afterwards count what the process that finished the stage did: `pairs_scored`,
-    `texts_embedded`, their sum `teacher_forwards`, and `hits`, which the store spared.
+    `texts_embedded`, their sum `teacher_forwards`, `hits`, which the store spared, and the `speed`
+    of the forwards.
 
     Raises:
         ScoreError: naming the query and passage whose score is not finite.
@@ -365,7 +381,7 @@ def score_pairs(
             }
         )
         write_parquet(folder.path / "scores.parquet", frame, stage=folder.name)
-        _finish(folder, work.tally)
+        _finish(folder, work)
     return scores
 
 
@@ -404,17 +420,20 @@ def embed_collection(
     done = folder.complete
     vectors = teacher.embed(role, np.asarray(positions, dtype=np.int64), work)
     if not done:
-        _finish(folder, work.tally)
+        _finish(folder, work)
     return vectors
 
 
 @dataclass(frozen=True, slots=True)
 class _Scorer:
-    """How pairs [n, 2] are scored: what engine, which rows in which batch, and the work itself."""
+    """How pairs [n, 2] are scored: what engine, which rows in which batch, the work itself, and how
+    it is counted.
+    """
 
     engine: Engine
     plan: Callable[[Positions], list[Positions]]
     forward: Callable[[Positions, list[Positions]], _Answers]
+    count: Callable[[Positions], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,6 +497,7 @@ class _Part:
         missing = [at for at, path in enumerate(paths) if not path.exists()]
         if missing:
             ahead = [batch for at in missing for batch in shards[at]]
+            started = time.perf_counter()
             found = asking.answers(ahead)
             with self.work.progress.task(asking.label, len(rows), asking.unit) as done:
                 done(len(rows) - sum(map(len, ahead)))
@@ -488,6 +508,8 @@ class _Part:
                         done(len(batch))
                     asking.keep(paths[at], np.concatenate(shards[at]), np.concatenate(values))
                 next(found, None)  # lets the model go back to the mode it was in
+            self.work.tally.effort.seconds += time.perf_counter() - started
+            asking.count(np.concatenate(ahead))
         for path, shard in zip(paths, shards, strict=True):
             planned = np.concatenate(shard)
             yield planned, asking.read(path, planned)
@@ -495,11 +517,14 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Asking:
-    """What a part does with a model: run batches, name a row, keep a shard, read it back."""
+    """What a part does with a model: run batches, count what rows take, name a row, keep a shard,
+    read it back.
+    """
 
     label: str
     unit: str
     forward: Callable[[list[Positions]], _Answers]
+    count: Callable[[Positions], None]
     named: Callable[[int], str]
     keep: Callable[[Path, Positions, Floats], None]
     read: Callable[[Path, Positions], Floats]
@@ -558,12 +583,14 @@ def _keys_digest(keys: Keys) -> str:
     return hashlib.sha256(b"".join(keys)).hexdigest()
 
 
-def _finish(folder: StageFolder, tally: Tally) -> None:
+def _finish(folder: StageFolder, work: Work) -> None:
     """Seal the stage with what this process did, and what was asked for in all."""
+    tally = work.tally
     folder.finish(
         teacher_forwards=tally.forwards,
         pairs_scored=tally.pairs_scored,
         texts_embedded=tally.texts_embedded,
         hits=tally.hits,
         answers=tally.answers,
+        speed=tally.effort.speed(work.engine.matmul_rate),
     )

@@ -20,6 +20,7 @@ import safetensors
 import torch
 
 from limbeck.errors import StageError
+from limbeck.limit import Effort
 from limbeck.store import (
     StageFolder,
     damaged,
@@ -48,6 +49,7 @@ class _Log:
     items: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    effort: Effort = field(default_factory=Effort)  # of the updates alone, measuring left out
     final: bool = False  # the weights are those the stage ends with
 
     @property
@@ -82,7 +84,9 @@ def train(stage: Stage, run: Run) -> dict[str, Player]:
     with run.progress.task(stage.name, stage.updates, "updates") as advance:
         advance(log.updates)
         while log.updates < stage.updates:
+            began = time.perf_counter()
             log.losses.append(_update(stage, run, players, log, bytes_per_token))
+            log.effort.seconds += time.perf_counter() - began
             log.updates += 1
             log.seconds = time.perf_counter() - started
             last = log.updates == stage.updates
@@ -151,6 +155,7 @@ def _update(
         values |= parts
         log.items += forward.items
         log.tokens += forward.tokens
+        log.effort.include(forward.effort)
     return values
 
 
@@ -210,7 +215,8 @@ def _restore(path: Path, players: Mapping[str, Player]) -> _Log:
         player.model.eval()
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            return _Log(**json.loads(file.metadata()["log"]))
+            log = json.loads(file.metadata()["log"])
+            return _Log(**{**log, "effort": Effort(**log.get("effort", {}))})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise damaged(path, f"its log cannot be read: {error}") from error
 
@@ -229,6 +235,7 @@ def _finish(folder: StageFolder, run: Run, log: _Log) -> None:
         items=log.items,
         padded_tokens=log.tokens,
         seconds=round(log.seconds, 3),
+        speed=log.effort.speed(run.engine.matmul_rate),  # of the first process
         processes=run.group.size,
     )
 

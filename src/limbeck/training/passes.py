@@ -26,6 +26,8 @@ from torch import Tensor, nn
 
 from limbeck.errors import StageError
 from limbeck.inference import Engine, plan_batches
+from limbeck.limit import TRAINED, Effort
+from limbeck.models.encoder import Encoder, Ranker
 from limbeck.store import digest
 from limbeck.training.players import Player
 from limbeck.training.run import Run
@@ -77,6 +79,7 @@ class Pass:
         self.progress = progress
         self.items = 0  # items this process ran
         self.tokens = 0  # padded tokens this process ran
+        self.effort = Effort()  # what this process read, and takes back; its seconds are not known
         self._run = run
         self._players = players
         self._trains = trains
@@ -137,11 +140,17 @@ class Pass:
             grad = training or through
             like = _without_graph(compute)
             leaf = torch.zeros((len(lengths), *like.shape[1:]), device=like.device)
+        self._count(model, lengths[share], TRAINED if training else 1 + grad)
         group.sum_(leaf)
         if grad:
             leaf.requires_grad_()
             self._records.append(_Record(leaf, slices))
         return leaf
+
+    def _count(self, model: nn.Module, lengths: np.ndarray, forwards: int) -> None:
+        """Count items of these lengths; inputs' gradients cost a forward, and so do weights'."""
+        flops = model.forward_flops(lengths) if isinstance(model, Encoder | Ranker) else None
+        self.effort.read(lengths, None if flops is None else forwards * flops)
 
     def backward(self, total: Tensor) -> None:
         """The gradient of a scalar that every process computed, into the trained players.
