@@ -15,12 +15,16 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +58,7 @@ from limbeck.training import Run
 from limbeck.types import PassageId, Qrels, QueryId
 
 DEFAULT, BF16, OURS, INT8 = "default", "torch_bf16", "limbeck", "limbeck_int8"
+BEST, BEST_INT8 = "their_openvino", "their_openvino_int8"
 RATIOS = ("encode", "encode_int8", "score", "train_step", "search_one", "search_many")
 WORK = (*RATIOS, "linearity")
 LINEARITY_LAYERS = 2  # of the student that encodes collections of several sizes, so in minutes
@@ -105,6 +110,10 @@ def options() -> argparse.Namespace:
     asked.add_argument("--work", nargs="+", choices=WORK, default=WORK, help="rows")
     asked.add_argument("--encoder", default=OFFLINE)
     asked.add_argument("--ranker", help="a CrossEncoder; the encoder with a fresh head")
+    asked.add_argument(
+        "--best-python",
+        help="the Python of an environment with sentence-transformers' OpenVINO set-up",
+    )
     asked.add_argument("--passages", type=int, default=2000, help="encoded")
     asked.add_argument("--pairs", type=int, default=1600, help="scored")
     asked.add_argument("--burst", type=int, default=10, help="updates of a round")
@@ -151,12 +160,13 @@ def times_faster(found: Mapping[str, Sequence[float]], base: str, side: str) -> 
 def row(
     work: str, found: Mapping[str, Sequence[float]], side: str, share: float | None, **more: Any
 ) -> dict[str, Any]:
-    """One row of results; `vs_best` is of another environment, and added by hand from there."""
+    """One row of results; `vs_best` compares int8 with int8, and the others with floats."""
+    beside = BEST_INT8 if side == INT8 else BEST
     return {
         "work": work,
         "vs_default": times_faster(found, DEFAULT, side),
         "vs_torch_bf16": times_faster(found, BF16, side),
-        "vs_best": None,
+        "vs_best": times_faster(found, beside, side),
         "share_of_limit": share,
         "seconds": {name: statistics.median(values) for name, values in found.items()},
         **more,
@@ -176,6 +186,44 @@ def halved(model: Any) -> Any:
 def best_engine() -> Engine:
     """OpenVINO in the precision of the processor."""
     return choose_engine("openvino")
+
+
+@dataclass
+class Best:
+    """sentence-transformers' OpenVINO set-up, in a process of the environment that has it."""
+
+    process: subprocess.Popen[str]
+    versions: dict[str, str]
+
+    def __call__(self) -> None:
+        """Do the work once."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print("go", file=self.process.stdin, flush=True)
+        if self.process.stdout.readline().strip() != "done":
+            raise SystemExit("theirs.py ended: see what it wrote above")
+
+
+@contextmanager
+def best(python: str, work: str, model: Any, given: Sequence[Any]) -> Iterator[Best]:
+    """Their model on texts or pairs, compiled and ready."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, texts = Path(scratch) / "model", Path(scratch) / "texts.json"
+        model.save_pretrained(str(folder))
+        texts.write_text(json.dumps(given), encoding="utf-8")
+        command = [python, str(Path(__file__).with_name("theirs.py")), work, str(folder)]
+        with subprocess.Popen(
+            [*command, str(texts)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        ) as process:
+            assert process.stdout is not None
+            ready = process.stdout.readline()
+            if not ready:
+                raise SystemExit("theirs.py ended: see what it wrote above")
+            yield Best(process, json.loads(ready)["ready"])
 
 
 # --- encoding -----------------------------------------------------------------------------------
@@ -212,12 +260,25 @@ def encode_rows(
         sides[INT8] = lambda: ours(small)
     exact = model.encode(texts)
     cosines = (exact * ours(encoder)).sum(axis=1) / np.linalg.norm(exact, axis=1)
-    seconds = timed(sides)
+    versions = None
+    with ExitStack() as running:
+        if asked.best_python:
+            theirs = partial(best, asked.best_python, model=model, given=texts)
+            sides[BEST] = running.enter_context(theirs(work="encode"))
+            versions = sides[BEST].versions
+            if INT8 in sides:
+                sides[BEST_INT8] = running.enter_context(theirs(work="encode_int8"))
+        seconds = timed(sides)
     collator = encoder.collator("passage")
     stored = tokenize_here(texts, encoder.tokenizer, prompt=encoder.prompt("passage")).lengths
     lengths = [collator.length(int(length)) for length in stored]
     flops = encoder.forward_flops(lengths)
-    sizes = {"texts": len(texts), "tokens": sum(lengths), "engine": engine.key()}
+    sizes = {
+        "texts": len(texts),
+        "tokens": sum(lengths),
+        "engine": engine.key(),
+        "versions_of_best": versions,
+    }
     rows = [
         row(
             "encode",
@@ -277,7 +338,12 @@ def score_row(
         f"ndcg_{name}": reranked(collection, pairs, scores, qrels)
         for name, scores in (("theirs", model.predict(texts)), ("ours", ours()))
     }
-    seconds = timed(sides)
+    versions = None
+    with ExitStack() as running:
+        if asked.best_python:
+            sides[BEST] = running.enter_context(best(asked.best_python, "score", model, texts))
+            versions = sides[BEST].versions
+        seconds = timed(sides)
     lengths = ranker.model.tokenizer(
         *map(list, zip(*texts, strict=True)), truncation=True, max_length=ranker.max_length
     )["input_ids"]
@@ -290,6 +356,7 @@ def score_row(
         pairs=len(pairs),
         fresh_head=asked.ranker is None,
         engine=engine.key(),
+        versions_of_best=versions,
         **quality,
     )
 
