@@ -259,12 +259,21 @@ def test_one_runtime_does_without_the_other(
     check_same(tiny_encoder, load_exported(exported), TEXTS)
 
 
-def test_without_the_extra(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra(
+    exported: Path,
+    format_: str,
+    tiny_encoder_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     runtime = runtime_of(exported)
     monkeypatch.setitem(sys.modules, runtime, None)
     extra = {"openvino": "openvino", "onnxruntime": "onnx"}[runtime]
     with pytest.raises(ConfigError, match=rf"pip install 'limbeck\[{extra}\]'"):
         load_exported(exported)
+    with pytest.raises(ConfigError, match=rf"pip install 'limbeck\[{extra}\]'"):
+        pipeline.export(str(tiny_encoder_folder), to=format_, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_weights_may_lie_in_a_file_of_their_own(

@@ -29,7 +29,7 @@ from limbeck.models.exported import (
     load_exported,
     write_exported,
 )
-from limbeck.models.graph import OUTPUT, to_int8, to_onnx, to_openvino
+from limbeck.models.graph import OUTPUT, onnxruntime, to_int8, to_onnx, to_openvino
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.pipeline.reporting import DECIDES
 from limbeck.search import BM25
@@ -83,8 +83,9 @@ def export(
     loses too much.
 
     Raises:
-        ConfigError, DataError, ModelError: for input that cannot be used, a graph that is not what
-            the model is, or int8 that loses too much.
+        ConfigError, DataError, ModelError: for input that cannot be used, or int8 that loses too
+            much.
+        ScoreError: when the graph does not give what the model gives.
     """
     out, progress = Path(out), progress or Silent()
     if to not in FORMATS:
@@ -95,6 +96,8 @@ def export(
         raise ConfigError("int8 is calibrated and measured on your own texts. Add --data DATA.")
     if is_exported(model):
         raise ConfigError(f"{model} is exported already. Name the model that it came from.")
+    if to == "onnx":
+        onnxruntime()  # refused now when it is not there; the converters ask for themselves
     teacher = load_teacher(model)
     if not isinstance(teacher, (DualTeacher, CrossTeacher)):
         raise ModelError(
