@@ -43,7 +43,7 @@ from limbeck.recipes import find
 from limbeck.settings import parse_settings
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListBatch, ListSource, QueryList
-from limbeck.tasks.retrieval import Retrieval, natural_temperature
+from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.systems import measure_encoder
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.teachers import DualTeacher, Teacher, load_teacher
@@ -176,7 +176,7 @@ def prepare(asked: Any) -> Setup:
         for entry in task.lists(pools, teacher=teacher)
         if 1 + len(entry.pool) - (not len(entry.positives)) >= settings.list_length
     ]
-    temperature = settings.teacher_temperature or natural_temperature(teacher)
+    temperature = settings.teacher_temperature or teacher.temperature
     settings = with_temperature(settings, student)
     return Setup(student, base, lists, task, settings, temperature)
 

@@ -111,6 +111,11 @@ def test_the_ranker_of_ar2_is_a_plain_cross_encoder(done: Callable[[str], Done])
     assert "SentenceTransformer" not in card
 
 
+def without_limit(notes: list[str]) -> list[str]:
+    """The notes but for what each run found its machine to be able to do."""
+    return [note for note in notes if not note.startswith("limit:")]
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_killed_again_and_again_it_ends_with_the_same_bytes(
     done: Callable[[str], Done], recipe: str, tmp_path: Path
@@ -137,7 +142,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
     for name in ("student", "teacher", "baselines"):
         assert digest_folder(tmp_path / "run" / name) == digest_folder(whole.out / name)
     notes = read_json(tmp_path / "run" / "metrics.json")["notes"]
-    assert notes == whole.result.notes
+    assert without_limit(notes) == without_limit(whole.result.notes)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
