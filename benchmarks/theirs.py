@@ -11,6 +11,7 @@ the precision that OpenVINO takes by itself; int8 is sentence-transformers' own 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from importlib.metadata import version
@@ -26,15 +27,18 @@ CALIBRATION_TEXTS = 300  # as many as ours
 
 def main() -> int:
     work, model, given = sys.argv[1:]
+    answers = os.fdopen(os.dup(1), "w")  # what libraries print goes to stderr instead
+    os.dup2(2, 1)
     texts: Any = json.loads(Path(given).read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as scratch:
         run = encode_int8(model, texts, scratch) if work == "encode_int8" else float_(work, model)
         run(texts)
-        print(json.dumps({"ready": {name: version(name) for name in PACKAGES}}), flush=True)
+        versions = {name: version(name) for name in PACKAGES}
+        print(json.dumps({"ready": versions}), file=answers, flush=True)
         for line in sys.stdin:
             if line.strip() == "go":
                 run(texts)
-                print("done", flush=True)
+                print("done", file=answers, flush=True)
     return 0
 
 

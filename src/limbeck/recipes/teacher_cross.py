@@ -23,8 +23,7 @@ class CrossSettings(ListSettings):
     """Settings of `teacher_cross`."""
 
     learning_rate: float = Field(1e-4, gt=0, description="peak of the learning rate")
-    queries_per_update: int = Field(16, ge=1, description="queries in one update")
-    list_length: int = Field(8, ge=2, description="passages drawn for each query of an update")
+    queries_per_update: int = Field(32, ge=1, description="queries in one update")
 
 
 @recipe(

@@ -27,7 +27,7 @@ class StagedSettings(ListSettings):
     """What recipes of several stages decide that fit their own teachers."""
 
     updates: int | None = Field(
-        None, ge=1, description="the student's steps over all stages; none = 10 passes, 60 to 300"
+        None, ge=1, description="the student's steps over all stages; none = 10 passes, 40 to 300"
     )
     measures: int = Field(1, ge=0, description="times dev is measured in each stage; 0 = never")
     list_length: int = Field(8, ge=2, description="passages drawn for each query of an update")
@@ -41,7 +41,7 @@ class StagedSettings(ListSettings):
         0.3, gt=0, le=0.5, description="share of the student's steps before it is taught"
     )
     teacher_updates: int | None = Field(
-        None, ge=2, description="steps of each fitted teacher; none = 10 passes, 60 to 300"
+        None, ge=2, description="steps of each fitted teacher; none = 10 passes, 40 to 300"
     )
     teacher_learning_rate: float = Field(1e-4, gt=0, description="peak of a fitted teacher's rate")
     ranker_queries_per_update: int = Field(

@@ -53,14 +53,14 @@ from limbeck.types import PassageId, QueryId, Role, Scores, Signals, Split
 DEV_QUERIES = 300  # enough to choose a checkpoint by
 DEV_POOL = 10  # passages per dev query that a checkpoint is measured on
 PASSES = 10  # over the training queries, when the number of updates is not given ...
-LEAST_UPDATES, MOST_UPDATES = 60, 300  # ... within these bounds
+LEAST_UPDATES, MOST_UPDATES = 40, 300  # ... within these bounds
 
 
 class TrainingSettings(Settings):
     """What every recipe that trains a model has to decide."""
 
     updates: int | None = Field(
-        None, ge=1, description="optimiser steps; none = 10 passes over its queries, 60 to 300"
+        None, ge=1, description="optimiser steps; none = 10 passes over its queries, 40 to 300"
     )
     learning_rate: float = Field(2e-4, gt=0, description="peak of the learning rate")
     warmup: float = Field(0.1, ge=0, le=1, description="share of the updates spent warming up")
