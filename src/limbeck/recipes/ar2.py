@@ -24,7 +24,6 @@ base encoder, or is a given one, which needs no warm-up.
 from __future__ import annotations
 
 import copy
-import math
 from typing import Literal
 
 import numpy as np
@@ -50,7 +49,9 @@ from limbeck.types import Loss, Signals
 class AR2Settings(StagedSettings):
     """Settings of `ar2`."""
 
-    keep: Literal["best", "last"] = Field("best", description="the round that is kept, by dev")
+    keep: Literal["best", "last"] = Field(
+        "best", description="best = by dev, of the warm-up and the rounds"
+    )
     ranker_temperature: float = Field(1.0, gt=0, description="divides the ranker's scores")
     adversarial_weight: float = Field(0.1, ge=0, le=1, description="lambda: the weight of L_adv")
     with_positive: bool = Field(True, description="count the positive's own column in L_adv")
@@ -117,7 +118,9 @@ def ar2(task: Retrieval, teacher: Teacher | None, student: Encoder, settings: AR
     lists = task.lists(pools, first_rank=settings.first_rank)
     given = settings.of_stage(warmup, settings.learning_rate, settings.keep)
     shown = source(lists, size)
-    train_contrastive(task, "ar2-warmup-retriever", student, shown, given, temperature)
+    quality = train_contrastive(task, "ar2-warmup-retriever", student, shown, given, temperature)
+    keeps = settings.keep == "best" and quality is not None
+    best, kept = quality or 0.0, copy.deepcopy(student.state_dict()) if keeps else None
     # 2. Mine 0.
     lists = mined(everyone)
     # 3. Warm-up of the ranker on it.
@@ -156,7 +159,7 @@ def ar2(task: Retrieval, teacher: Teacher | None, student: Encoder, settings: AR
     fast = settings.of_stage(None, settings.game_learning_rate)
     judge = task.player("ranker", ranker, slow, max(1, sum(first for first, _ in rounds)))
     player = task.player("student", student, fast, max(1, sum(second for _, second in rounds)))
-    best, kept, notes = -math.inf, None, list[str]()
+    notes = [] if quality is None else [f"warm-up: {quality:.4f} nDCG@10 on dev, pooled"]
     for number, (first, second) in enumerate(rounds, 1):
         # a. The ranker's phase, on what the retriever finds now.
         if first:
@@ -173,7 +176,7 @@ def ar2(task: Retrieval, teacher: Teacher | None, student: Encoder, settings: AR
             quality = task.train_stage(name, everybody, shown, turn, second, fast)
         told = "" if quality is None else f"; {quality:.4f} nDCG@10 on dev, pooled"
         notes.append(f"round {number}: {first} ranker and {second} retriever steps{told}")
-        if settings.keep == "best" and quality is not None and quality > best:
+        if keeps and quality is not None and quality > best:
             best, kept = quality, copy.deepcopy(student.state_dict())
         # c. Encode and mine anew.
         if number < len(rounds):

@@ -61,9 +61,10 @@ def train_contrastive(
     source: ListSource,
     settings: TrainingSettings,
     temperature: float,
-) -> None:
+) -> float | None:
     """Train an encoder in place: L = -(1/B) sum_b log softmax(s_b / temperature)[p_b] over all
     passages of the update, its own positive, its mined negatives and those of the other queries.
+    The result is what dev says of it, if it was asked.
 
     Source: Karpukhin et al. 2020, arXiv:2004.04906, section 3.
     """
@@ -77,7 +78,8 @@ def train_contrastive(
         trains=frozenset({"student"}),
         gives=frozenset({"student", "student/in_batch"}),
     )
-    task.train_model(name, encoder, source, turn, settings, needs=frozenset({"student/in_batch"}))
+    needs = frozenset({"student/in_batch"})
+    return task.train_model(name, encoder, source, turn, settings, needs=needs)
 
 
 def train_listwise(
