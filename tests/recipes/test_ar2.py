@@ -78,10 +78,10 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 def test_phases_come_in_order_with_exact_counts(whole: Ran) -> None:
     """20 updates: 6 before the game, then 5, 5 and 4; the ranker makes a third as many of each."""
     stages, told, task, _ = whole
-    names = ["ar2-warmup-retriever", "ar2-warmup-ranker", *PHASES]
+    names = ["ar2-warmup-retriever", "ar2-warmup-ranker-body", "ar2-warmup-ranker", *PHASES]
     assert [stage.name for stage in stages] == names
     counts = [stage.stage.updates for stage in stages]
-    assert counts == [6, 4, 2, 5, 2, 5, 1, 4]
+    assert counts == [6, 4, 4, 2, 5, 2, 5, 1, 4]
     for stage, count in zip(stages, counts, strict=True):  # as it was written
         done = read_json(task.run.folder / "stages" / stage.stage.name / "done.json")["metrics"]
         assert done["updates"] == count
@@ -95,7 +95,7 @@ def test_phases_come_in_order_with_exact_counts(whole: Ran) -> None:
 
 def test_the_codes_counter_gives_the_ranker_one_step_more(ar2: Run) -> None:
     stages, _, _, _ = ar2(counter="code")
-    assert [stage.stage.updates for stage in stages][2:] == [3, 4, 3, 4, 2, 3]
+    assert [stage.stage.updates for stage in stages][3:] == [3, 4, 3, 4, 2, 3]
 
 
 def test_one_plays_while_the_other_stays_to_the_bit(whole: Ran) -> None:
@@ -266,7 +266,7 @@ def test_lambda_nought_is_plain_distillation(ar2: Run) -> None:
 def test_a_frozen_ranker_never_moves(ar2: Run) -> None:
     stages, told, _, _ = ar2(**find("ar2").presets["frozen-ranker"])
     names = [stage.name for stage in stages]
-    assert names[2:] == [f"ar2-{at}-retriever" for at in (1, 2, 3)]
+    assert names[3:] == [f"ar2-{at}-retriever" for at in (1, 2, 3)]
     warm = named(stages, "warmup-ranker").after["student"]
     assert same(told.teacher.ranker, warm)
     assert told.fitted

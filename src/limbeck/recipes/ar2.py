@@ -17,8 +17,9 @@ Departures: unlabelled training queries take part in L_reg, since most queries a
 similarities over `temperature`; L_adv is a mean over the judged queries of an update, where the
 code sums it over a batch of 8 (lambda 0.5 there is 0.89 here); lambda is 0.1, since few queries of
 an update may be judged, and the authors' later recipes have 0; log-softmax stands for
-log(p + 1e-7); short lists are not filled up by repeating them; the ranker starts from the student's
-base encoder, or is a given one, which needs no warm-up.
+log(p + 1e-7); short lists are not filled up by repeating them; the ranker has the body of a dual
+encoder that is fitted for it, since few judgements hardly teach it from scratch, or is a given one,
+which needs no warm-up.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from limbeck.schedules import phases
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource, QueryList, judged_lists
 from limbeck.tasks.fitting import StagedSettings, train_contrastive, train_listwise
+from limbeck.tasks.ladder import part_of
 from limbeck.tasks.retrieval import Retrieval, share_updates
 from limbeck.tasks.retrieval import logits_of as logits
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher, Teacher
@@ -117,16 +119,21 @@ def ar2(task: Retrieval, teacher: Teacher | None, student: Encoder, settings: AR
     pools = task.pools(judged, depth=settings.depth, teacher=task.base)
     lists = task.lists(pools, first_rank=settings.first_rank)
     given = settings.of_stage(warmup, settings.learning_rate, settings.keep)
-    shown = source(lists, size)
-    quality = train_contrastive(task, "ar2-warmup-retriever", student, shown, given, temperature)
+    first_lists = source(lists, size)
+    quality = train_contrastive(
+        task, "ar2-warmup-retriever", student, first_lists, given, temperature
+    )
     keeps = settings.keep == "best" and quality is not None
     best, kept = quality or 0.0, copy.deepcopy(student.state_dict()) if keeps else None
     # 2. Mine 0.
     lists = mined(everyone)
-    # 3. Warm-up of the ranker on it.
+    # 3. Warm-up of the ranker: its body as a dual encoder, on what the student began with; then all
+    # of it on mine 0.
     if teacher is None:
-        ranker = ranker_from_encoder(task.base.encoder, task.run.seed)
+        body = part_of(task.base.encoder, 1)
         given = settings.of_stage(settings.teacher_updates, settings.teacher_learning_rate, "best")
+        train_contrastive(task, "ar2-warmup-ranker-body", body, first_lists, given, temperature)
+        ranker = ranker_from_encoder(body, task.run.seed)
         shown = source(judged_lists(lists), small)
         train_listwise(task, "ar2-warmup-ranker", ranker, shown, given)
     else:
