@@ -20,7 +20,7 @@ from limbeck.bench import bench
 from limbeck.bench.verbs import Arm, seconds_left
 from limbeck.cli import app
 from limbeck.errors import ConfigError
-from limbeck.store import digest_folder
+from limbeck.store import digest_folder, read_json, read_parquet
 from processes import command_in_child
 
 KILLED = -9
@@ -420,3 +420,13 @@ def test_a_recipe_that_fits_its_own_teachers_is_not_given_one(done: Done, tmp_pa
         "kl-0": str(tmp_path / "bench" / "teacher" / "teacher"),
         "ar2-0": "train",
     }
+    rows = {row["system"]: row for row in read_json(tmp_path / "bench" / "bench.json")["rows"]}
+    own = read_parquet(tmp_path / "bench" / "ar2-0" / "per_query.parquet")
+    own = own.filter(pl.col("model") == "teacher")["nDCG@10"]
+    assert rows["ar2, its teacher"]["nDCG@10"] == pytest.approx(own.mean())
+
+
+def test_what_stands_beside_the_student_is_measured_with_one_seed(done: Done) -> None:
+    for arm in ARMS:
+        measured = set(read_parquet(done.out / arm / "per_query.parquet")["model"])
+        assert (measured == {"student"}) == arm.endswith("-1")

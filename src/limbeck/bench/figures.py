@@ -2,7 +2,8 @@
 
 A recipe's figures per query are means over its seeds. Every recipe is compared with each baseline
 by paired randomisation, p-values corrected by Holm over the recipes, for each baseline apart. Gap
-closed is (recipe - contrastive) / (teacher - contrastive). All of it by nDCG@10.
+closed is (recipe - contrastive) / (best teacher - contrastive), where teachers are the one of the
+comparison and those that recipes fit for themselves. All of it by nDCG@10.
 
 A row is a JSON object, one per system; keys about `contrastive` have no suffix, those about
 another baseline end with its name.
@@ -21,8 +22,10 @@ import polars as pl
 from limbeck.bench.arms import asked_of_teacher, trained
 from limbeck.bench.budget import BASELINES
 from limbeck.evaluation.comparison import against, mean_ci, mean_over_seeds
-from limbeck.pipeline.comparing import per_query
+from limbeck.pipeline.comparing import PER_QUERY, per_query
 from limbeck.pipeline.reporting import DECIDES
+from limbeck.recipes import find_preset
+from limbeck.store import read_parquet
 
 FIXED = ("bm25", "zero_shot", "teacher", "undistilled")  # systems without a seed
 LEAST_GAP = 0.01  # nDCG@10 between teacher and baseline: below, a share of it means nothing
@@ -39,21 +42,30 @@ def rows_of(
     `arms` are the finished runs of each recipe, one per seed, both baselines among them;
     `wall_seconds` the time of a whole run by its folder's name, where it is known.
     """
-    taught = arms[BASELINES[1]][0]  # a run with a teacher has measured it, too
+    taught = _with_all(arms[BASELINES[1]])
     frames = {name: per_query(taught, name)[1] for name in FIXED}
+    for name, outs in arms.items():
+        if find_preset(name)[0].fits:
+            frames[f"{name}, its teacher"] = per_query(_with_all(outs), "teacher")[1]
+    others = len(frames)
+    best = max(_mean(frames[name]) for name in frames if name.endswith("teacher"))
     per_seed = {name: [per_query(out, "student")[1] for out in outs] for name, outs in arms.items()}
     frames |= {name: mean_over_seeds(found) for name, found in per_seed.items()}
     rows = [_row(name, frame, frames) for name, frame in frames.items()]
-    for row in rows[len(FIXED) :]:
+    for row in rows[others:]:
         name = row["system"]
         row |= _costs(arms[name], wall_seconds)
         row |= _seeds([_mean(frame) for frame in per_seed[name]])
         if name != BASELINES[0]:
-            reached = [_mean(frames[one]) for one in (name, BASELINES[0], "teacher")]
-            row["gap_closed"] = gap_closed(*reached)
+            row["gap_closed"] = gap_closed(_mean(frames[name]), _mean(frames[BASELINES[0]]), best)
     for baseline in BASELINES:
         _add_tests(rows, {name: frames[name] for name in arms}, baseline)
     return per_query(taught, "student")[0], len(frames[BASELINES[0]]), rows
+
+
+def _with_all(outs: Sequence[Path]) -> Path:
+    """The arm of a recipe that measured what stands beside the student, too."""
+    return max(outs, key=lambda out: len(read_parquet(out / PER_QUERY)["model"].unique()))
 
 
 def visible_differences(rows: Sequence[Row], baseline: str) -> dict[str, float | None]:

@@ -270,7 +270,9 @@ def _planned(
 
     def arm(name: str, system: str, seed: int, taught: str, own: Mapping[str, object]) -> Arm:
         asked = {"out": out / name, "recipe": system, "seed": seed, "teacher": taught}
-        return Arm(name, system, seed, {"data": data, **asked, "settings": own, **shared})
+        alone = seed != min(seeds)  # other systems are the same for every seed
+        more = {"settings": own, "student_alone": alone}
+        return Arm(name, system, seed, {"data": data, **asked, **more, **shared})
 
     arms = []
     taught = teacher

@@ -159,6 +159,7 @@ class Distillation:
     task: Retrieval
     decided: Decided
     force_teacher: bool
+    student_alone: bool  # the only system that is measured
     efforts: dict[str, Effort] = field(default_factory=dict)  # of training, by recipe
 
     def result(self) -> Result:
@@ -166,14 +167,15 @@ class Distillation:
         request, task = self.request, self.task
         notes = list(request.notes)
         split = measured_split(request.collection)
+        beside = None if self.student_alone else split  # where the other systems are measured
         undistilled = copy.deepcopy(request.student)
         self._save(undistilled, "baselines/undistilled", "cut from its base, not trained")
         systems: list[Measured] = []
-        if split:
+        if beside:
             systems += [
-                measure_bm25(task, split),
-                measure_teacher(task, "zero_shot", task.base, split),
-                measure_encoder(task, "undistilled", undistilled, split),
+                measure_bm25(task, beside),
+                measure_teacher(task, "zero_shot", task.base, beside),
+                measure_encoder(task, "undistilled", undistilled, beside),
             ]
         own = request.to_scale and request.recipe.fits
         teacher = self._scaled() if own else request.teacher
@@ -182,15 +184,15 @@ class Distillation:
             teacher = teachers[0]
             self._diagnose(teacher, notes)
             contrastive = self._compare_on_dev(teacher, notes)
-            if split:
+            if beside:
                 names = ["teacher", *(f"teacher/{each.name}" for each in teachers[1:])]
                 for name, each in zip(names, teachers, strict=True):
-                    if (reason := unmeasured(task, each, split)) is None:
-                        systems.append(measure_teacher(task, name, each, split))
+                    if (reason := unmeasured(task, each, beside)) is None:
+                        systems.append(measure_teacher(task, name, each, beside))
                     else:
-                        notes.append(f"{name}: not measured on {split}, since {reason}")
-            if contrastive is not None and split:
-                systems.append(measure_encoder(task, "contrastive", contrastive, split))
+                        notes.append(f"{name}: not measured on {beside}, since {reason}")
+            if contrastive is not None and beside:
+                systems.append(measure_encoder(task, "contrastive", contrastive, beside))
         student = copy.deepcopy(request.student)
         settings = self._settings(request.recipe)
         task.counts.clear()  # of the student it was compared with
@@ -201,8 +203,8 @@ class Distillation:
             if told.fitted:
                 how = f"a {teacher.kind} teacher, fitted by the recipe `{request.recipe.name}`"
                 self._write(teacher, "teacher", _card("A teacher", how, teacher.kind))
-            if split:
-                systems.append(measure_teacher(task, "teacher", teacher, split))
+            if beside:
+                systems.append(measure_teacher(task, "teacher", teacher, beside))
         self._save(student, "student", self._how(teacher))
         if split:
             systems.append(measure_encoder(task, "student", student, split))

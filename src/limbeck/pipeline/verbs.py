@@ -63,6 +63,7 @@ def distill(
     workers: int | None = None,
     force_teacher: bool = False,
     drop_unknown_judgements: bool = False,
+    student_alone: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Result:
@@ -73,7 +74,8 @@ def distill(
     teacher carry its name: `teacher_dual.updates`. `budget_seconds` chooses updates, list length
     and candidate depth to fit; settings that are given win. Of several teachers the weighted mean
     teaches, each brought to one scale; without `teacher_weights` they count alike. `workers`
-    processes encode and score, as many as may change from call to call.
+    processes encode and score, as many as may change from call to call. `student_alone` measures
+    no other system in the end, for data on which another run has done so.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used, before any work.
@@ -119,7 +121,7 @@ def distill(
         for line in request.notes:
             progress.say(line)
         decided = run.first(lambda: decide(request, task, budget_seconds))
-        return Distillation(request, task, decided, force_teacher).result()
+        return Distillation(request, task, decided, force_teacher, student_alone).result()
 
 
 def dry_run(data: str | Path, **arguments: Any) -> list[str]:
