@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -162,10 +163,36 @@ def test_damaged_vectors_are_refused_by_position(bad: float, queries: int) -> No
         search_dense(Q, P, k=3, memory_bytes=1000)
 
 
+@pytest.mark.parametrize("queries", [1, 40])
+def test_bfloat16_passages_give_the_exact_products_of_what_they_hold(
+    monkeypatch: pytest.MonkeyPatch, queries: int
+) -> None:
+    monkeypatch.setattr("limbeck.search._WIDENED_AT_ONCE", 7)
+    random = np.random.default_rng(0)
+    held = torch.from_numpy(random.standard_normal((100, 8), dtype=np.float32)).bfloat16()
+    Q = random.standard_normal((queries, 8), dtype=np.float32)
+    positions, scores = search_dense(Q, held, 9, memory_bytes=20_000)
+    expected, products = search_dense(Q, held.float().numpy(), 9)
+    np.testing.assert_array_equal(positions, expected)
+    np.testing.assert_allclose(scores, products, rtol=1e-6)
+
+
+def test_bfloat16_passages_stay_under_the_cap() -> None:
+    held = torch.ones(30_000, 64, dtype=torch.bfloat16)
+    Q = np.ones((300, 64), dtype=np.float32)
+    cap = 2**20
+    with torch.profiler.profile(profile_memory=True) as seen:
+        search_dense(Q, held, 10, memory_bytes=cap)
+    made = [event.self_cpu_memory_usage for event in seen.key_averages()]
+    assert 0 < max(made) < cap
+
+
 def test_shapes_and_types_that_do_not_fit_are_refused() -> None:
     Q, P = np.ones((2, 3), dtype=np.float32), np.ones((4, 3), dtype=np.float32)
     with pytest.raises(ValueError, match="at least 1"):
         search_dense(Q, P, 0)
+    with pytest.raises(ValueError, match="float32"):
+        search_dense(Q, torch.from_numpy(P), 1)
     with pytest.raises(ValueError, match="at least 1"):
         BM25.build(TEXTS).search(["apple"], 0)
     with pytest.raises(ValueError, match="do not fit"):
