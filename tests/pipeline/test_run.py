@@ -17,7 +17,7 @@ from limbeck.data.tokens import tokenize_here
 from limbeck.inference import choose_engine, embed
 from limbeck.models.loading import load_encoder
 from limbeck.store import digest_folder
-from limbeck.tasks import budget
+from limbeck.tasks.costs import Speeds
 
 from .conftest import FAST, Distil, Finished, Invoke, metrics_of
 
@@ -318,7 +318,7 @@ def test_a_short_budget_fits_fewer_teachers(
     distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pair is made to cost what a whole budget is: a ranker cannot be asked, vectors can."""
-    speeds = budget._Speeds(
+    speeds = Speeds(
         {"query": 1e-4, "passage": 1e-4},
         {"query": 1e-4, "passage": 1e-4},
         train_small=1e-6,
@@ -326,7 +326,7 @@ def test_a_short_budget_fits_fewer_teachers(
         pair=60.0,
         tokens={"query": 4.0, "passage": 8.0},
     )
-    monkeypatch.setattr(budget, "_probed", lambda *_: speeds)
+    monkeypatch.setattr("limbeck.pipeline.distilling.probed", lambda *_, **__: speeds)
     few = {"updates": 4, "teacher_dual.updates": 4}
     result = distil(budget_seconds=60, teacher="train", settings=few)
     record = tomllib.loads((tmp_path / "run" / "run.toml").read_text())

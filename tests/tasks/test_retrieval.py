@@ -388,18 +388,21 @@ def dev_ndcg(task: Retrieval, score: object) -> float:
 
 
 def test_dev_measures_an_encoder_among_pooled_passages(task: Retrieval, student: Encoder) -> None:
-    measure = task.dev_measure(TrainingSettings(updates=10, measures=4), 10, "student")
+    player = frozen_player("student", student)
+    measure = task.dev_measure(TrainingSettings(updates=10, measures=4), 10, player)
     queries = encoded(student, task.collection.queries.texts, "query")
     passages = encoded(student, task.collection.passages.texts, "passage")
     expected = dev_ndcg(task, lambda query, among: passages[among] @ queries[query])
     assert 0 < expected < 1
-    found = measure.value({"student": frozen_player("student", student)})
+    found = measure.value({"student": player})
     assert found == pytest.approx(expected, abs=1e-6)
+    assert measure.name == "dev nDCG@10, pooled"
     assert (measure.every, measure.keep, measure.player) == (3, "best", "student")
 
 
 def test_dev_measures_a_ranker_on_each_querys_pool(task: Retrieval, tiny_ranker: Ranker) -> None:
-    measure = task.dev_measure(TrainingSettings(), 10, "student")
+    player = frozen_player("student", tiny_ranker)
+    measure = task.dev_measure(TrainingSettings(), 10, player)
     candidates, values = task.dev_pools(), []
     for place, query in enumerate(candidates.queries.tolist()):
         among = candidates.for_query(place).tolist()
@@ -410,16 +413,18 @@ def test_dev_measures_a_ranker_on_each_querys_pool(task: Retrieval, tiny_ranker:
         found = positive in among
         rank = 1 + int((scores > scores[among.index(positive)]).sum()) if found else 99
         values.append(1 / np.log2(1 + rank) if rank <= 10 else 0.0)
-    value = measure.value({"student": frozen_player("student", tiny_ranker)})
+    value = measure.value({"student": player})
     assert value == pytest.approx(np.mean(values), abs=1e-6)
+    assert measure.name == "dev nDCG@10, re-ranked"
 
 
-def test_without_dev_nothing_is_measured(listed: Retrieval) -> None:
-    assert listed.dev_measure(TrainingSettings(), 10, "student") is None
+def test_without_dev_nothing_is_measured(listed: Retrieval, student: Encoder) -> None:
+    assert listed.dev_measure(TrainingSettings(), 10, frozen_player("student", student)) is None
 
 
-def test_no_measures_are_taken_when_none_are_wanted(task: Retrieval) -> None:
-    assert task.dev_measure(TrainingSettings(measures=0), 10, "student") is None
+def test_no_measures_are_taken_when_none_are_wanted(task: Retrieval, student: Encoder) -> None:
+    settings = TrainingSettings(measures=0)
+    assert task.dev_measure(settings, 10, frozen_player("student", student)) is None
 
 
 # --- where passages come from --------------------------------------------------------------------
@@ -502,8 +507,8 @@ def test_players_go_from_stage_to_stage(
     assert (one.steps, two.steps) == (6, 6)
     assert halves.weights_digest() == whole.weights_digest()
     assert tiny_ranker.weights_digest() == before
-    measure = task.dev_measure(settings, 6, "student")
-    assert value == measure.value({"student": frozen_player("student", halves)})
+    ended = frozen_player("student", halves)
+    assert value == task.dev_measure(settings, 6, ended).value({"student": ended})
 
 
 def test_lists_feed_a_source_whose_positives_are_judged(task: Retrieval) -> None:

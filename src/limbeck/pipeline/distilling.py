@@ -32,7 +32,8 @@ from limbeck.record import (
 )
 from limbeck.settings import Settings, parse_settings
 from limbeck.store import read_object, write_json
-from limbeck.tasks.budget import Decided, Work, fit_budget
+from limbeck.tasks.budget import Decided, fit_budget
+from limbeck.tasks.costs import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES, Work, probed
 from limbeck.tasks.retrieval import Retrieval, default_updates
 from limbeck.tasks.systems import (
     Measured,
@@ -45,8 +46,6 @@ from limbeck.teachers.diagnostics import diagnose, doubt, refusal
 from limbeck.teachers.teachers import EnsembleTeacher, Teacher
 
 DIAGNOSIS = "stages/diagnose/diagnosis.json"  # what the teacher's scores look like
-DIAGNOSED_QUERIES = 300  # whose candidates a teacher is examined on
-DIAGNOSED_DEPTH = 16  # candidates of each
 
 
 def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
@@ -65,7 +64,11 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
         return Decided(**decided | {"fits": tuple(decided["fits"]) if "fits" in decided else None})
     decided = Decided()
     if budget is not None:
-        decided = fit_budget(task, _work(request), budget)
+        choices = fitted_choices(request)
+        speeds = probed(task, request.student, request.teacher, fits=any(choices))
+        decided = fit_budget(
+            task, speeds, choices, lambda decided: work_of(request, decided), budget
+        )
     write_record(
         task.run.folder,
         {
@@ -87,26 +90,39 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
     return decided
 
 
-def _work(request: Request) -> Work:
-    """What a run of this request will do, for its budget."""
+def fitted_choices(request: Request) -> tuple[tuple[str, ...], ...]:
+    """The kinds of teacher that a run may fit, the dearest choice first; one that is empty where
+    none is.
+    """
+    if "teacher" not in request.recipe.needs or request.teacher is not None:
+        return ((),)
+    asked = str(request.asked["teacher"])
+    return (teachers_wanted(asked), *((("dual",),) if asked == FITTED else ()))
+
+
+def work_of(request: Request, decided: Decided) -> Work:
+    """What a run of this request will do, for telling what it takes."""
     taught = "teacher" in request.recipe.needs
-    choices: tuple[tuple[str, ...], ...] = ((),)
-    if taught and request.teacher is None:
-        asked = str(request.asked["teacher"])
-        choices = (teachers_wanted(asked), *((("dual",),) if asked == FITTED else ()))
     compared = taught and not request.asked["force_teacher"] and can_compare(request.collection)
-
-    def settings(decided: Decided) -> dict[str, Any]:
-        found = {"student": settings_of(request, decided, request.recipe)}
-        if compared:
-            found["contrastive"] = matching(found["student"], find("contrastive"))
-        return found | {
-            kind: settings_of(request, decided, find(f"teacher_{kind}"))
-            for kind in decided.fits or ()
-            if kind != "ensemble"
-        }
-
-    return Work(request.student, request.teacher, choices, compared, settings)
+    fits = decided.fits if decided.fits is not None else fitted_choices(request)[0]
+    settings = {"student": settings_of(request, decided, request.recipe)}
+    if compared:
+        settings["contrastive"] = matching(settings["student"], find("contrastive"))
+    settings |= {
+        kind: settings_of(request, decided, find(f"teacher_{kind}"))
+        for kind in fits
+        if kind != "ensemble"
+    }
+    return Work(
+        request.student,
+        request.teacher,
+        fits,
+        compared,
+        request.recipe.name,
+        taught,
+        settings,
+        measured_split(request.collection),
+    )
 
 
 def settings_of(request: Request, decided: Decided, recipe: Recipe) -> Any:

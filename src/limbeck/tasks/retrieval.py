@@ -646,8 +646,12 @@ class Retrieval:
         queries = self.split_queries("dev")[:DEV_QUERIES]
         return self.pools(queries, depth=DEV_POOL, teacher=self.base) if len(queries) else None
 
-    def dev_measure(self, settings: TrainingSettings, updates: int, player: str) -> Measure | None:
-        """nDCG@10 of a player on dev, among the pooled candidates and positives of dev queries."""
+    def dev_measure(
+        self, settings: TrainingSettings, updates: int, player: Player
+    ) -> Measure | None:
+        """nDCG@10 of a player on dev: an encoder's among the pooled candidates and positives of dev
+        queries, a ranker's over each query's own candidates, which may lack its positives.
+        """
         pools = self.dev_pools() if settings.measures else None
         if pools is None:
             return None
@@ -656,7 +660,7 @@ class Retrieval:
         queries = pools.queries.astype(np.int64)
 
         def value(players: Mapping[str, Player]) -> float:
-            model = players[player].model
+            model = players[player.name].model
             if isinstance(model, Ranker):
                 scores = score(
                     model,
@@ -672,7 +676,8 @@ class Retrieval:
             return float(self.quality(results, "dev")["nDCG@10"].mean())  # type: ignore[arg-type]
 
         every = -(-updates // settings.measures)
-        return Measure("dev nDCG@10, pooled", value, player, every, settings.keep)
+        among = "re-ranked" if isinstance(player.model, Ranker) else "pooled"
+        return Measure(f"dev nDCG@10, {among}", value, player.name, every, settings.keep)
 
     # --- training ------------------------------------------------------------------------------
 
@@ -767,7 +772,7 @@ class Retrieval:
                 ],
                 "collection": self.collection.digest,
             },
-            measure=self.dev_measure(settings, updates, players[0].name),
+            measure=self.dev_measure(settings, updates, players[0]),
         )
         with ExitStack() as attention:
             for model in models:
