@@ -17,6 +17,21 @@ from limbeck.errors import StoreError
 from limbeck.store import StageFolder
 
 
+def test_a_stages_seconds_leave_out_those_of_stages_within_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A begins at 0, B lasts from 1 to 4 within it, C from 5 to 6, and A ends at 10."""
+    times = iter([0.0, 1.0, 4.0, 5.0, 6.0, 10.0])
+    monkeypatch.setattr("limbeck.store.time.perf_counter", lambda: next(times))
+    whole = StageFolder(tmp_path / "a", {})
+    for name in ("b", "c"):
+        StageFolder(tmp_path / name, {}).finish()
+    whole.finish()
+    took = {name: store.read_json(tmp_path / name / "done.json")["took"] for name in "abc"}
+    assert {name: each["seconds"] for name, each in took.items()} == {"a": 6.0, "b": 3.0, "c": 1.0}
+    assert all(each["peak_bytes"] > 1e6 for each in took.values())
+
+
 def test_equal_content_has_equal_digests(tmp_path: Path) -> None:
     assert store.digest({"a": [1, None], "b": "é"}) == store.digest({"b": "é", "a": [1, None]})
     assert store.digest([1, 2]) != store.digest([2, 1])

@@ -41,7 +41,7 @@ def open_folder(out: Path) -> None:
     """
     check_writable(out, "--out")
     found = {path.name for path in out.iterdir() if not path.name.startswith(LEFT)}
-    if RECORD not in found and (others := found - {"stages"}):
+    if RECORD not in found and (others := found - {"stages", "plan.json"}):
         raise ConfigError(
             f"--out {out} is not empty and holds no run (there is {min(others)!r}). "
             "Name a new folder."

@@ -19,8 +19,11 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -35,6 +38,7 @@ import torch
 from limbeck.errors import StoreError
 
 _writes: Counter[str] = Counter()
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
 
 
 def digest(value: object) -> str:
@@ -233,6 +237,7 @@ class StageFolder:
         self.path = path
         self.name = path.name
         self.inputs_digest = digest(inputs)
+        self._began, self._within = time.perf_counter(), _Spent.seconds
         found = path / "inputs.json"
         if not found.exists():
             write_json(found, {"digest": self.inputs_digest, "inputs": inputs}, stage=self.name)
@@ -275,7 +280,8 @@ class StageFolder:
         return dict(read_object(self.path / "done.json", "metrics")["metrics"])
 
     def finish(self, **metrics: object) -> None:
-        """Seal the folder: record size and digest of every file, and the metrics given.
+        """Seal the folder: record size and digest of every file, the metrics given, and what this
+        process took for it: seconds, without those of stages within it, and its memory at most.
 
         What a killed writer left behind is deleted first.
         """
@@ -294,7 +300,23 @@ class StageFolder:
             }
             for file in files
         }
-        write_json(self.path / "done.json", {"files": listing, "metrics": metrics}, stage=self.name)
+        elapsed = time.perf_counter() - self._began
+        own = elapsed - (_Spent.seconds - self._within)
+        _Spent.seconds = self._within + elapsed
+        took = {"seconds": round(own, 3), "peak_bytes": resident_bytes()}
+        done = {"files": listing, "metrics": metrics, "took": took}
+        write_json(self.path / "done.json", done, stage=self.name)
+
+
+def resident_bytes() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
+
+
+class _Spent:
+    """Seconds of all stages that this process finished."""
+
+    seconds = 0.0
 
 
 def _remove_file(path: Path) -> None:

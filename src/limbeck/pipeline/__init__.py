@@ -2,7 +2,18 @@
 
 from limbeck.pipeline.comparing import compare
 from limbeck.pipeline.exporting import export
+from limbeck.pipeline.planning import plan
 from limbeck.pipeline.reporting import Result
 from limbeck.pipeline.verbs import demo, distill, dry_run, evaluate, search
 
-__all__ = ["Result", "compare", "demo", "distill", "dry_run", "evaluate", "export", "search"]
+__all__ = [
+    "Result",
+    "compare",
+    "demo",
+    "distill",
+    "dry_run",
+    "evaluate",
+    "export",
+    "plan",
+    "search",
+]

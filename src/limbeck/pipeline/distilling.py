@@ -21,6 +21,7 @@ from limbeck.inference import Engine
 from limbeck.limit import Effort, matmul_rate
 from limbeck.models.encoder import Encoder
 from limbeck.pipeline.asking import FITTED, Request, measured_split, split_settings, teachers_wanted
+from limbeck.pipeline.foretold import Plan, as_notes, keep
 from limbeck.pipeline.reporting import DECIDES, Result, finished, report
 from limbeck.recipes import Recipe, Told, find
 from limbeck.record import (
@@ -31,9 +32,16 @@ from limbeck.record import (
     write_record,
 )
 from limbeck.settings import Settings, parse_settings
-from limbeck.store import read_object, write_json
+from limbeck.store import read_object, resident_bytes, write_json
 from limbeck.tasks.budget import Decided, fit_budget
-from limbeck.tasks.costs import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES, Work, probed
+from limbeck.tasks.costs import (
+    DIAGNOSED_DEPTH,
+    DIAGNOSED_QUERIES,
+    Work,
+    parts,
+    peak_bytes,
+    probed,
+)
 from limbeck.tasks.retrieval import Retrieval, default_updates
 from limbeck.tasks.systems import (
     Measured,
@@ -64,11 +72,8 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
         return Decided(**decided | {"fits": tuple(decided["fits"]) if "fits" in decided else None})
     decided = Decided()
     if budget is not None:
-        choices = fitted_choices(request)
-        speeds = probed(task, request.student, request.teacher, fits=any(choices))
-        decided = fit_budget(
-            task, speeds, choices, lambda decided: work_of(request, decided), budget
-        )
+        decided, plan = foretell(request, task, budget)
+        keep(plan, task.run.folder)
     write_record(
         task.run.folder,
         {
@@ -88,6 +93,28 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
         },
     )
     return decided
+
+
+def foretell(request: Request, task: Retrieval, budget: float | None) -> tuple[Decided, Plan]:
+    """What a budget decides, and what the run will take, from a probe of some seconds.
+
+    Raises:
+        ConfigError: when the budget is too short.
+    """
+    choices = fitted_choices(request)
+    speeds = probed(task, request.student, request.teacher, fits=any(choices))
+    decided = Decided()
+    if budget is not None:
+        decided = fit_budget(
+            task, speeds, choices, lambda decided: work_of(request, decided), budget
+        )
+    notes = [
+        f"the store has {name} vectors of {share:.0%} of the passages"
+        for name, share in zip(("the base's", "the teacher's"), speeds.known, strict=True)
+        if share
+    ]
+    found = parts(task, work_of(request, decided), speeds)
+    return decided, Plan(found, peak_bytes(task, speeds, resident_bytes()), notes)
 
 
 def fitted_choices(request: Request) -> tuple[tuple[str, ...], ...]:
@@ -227,6 +254,7 @@ class Distillation:
         systems = [self._with_training(each, teacher) for each in systems]
         notes += [f"{what}: {count:,}" for what, count in sorted(task.counts.items())]
         if task.run.group.rank == 0:
+            notes += as_notes(task.run.folder)
             report(task, task.run.folder, systems, notes, task.run.seed)
         task.run.group.barrier()
         return finished(task.run.folder)

@@ -28,7 +28,8 @@ from limbeck.search import BM25
 from limbeck.sources import ListSource, QueryList
 from limbeck.tasks.retrieval import DEV_POOL, DEV_QUERIES, ListSettings, Retrieval, default_updates
 from limbeck.tasks.systems import DEPTH, RERANKED
-from limbeck.teachers.teachers import Teacher
+from limbeck.teachers.scoring import known_texts
+from limbeck.teachers.teachers import DualTeacher, Teacher
 from limbeck.training import Turn
 from limbeck.training.distributed import Group
 from limbeck.types import Loss, QueryId, Role, Signals, Silent, Split
@@ -68,7 +69,8 @@ class Speeds:
     """What the probe found. Seconds: to encode a query or passage with the student and the base; to
     train with a token, of either; to have a pair from a teacher; to tokenise a text; to index a
     passage by words, and to look a query up in one passage. The mean lengths in tokens, and bytes
-    per passage of an index by words.
+    per passage of an index by words. `known`: the share of all passages whose vectors by the base,
+    and by a given teacher, the score store has.
     """
 
     small: Mapping[Role, float]
@@ -81,6 +83,7 @@ class Speeds:
     index: float = 0.0
     look_up: float = 0.0
     index_bytes: float = 0.0
+    known: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +173,9 @@ class _Parts:
         """Training queries that candidates are mined for."""
         return self.training if self.work.taught else len(self.task.labelled_queries())
 
-    def _encoded(self, speed: Mapping[Role, float], queries: int) -> float:
-        """Seconds to encode all passages and some queries."""
-        return speed["passage"] * self.passages + speed["query"] * queries
+    def _encoded(self, speed: Mapping[Role, float], queries: int, known: float = 0.0) -> float:
+        """Seconds to encode all passages but a known share, and some queries."""
+        return speed["passage"] * self.passages * (1 - known) + speed["query"] * queries
 
     def _base(self) -> list[Part]:
         """Tokens, and what the base encoder is asked for."""
@@ -193,7 +196,7 @@ class _Parts:
         base = Part(
             "encode-base",
             f"{self.passages:,} passages and {queries:,} queries",
-            self._encoded(self.speeds.large, queries),
+            self._encoded(self.speeds.large, queries, self.speeds.known[0]),
             megabytes=2 * self._vector_megabytes(self.passages + queries),
         )
         return [tokens, base]
@@ -213,9 +216,9 @@ class _Parts:
             speed = self.speeds.large if given is None else dict.fromkeys(_ROLES, self.speeds.pair)
             found.append(
                 Part(
-                    "encode-",
+                    f"encode-{'dual' if given is None else given.name}",
                     f"the teacher's vectors of {self.passages:,} passages and {queries:,} queries",
-                    self._encoded(speed, queries),
+                    self._encoded(speed, queries, self.speeds.known[1]),
                     asked=texts,
                     megabytes=2 * self._vector_megabytes(texts),
                 )
@@ -338,7 +341,17 @@ def probed(task: Retrieval, student: Encoder, teacher: Teacher | None, *, fits: 
             built / count,
             looked_up / count,
             (index.postings.data.nbytes + index.postings.indices.nbytes) / count,
+            (_known(task, task.base), _known(task, teacher)),
         )
+
+
+def _known(task: Retrieval, teacher: Teacher | None) -> float:
+    """The share of all passages whose vectors by a dual teacher the score store has."""
+    if not isinstance(teacher, DualTeacher) or task.store is None:
+        return 0.0
+    texts, encoder = task.collection.passages.texts, teacher.encoder
+    found = known_texts(encoder, teacher.digest, texts, "passage", task.store, task.run.engine)
+    return found / len(set(texts))
 
 
 def _sampled(collection: Collection) -> Collection:

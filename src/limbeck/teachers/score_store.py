@@ -135,6 +135,21 @@ class ScoreStore:
         by_position = np.argsort(together)
         return together[by_position], np.concatenate(vectors)[by_position]
 
+    def known_texts(self, digest: str, texts: Keys) -> int:
+        """Of how many texts the store has vectors under a digest; vectors are not read.
+
+        Raises:
+            StoreError: naming the first damaged shard.
+        """
+        held: set[bytes] = set()
+        for path in self._shards("vectors", digest):
+            try:
+                with safetensors.safe_open(path, framework="numpy") as shard:
+                    held |= set(_as_keys(shard.get_tensor("keys")))
+            except (safetensors.SafetensorError, KeyError) as error:
+                raise damaged(path, str(error)) from error
+        return len(held.intersection(texts))
+
     def add_vectors(self, digest: str, name: str, texts: Keys, vectors: Floats) -> None:
         """Keep the vectors [n, D] of n texts under a teacher's digest; `name` is for the listing.
 

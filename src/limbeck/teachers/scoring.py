@@ -264,7 +264,7 @@ class Work:
         texts = self.collection.queries if role == "query" else self.collection.passages
         prompt = encoder.prompt(role)
         wanted = _distinct(texts, positions)
-        stored_as = digest(["vectors", made_by, prompt, self.engine.key()])
+        stored_as = _vectors_of(made_by, encoder, role, self.engine)
 
         def plan() -> tuple[pl.DataFrame, dict[str, torch.Tensor]]:
             known = np.zeros(0, dtype=np.int64)
@@ -422,6 +422,25 @@ def embed_collection(
     if not done:
         _finish(folder, work)
     return vectors
+
+
+def known_texts(
+    encoder: Encoder,
+    made_by: str,
+    texts: Sequence[str],
+    role: Role,
+    store: ScoreStore,
+    engine: Engine,
+) -> int:
+    """Of how many distinct texts the store has an encoder's vectors; `made_by` is the teacher's
+    digest.
+    """
+    return store.known_texts(_vectors_of(made_by, encoder, role, engine), text_keys(set(texts)))
+
+
+def _vectors_of(made_by: str, encoder: Encoder, role: Role, engine: Engine) -> str:
+    """What the store keeps an encoder's vectors under."""
+    return digest(["vectors", made_by, encoder.prompt(role), engine.key()])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,90 @@
+"""What a run takes, told before it begins, and held against what it took."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck import pipeline
+from limbeck.errors import ConfigError
+from limbeck.pipeline import foretold, plan
+from limbeck.record import read_record
+from limbeck.store import digest_folder
+
+from .conftest import FAST, Distil
+
+
+def parts_of(found: foretold.Plan) -> dict[str, Any]:
+    return {part.stage: part for part in found.parts}
+
+
+def test_every_stage_of_a_run_belongs_to_a_part(arguments: dict[str, Any], data: Path) -> None:
+    """But for BM25's and the teacher's own measures, whose work is that of other parts."""
+    out = arguments["out"]
+    given = {**arguments, "force_teacher": False}
+    found = plan(str(data), **given)
+    assert [part.stage for part in found.parts] == [
+        *["tokens", "encode-base", "train-teacher_dual", "encode-dual", "score"],
+        *["train-contrastive", "evaluate-contrastive", "train-kl"],
+        *["evaluate-undistilled", "evaluate-student", "mine"],
+    ]
+    assert all(part.seconds > 0 for part in found.parts)
+    assert found.peak_bytes > 1e7
+    kept = json.loads((out / "plan.json").read_text())
+    assert kept["parts"] == [part.as_json() for part in found.parts]
+    result = pipeline.distill(data, **{**given, "force_teacher": True})
+    names = {done.parent.name for done in (out / "stages").glob("*/done.json")}
+    prefixes = tuple(parts_of(found))
+    assert {name.rpartition("-test-")[0] for name in names if not name.startswith(prefixes)} <= {
+        *["evaluate-bm25", "evaluate-zero_shot", "evaluate-teacher"]
+    }
+    rows = {row["stage"]: row for row in foretold.compared(out)}
+    taken = json.loads((out / "stages" / "train-kl" / "done.json").read_text())["took"]
+    assert rows["train-kl"]["actual_seconds"] == taken["seconds"] > 0
+    assert rows["train-contrastive"]["actual_seconds"] == 0  # the teacher was forced
+    assert any(note.startswith("plan: train-kl ") for note in result.notes)
+    assert any(note.startswith("plan: memory ") for note in result.notes)
+
+
+def test_a_plan_keeps_nothing_and_knows_what_the_store_holds(
+    arguments: dict[str, Any], distil: Distil, data: Path, tmp_path: Path
+) -> None:
+    distil()
+    before = digest_folder(tmp_path)
+    given = {key: value for key, value in arguments.items() if key != "out"}
+    found = plan(str(data), **given)
+    assert found.notes == ["the store has the base's vectors of 100% of the passages"]
+    taught = {**given, "teacher": str(tmp_path / "run" / "teacher")}
+    assert plan(str(data), **taught).notes[1:] == [
+        "the store has the teacher's vectors of 100% of the passages"
+    ]
+    assert digest_folder(tmp_path) == before
+
+
+def test_updates_and_pairs_follow_the_settings(arguments: dict[str, Any], data: Path) -> None:
+    given = {key: value for key, value in arguments.items() if key != "out"}
+    few, many = (
+        parts_of(plan(str(data), **{**given, "settings": {**FAST, "updates": updates}}))
+        for updates in (5, 5000)
+    )
+    assert (few["train-kl"].updates, many["train-kl"].updates) == (5, 5000)
+    assert many["train-kl"].seconds > 20 * few["train-kl"].seconds
+
+
+def test_a_budget_keeps_its_plan(distil: Distil, tmp_path: Path) -> None:
+    result = distil(budget_seconds=1e6)
+    rows = {row["stage"]: row for row in foretold.compared(tmp_path / "run")}
+    assert rows["train-kl"]["actual_seconds"] > 0
+    assert any(note.startswith("plan: train-kl ") for note in result.notes)
+
+
+def test_what_cannot_be_planned_is_refused(
+    arguments: dict[str, Any], distil: Distil, data: Path
+) -> None:
+    with pytest.raises(ConfigError, match="prod takes cannot be foretold"):
+        plan(str(data), **{**arguments, "recipe": "prod", "settings": {}, "teacher": "train"})
+    distil()
+    assert read_record(arguments["out"]) is not None
+    with pytest.raises(ConfigError, match="holds a run that has begun"):
+        plan(str(data), **arguments)
