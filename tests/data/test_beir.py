@@ -54,6 +54,14 @@ def test_a_good_folder(tmp_path: Path) -> None:
     assert collection.notes == ()
 
 
+@pytest.mark.parametrize("between", ["\t", " ", "  \t "])
+def test_trec_qrels_read_alike(tmp_path: Path, between: str) -> None:
+    rows = [line.split("\t") for line in TRAIN.splitlines()[1:]]
+    lines = [between.join([query, "0", passage, grade]) for query, passage, grade in rows]
+    found = read_beir(write(tmp_path / "trec", {"qrels/train.tsv": "\n".join(lines)}))
+    assert found.digest == read_beir(write(tmp_path / "beir")).digest
+
+
 def test_packed_files_read_alike(tmp_path: Path) -> None:
     plain = read_beir(write(tmp_path / "plain"))
     files: dict[str, str | bytes | None] = {}
@@ -109,11 +117,11 @@ BAD: dict[str, tuple[dict[str, str | bytes | None], list[str]]] = {
     ),
     "empty id": (
         {"corpus.jsonl": '{"_id": "", "text": "x"}\n'},
-        ['corpus.jsonl:1: "_id" is empty'],
+        ["corpus.jsonl:1: the id is empty"],
     ),
     "half a character in an id": (
         {"corpus.jsonl": '{"_id": "p\\ud800", "text": "x"}\n'},
-        ['corpus.jsonl:1: "_id" holds half a character'],
+        ["corpus.jsonl:1: the id holds half a character"],
     ),
     "no text": (
         {"queries.jsonl": QUERIES + '{"_id": "q9", "text": null}\n'},
@@ -157,9 +165,13 @@ BAD: dict[str, tuple[dict[str, str | bytes | None], list[str]]] = {
         ["qrels/train.tsv:4: 2 columns instead of 3", "separated by tabs"],
     ),
     "spaces": ({"qrels/train.tsv": "q2 p2 1\n"}, ["qrels/train.tsv:1: 1 column instead of 3"]),
-    "TREC qrels": (
-        {"qrels/train.tsv": "q2\t0\tp2\t1\n"},
-        ["qrels/train.tsv:1: 4 columns instead of 3", "looks like a TREC qrels file"],
+    "five columns": (
+        {"qrels/train.tsv": "q2 0 p2 1 x\n"},
+        ["qrels/train.tsv:1: 1 column instead of 3", "four columns of TREC"],
+    ),
+    "grade in words, TREC": (
+        {"qrels/train.tsv": TRAIN + "q2 0 p2 high\n"},
+        ['qrels/train.tsv:4: score "high" is not a whole number'],
     ),
     "grade in words": (
         {"qrels/train.tsv": TRAIN + "q2\tp2\thigh\n"},
