@@ -207,7 +207,8 @@ class GrowingQrels:
                 continue
             columns = text.split("\t")
             if len(columns) != 3:
-                words = columns if len(columns) == 4 else text.split()
+                words = text.split()
+                words = words if len(words) == 4 else columns  # an id may hold a space
                 if len(words) != 4:
                     self.report(
                         Problem(

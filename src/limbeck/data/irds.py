@@ -11,7 +11,6 @@ The package downloads what it does not have yet. This module knows no file of it
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from limbeck.data.collection import Collection
@@ -59,7 +58,6 @@ def _package() -> Any:
             f"{PREFIX}... needs the package ir_datasets. Install it: "
             "pip install 'limbeck[ir-datasets]'."
         ) from error
-    logging.getLogger("ir_datasets").setLevel(logging.ERROR)
     return ir_datasets
 
 

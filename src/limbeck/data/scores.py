@@ -16,6 +16,7 @@ This module knows no model and no teacher.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -46,6 +47,36 @@ class ScoredPairs:
     pairs: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
     notes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 (hex) of all pairs and scores, whatever the file they came in."""
+        return hashlib.sha256(self.pairs.tobytes() + self.scores.tobytes()).hexdigest()
+
+
+def read_candidates(path: Path, collection: Collection) -> ScoredPairs:
+    """The pairs in a file, such as a run, whose queries are there to train on.
+
+    The note counts them, and those of queries of dev and test, which are left out: what is
+    measured does not depend on the file.
+
+    Raises:
+        DataError: as `read_scores`, and when no pair is left.
+    """
+    found = read_scores(path, collection)
+    index = collection.queries.index
+    training = [index[query] for query in (*collection.labelled, *collection.unlabelled)]
+    kept = np.isin(found.pairs[:, 0], training)
+    if not kept.any():
+        raise DataError(
+            f"{path} has candidates for no training query of {collection.name} (one that no dev or "
+            "test split judges). Search for those."
+        )
+    queries = len(np.unique(found.pairs[kept, 0]))
+    note = f"{path.name}: {kept.sum():,} candidates given for {queries:,} training queries"
+    if not kept.all():
+        note += f"; {(~kept).sum():,} of dev and test queries left out"
+    return ScoredPairs(found.pairs[kept], found.scores[kept], (*found.notes, note))
 
 
 def read_scores(path: Path, collection: Collection) -> ScoredPairs:

@@ -80,9 +80,16 @@ class Cost:
 
 
 def row(
-    model: str, split: str, per_query: pl.DataFrame, *, cost: Cost, seed: int
+    model: str,
+    split: str,
+    per_query: pl.DataFrame,
+    *,
+    cost: Cost,
+    seed: int,
+    synthetic: bool = False,
 ) -> dict[str, object]:
-    """One row of `metrics.json` from a frame of `measures.per_query`.
+    """One row of `metrics.json` from a frame of `measures.per_query`; `synthetic` when nobody wrote
+    the queries and judged the passages.
 
     Raises:
         ValueError: when the frame has no queries.
@@ -96,6 +103,7 @@ def row(
         "model": model,
         "split": split,
         "queries": len(per_query),
+        **({"synthetic": True} if synthetic else {}),
         **measured,
         **asdict(cost),
     }
@@ -165,7 +173,7 @@ def _cells(found: Row, rows: Sequence[Row]) -> list[str]:
     model = str(found["model"])
     return [
         NAMES.get(model, model),
-        str(found["split"]),
+        f"{found['split']}, synthetic" if found.get("synthetic") else str(found["split"]),
         *(_interval(found, measure) for measure in _measures(rows)),
         *(_cost(key, _number(found.get(key))) for key in _COSTS),
     ]

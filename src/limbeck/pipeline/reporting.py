@@ -40,7 +40,15 @@ def report(
 ) -> Result:
     """Rows, comparisons and advice; with `out`, the files that hold them."""
     rows = [
-        row(each.name, each.split, each.per_query, cost=each.cost, seed=seed) for each in systems
+        row(
+            each.name,
+            each.split,
+            each.per_query,
+            cost=each.cost,
+            seed=seed,
+            synthetic=task.collection.synthetic,
+        )
+        for each in systems
     ]
     notes = [*notes, *_limit(task), *_comparisons(systems, rows, seed)]
     said = advice(rows)
