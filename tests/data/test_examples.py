@@ -147,9 +147,9 @@ def test_bad_lines_are_refused_with_their_place(tmp_path: Path, kind: str) -> No
 def test_empty_files_and_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a.jsonl: empty, there are no examples"):
         read_as_given(write(tmp_path / "a.jsonl"))
+    negative = write(tmp_path / "b.jsonl", {"anchor": "a", "positive": "b", "label": 0})
     with pytest.raises(DataError, match=r"no query has a relevant passage"):
-        row = {"anchor": "a", "positive": "b", "label": 0}
-        read_as_given(write(tmp_path / "b.jsonl", row))
+        read_as_given(negative)
     with pytest.raises(ConfigError, match=r"corpus.jsonl is a file. Give the folder"):
         read_as_given(write(tmp_path / "corpus.jsonl"))
 
@@ -160,8 +160,10 @@ VALUES = st.recursive(
     max_leaves=4,
 )
 NAMES = st.sampled_from(
-    ["query", "anchor", "pos", "neg", "positive", "negative", "negative_2", "docs", "label"]
-    + ["labels", "scores", "score", "pos_scores", "neg_scores", "other"]
+    [
+        *("query", "anchor", "pos", "neg", "positive", "negative", "negative_2", "docs", "label"),
+        *("labels", "scores", "score", "pos_scores", "neg_scores", "other"),
+    ]
 )
 
 

@@ -35,17 +35,10 @@ def scan_hub(name: str, report: Report, *, drop_unknown_judgements: bool = False
     """
     package = _package()
     notes: list[str] = []
-    there = _configurations(package, name)
-    for needed in ("corpus", "queries"):
-        if needed not in there:
-            raise ConfigError(
-                f"{PREFIX}{name} has no configuration {needed!r} (it has {', '.join(there)}), so "
-                "it is not in the layout of BEIR. Convert it, or name another."
-            )
     passages = _texts(package, name, "corpus", "passage", report, notes)
     queries = _texts(package, name, "queries", "query", report, notes)
     qrels: dict[Split, Qrels] = {}
-    for split, table in _judgements(package, name, there, notes).items():
+    for split, table in _judgements(package, name, notes).items():
         title = f"qrels/{split}"
         judged = GrowingQrels(
             title,
@@ -73,26 +66,18 @@ def _package() -> Any:
     return datasets
 
 
-def _configurations(package: Any, name: str) -> list[str]:
-    """The names of what a data set consists of."""
-    try:
-        return list(package.get_dataset_config_names(name))
-    except Exception as error:  # of several packages, with no common type
-        raise _unreachable(name, error) from error
-
-
-def _load(package: Any, name: str, configuration: str) -> Mapping[str, Any]:
+def _load(package: Any, name: str, *configuration: str) -> Mapping[str, Any]:
     """The tables of a configuration, by split."""
     try:
-        return dict(package.load_dataset(name, configuration))
-    except Exception as error:  # as above
+        return dict(package.load_dataset(name, *configuration))
+    except Exception as error:  # of several packages, with no common type
         raise _unreachable(name, error) from error
 
 
 def _unreachable(name: str, error: Exception) -> ConfigError:
     reason = " ".join(str(error).split())[:200]
     return ConfigError(
-        f"{PREFIX}{name} cannot be read: it is not on this machine, or is no such data set "
+        f"{PREFIX}{name} cannot be read: it is not on this machine, or not in the layout of BEIR "
         f"({reason}). Where there is a network, run `limbeck data convert {PREFIX}{name} OUT`, and "
         "copy OUT here; or copy the folder ~/.cache/huggingface (see HF_HOME)."
     )
@@ -127,16 +112,19 @@ def _texts(
     return texts.done(configuration, "or name another data set")
 
 
-def _judgements(package: Any, name: str, there: list[str], notes: list[str]) -> dict[Split, Any]:
-    """The tables of judgements by split; empty when there are none."""
+def _judgements(package: Any, name: str, notes: list[str]) -> dict[Split, Any]:
+    """The tables of judgements by split; of a local folder there may be none."""
     companion = f"{name.rstrip('/')}-qrels"
-    own = [configuration for configuration in _QRELS if configuration in there]
-    if own:
-        tables = _load(package, name, own[0])
-    elif not Path(name).expanduser().is_dir() or Path(companion).expanduser().is_dir():
-        tables = _load(package, companion, _configurations(package, companion)[0])
-    else:
-        return {}
+    places = [*((name, configuration) for configuration in _QRELS), (companion,)]
+    for place in places:
+        try:
+            tables = _load(package, *place)
+            break
+        except ConfigError:
+            if place == places[-1]:
+                if Path(name).is_dir() and not Path(companion).is_dir():
+                    return {}
+                raise
     found: dict[Split, Any] = {}
     for word, table in tables.items():
         split = SPLIT_WORDS.get(word)
