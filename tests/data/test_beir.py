@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -341,6 +342,21 @@ def test_data_names_a_folder_or_pydocs(tmp_path: Path) -> None:
         read_collection(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"is a file\. Give the folder it is in"):
         read_collection(folder / "corpus.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("package", "data", "extra"),
+    [
+        ("ir_datasets", "ir_datasets:beir/scifact", "ir-datasets"),
+        ("datasets", "hf:BeIR/scifact", "hf"),
+    ],
+)
+def test_a_package_that_is_not_there_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, package: str, data: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(ConfigError, match=rf"pip install 'limbeck\[{extra}\]'"):
+        read_collection(data)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
