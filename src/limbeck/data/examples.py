@@ -20,7 +20,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from limbeck.data.collection import Collection
+from limbeck.data.collection import Collection, Texts
 from limbeck.data.example_rows import Example, example_of
 from limbeck.data.growing import GrowingQrels, GrowingTexts, finished
 from limbeck.data.lines import Problem, Report, find, json_object, lines
@@ -68,7 +68,7 @@ def scan_examples(path: Path, report: Report) -> Collection:
                 conflicts += before != grade
                 judged[query, passage] = max(before, grade)
         if not judged and not passages.report.count:
-            report(Problem(f"empty {title}", title, "empty, there are no examples", SHAPE))
+            passages.report(Problem(f"empty {title}", title, "empty, there are no examples", SHAPE))
         if unread:
             notes.append(f"{title}: not read: {', '.join(unread)}")
         if conflicts:
@@ -76,6 +76,8 @@ def scan_examples(path: Path, report: Report) -> Collection:
                 f"{title}: {conflicts:,} times a passage is given as positive and as negative of "
                 "one query; positive counts"
             )
+    if not len(passages):
+        return Collection(name, Texts([], []), Texts([], []), {}, tuple(notes))
     qrels: dict[Split, Qrels] = {}
     texts = passages.done(path.name, SHAPE), queries.done(path.name, SHAPE)
     for split, judged in grades.items():

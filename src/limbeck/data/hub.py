@@ -34,6 +34,10 @@ def scan_hub(name: str, report: Report, *, drop_unknown_judgements: bool = False
             and cannot be downloaded.
     """
     package = _package()
+    if not name:
+        raise ConfigError(
+            f"{PREFIX} names no data set. Write {PREFIX}NAME, such as hf:BeIR/scifact."
+        )
     notes: list[str] = []
     passages = _texts(package, name, "corpus", "passage", report, notes)
     queries = _texts(package, name, "queries", "query", report, notes)
