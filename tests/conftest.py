@@ -6,6 +6,7 @@
 `tiny_sparse_folder`: a BERT `SparseEncoder` (SPLADE), 2 layers, width 32.
 `tiny_late_folder`: a BERT `MultiVectorEncoder` (ColBERT), 2 layers, 16 numbers per token, queries
 filled up to 12 tokens, punctuation of passages skipped.
+`tiny_writer_folder`: a T5 seq2seq model, 1 layer, width 16.
 All share one WordPiece tokenizer, which knows some words and every ASCII letter and digit.
 """
 
@@ -178,3 +179,25 @@ def tiny_encoder(_encoder: "Encoder") -> "Encoder":
 @pytest.fixture
 def tiny_ranker(_ranker: "Ranker") -> "Ranker":
     return copy.deepcopy(_ranker)
+
+
+@pytest.fixture(scope="session")
+def tiny_writer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    folder, tokenizer = tmp_path_factory.mktemp("writer"), tiny_tokenizer()
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=16,
+        d_kv=8,
+        d_ff=16,
+        num_layers=1,
+        num_heads=2,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+        eos_token_id=3,
+    )
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

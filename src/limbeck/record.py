@@ -12,7 +12,7 @@ import fcntl
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -153,12 +153,20 @@ def check_same_run(
         )
 
 
-def check_same_data(out: Path, found: Mapping[str, Any], digest: str) -> None:
-    """Refuse to go on with a run when its data changed since it began.
+def check_same_data(
+    out: Path, found: Mapping[str, Any], digest: str, candidates: Sequence[str] = ()
+) -> None:
+    """Refuse to go on with a run when its data changed since it began; both are digests.
 
     Raises:
-        ConfigError: when ids, texts or judgements are not those that the run began with.
+        ConfigError: when ids, texts or judgements are not those that the run began with, or
+            candidates that were given are not.
     """
+    if found["collection"].get("candidates", []) != list(candidates):
+        raise ConfigError(
+            f"--out {out} was begun with other candidates: what --candidates names has changed "
+            "since. Choose another --out, or restore the files."
+        )
     if found["collection"].get("digest") != digest:
         raise ConfigError(
             f"--out {out} was begun with other data: ids, texts or judgements have changed since. "

@@ -29,6 +29,8 @@ def test_what_is_not_given_takes_its_default(invoke: Invoke, pipeline: FakePipel
         "backend": "auto",
         "precision": "auto",
         "workers": None,
+        "candidates": [],
+        "query_model": None,
         "force_teacher": False,
         "drop_unknown_judgements": False,
         "force": False,
@@ -44,6 +46,7 @@ def test_every_option_reaches_the_pipeline(
     options += "--student-layers 2 --layer-choice first --dim 64 "
     options += "--recipe kl --labels 500 --seed 7 --budget 1.5h --store kept --backend torch "
     options += "--precision fp32 --workers 4 --force-teacher --drop-unknown-judgements --force "
+    options += "--candidates a.trec --candidates b.tsv --query-model t5 "
     result = invoke(
         *["distill", "docs", "--out", "run", *options.split(), "--settings", file],
         *["--set", "updates=5", "--set", "name=a=b"],
@@ -72,6 +75,8 @@ def test_every_option_reaches_the_pipeline(
         "backend": "torch",
         "precision": "fp32",
         "workers": 4,
+        "candidates": [Path("a.trec"), Path("b.tsv")],
+        "query_model": Path("t5"),
         "force_teacher": True,
         "drop_unknown_judgements": True,
         "force": True,

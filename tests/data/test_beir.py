@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,14 @@ def test_a_good_folder(tmp_path: Path) -> None:
     assert collection.labelled == ["q0"]
     assert collection.unlabelled == ["q2", "q3"]
     assert collection.notes == ()
+
+
+@pytest.mark.parametrize("between", ["\t", " ", "  \t "])
+def test_trec_qrels_read_alike(tmp_path: Path, between: str) -> None:
+    rows = [line.split("\t") for line in TRAIN.splitlines()[1:]]
+    lines = [between.join([query, "0", passage, grade]) for query, passage, grade in rows]
+    found = read_beir(write(tmp_path / "trec", {"qrels/train.tsv": "\n".join(lines)}))
+    assert found.digest == read_beir(write(tmp_path / "beir")).digest
 
 
 def test_packed_files_read_alike(tmp_path: Path) -> None:
@@ -109,11 +118,11 @@ BAD: dict[str, tuple[dict[str, str | bytes | None], list[str]]] = {
     ),
     "empty id": (
         {"corpus.jsonl": '{"_id": "", "text": "x"}\n'},
-        ['corpus.jsonl:1: "_id" is empty'],
+        ["corpus.jsonl:1: the id is empty"],
     ),
     "half a character in an id": (
         {"corpus.jsonl": '{"_id": "p\\ud800", "text": "x"}\n'},
-        ['corpus.jsonl:1: "_id" holds half a character'],
+        ["corpus.jsonl:1: the id holds half a character"],
     ),
     "no text": (
         {"queries.jsonl": QUERIES + '{"_id": "q9", "text": null}\n'},
@@ -157,9 +166,13 @@ BAD: dict[str, tuple[dict[str, str | bytes | None], list[str]]] = {
         ["qrels/train.tsv:4: 2 columns instead of 3", "separated by tabs"],
     ),
     "spaces": ({"qrels/train.tsv": "q2 p2 1\n"}, ["qrels/train.tsv:1: 1 column instead of 3"]),
-    "TREC qrels": (
-        {"qrels/train.tsv": "q2\t0\tp2\t1\n"},
-        ["qrels/train.tsv:1: 4 columns instead of 3", "looks like a TREC qrels file"],
+    "five columns": (
+        {"qrels/train.tsv": "q2 0 p2 1 x\n"},
+        ["qrels/train.tsv:1: 1 column instead of 3", "four columns of TREC"],
+    ),
+    "grade in words, TREC": (
+        {"qrels/train.tsv": TRAIN + "q2 0 p2 high\n"},
+        ['qrels/train.tsv:4: score "high" is not a whole number'],
     ),
     "grade in words": (
         {"qrels/train.tsv": TRAIN + "q2\tp2\thigh\n"},
@@ -329,6 +342,21 @@ def test_data_names_a_folder_or_pydocs(tmp_path: Path) -> None:
         read_collection(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"is a file\. Give the folder it is in"):
         read_collection(folder / "corpus.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("package", "data", "extra"),
+    [
+        ("ir_datasets", "ir_datasets:beir/scifact", "ir-datasets"),
+        ("datasets", "hf:BeIR/scifact", "hf"),
+    ],
+)
+def test_a_package_that_is_not_there_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, package: str, data: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(ConfigError, match=rf"pip install 'limbeck\[{extra}\]'"):
+        read_collection(data)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

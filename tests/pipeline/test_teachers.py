@@ -252,7 +252,7 @@ def test_a_budget_knows_what_such_teachers_cost(
     ("line", "says"),
     [
         ("q0\tp1", ["scores.tsv:2401: 2 columns instead of 3"]),
-        ("q99\tp1\t1", ['scores.tsv:2401: query id "q99" is not in queries.jsonl']),
+        ("q99\tp1\t1", ['scores.tsv:2401: query id "q99" is none of the queries of']),
         ("q0\tp1\tNaN", ["scores.tsv:2401: the score is nan, not a finite number"]),
         ("q0\tp1\t77", ['query "q0" and passage "p1" score 77 here and', "Keep one"]),
     ],

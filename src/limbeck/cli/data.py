@@ -1,7 +1,10 @@
-"""`limbeck data`: can these files be used?
+"""`limbeck data`: can these files be used, and how do they look in the BEIR layout?
 
-Parses, calls `limbeck.data.check.check`, prints.
+Parses, calls `limbeck.data.check.check` or `limbeck.data.convert.convert`, prints.
 """
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -9,12 +12,12 @@ from limbeck.cli import options
 from limbeck.cli.output import print_json
 from limbeck.errors import DataError
 
-app = typer.Typer(help="Look at data before using it.", no_args_is_help=True)
+app = typer.Typer(help="Look at data before using it, or convert it.", no_args_is_help=True)
 
 
 @app.callback()
 def root() -> None:
-    """Look at data before using it."""
+    """Look at data before using it, or convert it."""
 
 
 @app.command("check")
@@ -33,3 +36,35 @@ def check(
         typer.echo("\n".join(report.lines()))
     if report.errors:
         raise typer.Exit(DataError.exit_code)
+
+
+@app.command("convert")
+def convert(
+    data: options.Data,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.", file_okay=False)],
+    drop_unknown_judgements: options.DropUnknownJudgements = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a collection as a folder in the BEIR layout; nothing is overwritten."""
+    from limbeck.data.convert import convert as write
+
+    collection = write(data, out, drop_unknown_judgements=drop_unknown_judgements)
+    judged = {split: len(queries) for split, queries in collection.qrels.items()}
+    if as_json:
+        print_json(
+            {
+                "out": str(out),
+                "passages": len(collection.passages),
+                "queries": len(collection.queries),
+                "judged_queries": judged,
+                "digest": collection.digest,
+                "notes": list(collection.notes),
+            }
+        )
+        return
+    for note in collection.notes:
+        typer.echo(note)
+    told = "".join(f", {count:,} judged in {split}" for split, count in judged.items())
+    typer.echo(
+        f"{out}: {len(collection.passages):,} passages, {len(collection.queries):,} queries{told}"
+    )

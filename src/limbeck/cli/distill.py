@@ -89,6 +89,24 @@ def distill(
     backend: options.Backend = "auto",
     precision: options.Precision = "auto",
     workers: options.Workers = None,
+    candidates: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A TREC run, or other file of scored pairs, whose passages join the candidates of "
+            "its training queries; repeatable.",
+        ),
+    ] = None,
+    query_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="The folder of a seq2seq model, such as docT5query, that writes queries for a "
+            "corpus without any.",
+            show_default="they are made from the passages' words",
+            file_okay=False,
+        ),
+    ] = None,
     force_teacher: Annotated[
         bool, typer.Option("--force-teacher", help="Use the teacher even if a check refuses it.")
     ] = False,
@@ -125,6 +143,8 @@ def distill(
         "backend": backend,
         "precision": precision,
         "workers": workers,
+        "candidates": candidates or [],
+        "query_model": query_model,
         "force_teacher": force_teacher,
         "drop_unknown_judgements": drop_unknown_judgements,
         "force": force,

@@ -86,7 +86,12 @@ def dotted(tables: Mapping[str, object]) -> dict[str, object]:
 
 
 Data = Annotated[
-    str, typer.Argument(metavar="DATA", help="A folder in the BEIR layout, or `pydocs`.")
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder in the layout of BEIR or MS MARCO, or with corpus.jsonl alone; training "
+        "examples in .jsonl; `ir_datasets:NAME`, `hf:NAME`, or `pydocs`.",
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Where every random draw comes from.", min=0)]
 Store = Annotated[

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from limbeck.data import folder_of
-from limbeck.data.beir import Problem, scan_beir
 from limbeck.data.collection import Collection, Texts, positives
-from limbeck.data.pydocs import read_pydocs
+from limbeck.data.lines import Problem
+from limbeck.data.reading import scan, with_queries
 from limbeck.types import SPLITS, Qrels
 
 LONG_TEXT = 100_000  # characters; models read the first few thousand
@@ -62,9 +61,8 @@ def check(data: str | Path, *, drop_unknown_judgements: bool = False) -> Report:
     """The report on a collection.
 
     Raises:
-        ConfigError: when DATA is neither a folder nor `pydocs`.
+        ConfigError: when DATA is nothing that can be read.
     """
-    folder = folder_of(data)
     first: dict[str, Problem] = {}
     times: Counter[str] = Counter()
 
@@ -72,11 +70,9 @@ def check(data: str | Path, *, drop_unknown_judgements: bool = False) -> Report:
         first.setdefault(problem.kind, problem)
         times[problem.kind] += 1
 
-    collection = (
-        read_pydocs()
-        if folder is None
-        else scan_beir(folder, note, drop_unknown_judgements=drop_unknown_judgements)
-    )
+    collection = scan(data, note, drop_unknown_judgements=drop_unknown_judgements)
+    if not first:
+        collection = with_queries(collection, seed=0)
     errors = [
         f"{problem}" + (f" ({times[kind] - 1:,} more like it)" if times[kind] > 1 else "")
         for kind, problem in first.items()
@@ -84,7 +80,7 @@ def check(data: str | Path, *, drop_unknown_judgements: bool = False) -> Report:
     return Report(
         str(data),
         tuple(errors),
-        (*collection.notes, *_warnings(collection)) if folder else tuple(_warnings(collection)),
+        (*(collection.notes if str(data) != "pydocs" else ()), *_warnings(collection)),
         _counts(collection),
     )
 

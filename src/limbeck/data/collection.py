@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from array import array
 from collections.abc import Collection as Countable
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from limbeck.errors import ConfigError
@@ -30,10 +31,14 @@ DEV_NEEDS = 10  # labelled training queries; below, every one of them is worth m
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts with their ids, in file order; `ids[i]` names `texts[i]`."""
+    """Texts with their ids, in file order; `ids[i]` names `texts[i]`.
+
+    `title_ends[i]` characters of it are its title; none of them has one where it is None.
+    """
 
     ids: list[str]
     texts: list[str]
+    title_ends: array[int] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.texts):
@@ -47,6 +52,12 @@ class Texts:
         """The position of each id."""
         return {id_: position for position, id_ in enumerate(self.ids)}
 
+    def parts(self, position: int) -> tuple[str, str]:
+        """The title of a text, empty where it has none, and the rest."""
+        text = self.texts[position]
+        end = self.title_ends[position] if self.title_ends is not None else 0
+        return text[:end], text[end + 1 :] if end else text
+
     @property
     def characters(self) -> int:
         """How long all texts are together."""
@@ -58,7 +69,8 @@ class Collection:
     """Passages, queries and what is known about which answers which.
 
     `passages` hold title and text joined by one space; `qrels` have only the splits that exist and
-    hold judgements.
+    hold judgements. Where nobody wrote the queries and judged the passages, since the queries were
+    made from the passages, the collection is `synthetic`.
     """
 
     name: str
@@ -66,6 +78,7 @@ class Collection:
     queries: Texts
     qrels: Mapping[Split, Qrels]
     notes: tuple[str, ...] = ()
+    synthetic: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -80,9 +93,9 @@ class Collection:
                 hasher.update(len(content).to_bytes(8, "little"))
                 hasher.update(content)
 
-        for field in (self.passages, self.queries):
-            add("texts", str(len(field)))
-            for id_, text in zip(field.ids, field.texts, strict=True):
+        for texts in (self.passages, self.queries):
+            add("texts", str(len(texts)))
+            for id_, text in zip(texts.ids, texts.texts, strict=True):
                 add(id_, text)
         for split in SPLITS:
             judged = self.qrels.get(split, {})

@@ -4,6 +4,8 @@
     FILE.tsv             query id, passage id and score separated by tabs; a header is optional
     FILE.trec            six columns, as a search engine writes its runs: query id, Q0, passage id,
                          rank, score, tag; the rank is not read
+    FILE.jsonl           training examples with their scores, of a collection that was read from
+                         such examples (`limbeck.data.examples`)
 
 Text may be packed as .gz, and a line says by its columns which of the two layouts it has. Nothing
 is guessed: an id that is not in the collection, a score that is no number, or two scores of one
@@ -14,17 +16,18 @@ This module knows no model and no teacher.
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Iterator
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from limbeck.data.collection import Collection
+from limbeck.data.examples import ENDINGS, content_id, read_examples
+from limbeck.data.lines import Problem, decoded, lines
 from limbeck.errors import DataError
 
 COLUMNS = ("query_id", "passage_id", "score")
@@ -45,6 +48,36 @@ class ScoredPairs:
     scores: npt.NDArray[np.float32]
     notes: tuple[str, ...] = ()
 
+    @property
+    def digest(self) -> str:
+        """The SHA-256 (hex) of all pairs and scores, whatever the file they came in."""
+        return hashlib.sha256(self.pairs.tobytes() + self.scores.tobytes()).hexdigest()
+
+
+def read_candidates(path: Path, collection: Collection) -> ScoredPairs:
+    """The pairs in a file, such as a run, whose queries are there to train on.
+
+    The note counts them, and those of queries of dev and test, which are left out: what is
+    measured does not depend on the file.
+
+    Raises:
+        DataError: as `read_scores`, and when no pair is left.
+    """
+    found = read_scores(path, collection)
+    index = collection.queries.index
+    training = [index[query] for query in (*collection.labelled, *collection.unlabelled)]
+    kept = np.isin(found.pairs[:, 0], training)
+    if not kept.any():
+        raise DataError(
+            f"{path} has candidates for no training query of {collection.name} (one that no dev or "
+            "test split judges). Search for those."
+        )
+    queries = len(np.unique(found.pairs[kept, 0]))
+    note = f"{path.name}: {kept.sum():,} candidates given for {queries:,} training queries"
+    if not kept.all():
+        note += f"; {(~kept).sum():,} of dev and test queries left out"
+    return ScoredPairs(found.pairs[kept], found.scores[kept], (*found.notes, note))
+
 
 def read_scores(path: Path, collection: Collection) -> ScoredPairs:
     """The scores in a file, of queries and passages of a collection.
@@ -54,7 +87,12 @@ def read_scores(path: Path, collection: Collection) -> ScoredPairs:
     """
     if not path.is_file():
         raise DataError(f"There is no file of scores {path}. Check the path.")
-    found = _parquet(path) if path.suffix == ".parquet" else _text(path, collection)
+    if path.suffix == ".parquet":
+        found = _parquet(path)
+    elif path.name.endswith(ENDINGS):
+        found = _examples(path)
+    else:
+        found = _text(path, collection)
     if not len(found.scores):
         raise DataError(f"{path} is empty: it holds no score. {_SHAPE}.")
     return _checked(found, collection)
@@ -124,8 +162,9 @@ def _text(path: Path, collection: Collection) -> _Raw:
     passages: list[str] = []
     scores: list[float] = []
     rows: list[int] = []
-    for number, line in _lines(path):
-        columns = line.rstrip("\r\n").split("\t")
+    for number, raw in lines(path, str(path), _refuse):
+        line = decoded(raw, f"{path}:{number}", _refuse) or ""
+        columns = line.split("\t")
         if len(columns) != 3:
             columns = line.split()
             if len(columns) != 6:
@@ -149,24 +188,23 @@ def _text(path: Path, collection: Collection) -> _Raw:
     return _Raw(path, ":", queries, passages, np.array(scores), np.array(rows, dtype=np.int64))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of each line that is not blank."""
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-                if line.strip():
-                    yield number, line.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}:{number}: byte {error.start + 1} of the line is not UTF-8. "
-            "Save the file as UTF-8."
-        ) from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(
-            f"{path}:{number + 1}: cannot be read ({error}). Make the file again, or copy it again."
-        ) from error
+def _examples(path: Path) -> _Raw:
+    """The scores in training examples."""
+    queries: list[str] = []
+    passages: list[str] = []
+    scores: list[float] = []
+    rows: list[int] = []
+    for number, example in read_examples(path, str(path), _refuse):
+        for text, score in zip(example.passages, example.scores or (), strict=False):
+            queries.append(content_id(example.query))
+            passages.append(content_id(text))
+            scores.append(score)
+            rows.append(number)
+    return _Raw(path, ":", queries, passages, np.array(scores), np.array(rows, dtype=np.int64))
+
+
+def _refuse(problem: Problem) -> NoReturn:
+    raise DataError(str(problem))
 
 
 def _checked(raw: _Raw, collection: Collection) -> ScoredPairs:
@@ -176,16 +214,16 @@ def _checked(raw: _Raw, collection: Collection) -> ScoredPairs:
         DataError: at the first unknown id, score that is not finite, or second score of a pair.
     """
     positions = []
-    for ids, texts, noun, file in (
-        (raw.queries, collection.queries, "query", "queries.jsonl"),
-        (raw.passages, collection.passages, "passage", "corpus.jsonl"),
+    for ids, texts, noun, plural in (
+        (raw.queries, collection.queries, "query", "queries"),
+        (raw.passages, collection.passages, "passage", "passages"),
     ):
         found = np.array([texts.index.get(id_, -1) for id_ in ids], dtype=np.int64)
         if (found < 0).any():
             at = int(np.flatnonzero(found < 0)[0])
             raise DataError(
-                f'{raw.where(at)}: {noun} id "{ids[at]}" is not in {file}. Leave such rows out, or '
-                "add it there."
+                f'{raw.where(at)}: {noun} id "{ids[at]}" is none of the {plural} of '
+                f"{collection.name}. Leave such rows out, or add it there."
             )
         positions.append(found)
     queries, passages = positions

@@ -10,13 +10,16 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from limbeck.data import read_collection
-from limbeck.data.collection import Collection, with_labels
+from limbeck.data.collection import Collection, with_dev, with_labels
+from limbeck.data.reading import read_as_given, with_queries
+from limbeck.data.scores import ScoredPairs, read_candidates
 from limbeck.errors import ConfigError, DataError
+from limbeck.generation import Writer, load_writer
 from limbeck.models.encoder import Encoder
 from limbeck.models.layers import cut_layers, with_dimension
 from limbeck.models.loading import OFFLINE, load_encoder
@@ -46,6 +49,7 @@ class Request:
     """What was asked, checked as far as it can be without computing."""
 
     asked: dict[str, object]
+    given: Collection  # as it was read: without a dev split or queries of our making
     collection: Collection
     recipe: Recipe
     preset: Mapping[str, object]  # what `NAME:PRESET` sets
@@ -54,6 +58,8 @@ class Request:
     student: Encoder
     teacher: Teacher | None  # None: fitted by this run, or the recipe needs none
     to_scale: bool  # several were given, which this run brings to one scale
+    candidates: tuple[ScoredPairs, ...]  # given, besides what this run finds
+    writer: Writer | None  # of the queries of a corpus that came without
     notes: tuple[str, ...]
 
 
@@ -84,11 +90,9 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
     fits = _fits(given)
     wanted = teachers_wanted(given[0]) if fits else ()
     weights = _weights(given, asked["teacher_weights"])
-    collection = read_collection(
-        asked["data"],
-        seed=DATA_SEED,
-        drop_unknown_judgements=asked["drop_unknown_judgements"],
-    )
+    read = read_as_given(asked["data"], drop_unknown_judgements=asked["drop_unknown_judgements"])
+    writer = _writer(asked, given, read)
+    collection = with_dev(with_queries(read, DATA_SEED), DATA_SEED)
     if asked["labels"] is not None:
         collection = with_labels(collection, asked["labels"], DATA_SEED)
     notes = [*collection.notes, *notes]
@@ -116,11 +120,14 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
             f"{name} needs a teacher with vectors. Use --teacher train:dual, an embedding model, "
             "or --recipe kl, which takes any teacher."
         )
+    candidates = _candidates(asked["candidates"] or (), recipe, teacher, collection)
+    notes += [note for found in candidates for note in found.notes]
     for split in ("dev", "test"):
         if split not in collection.qrels:
             notes.append(_without(split, collection))
     return Request(
         dict(asked),
+        read,
         collection,
         recipe,
         preset,
@@ -129,6 +136,8 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
         student,
         teacher,
         teacher is not None and len(given) > 1,
+        candidates,
+        writer,
         tuple(notes),
     )
 
@@ -220,6 +229,50 @@ def _given(
             )
     _check_answers(teacher, collection)
     return teacher, notes
+
+
+def _candidates(
+    files: Sequence[str], recipe: Recipe, teacher: Teacher | None, collection: Collection
+) -> tuple[ScoredPairs, ...]:
+    """The candidates that were given.
+
+    Raises:
+        ConfigError: where they would change nothing.
+        DataError: when a file cannot be used.
+    """
+    if files and recipe.fits:
+        raise ConfigError(
+            f"{recipe.name} finds the candidates of each round itself and takes none from a file. "
+            "Leave --candidates out, or use --recipe kl."
+        )
+    if files and teacher is not None and teacher.answers is not None:
+        raise ConfigError(
+            "The candidates of a file of scores are the pairs it has. Leave --candidates out, or "
+            "name a model as --teacher."
+        )
+    return tuple(read_candidates(Path(file).expanduser(), collection) for file in files)
+
+
+def _writer(asked: Mapping[str, Any], teachers: Sequence[str], given: Collection) -> Writer | None:
+    """The model that writes the queries of a corpus without any, if one is named.
+
+    Raises:
+        ConfigError: where there are queries, or files name queries that are not written yet.
+        ModelError: when it is no such model.
+    """
+    if asked["query_model"] is None:
+        return None
+    if len(given.queries):
+        raise ConfigError(
+            f"{given.name} has queries of its own, and --query-model writes them only for a corpus "
+            "without any. Leave it out."
+        )
+    if asked["candidates"] or any(map(names_scores, teachers)):
+        raise ConfigError(
+            "--query-model writes queries that no file of scores or candidates can name yet. "
+            "Leave the file out."
+        )
+    return load_writer(Path(asked["query_model"]).expanduser())
 
 
 def _coverage(teacher: ScoresTeacher, collection: Collection) -> str:

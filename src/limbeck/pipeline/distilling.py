@@ -64,7 +64,8 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
     """
     found = read_record(task.run.folder)
     if found is not None:
-        check_same_data(task.run.folder, found, request.collection.digest)
+        given = [each.digest for each in request.candidates]
+        check_same_data(task.run.folder, found, request.collection.digest, given)
         check_same_engine(task.run.folder, found, _engine(task))
         if found["asked"]["force_teacher"] != request.asked["force_teacher"]:
             write_record(task.run.folder, {**found, "asked": request.asked})
@@ -84,6 +85,7 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
                 "passages": len(request.collection.passages),
                 "labelled": len(request.collection.labelled),
                 "unlabelled": len(request.collection.unlabelled),
+                "candidates": [each.digest for each in request.candidates] or None,
             },
             "decided": asdict(decided),
             **_preset(request),

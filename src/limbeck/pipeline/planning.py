@@ -63,7 +63,13 @@ def plan(data: str, *, out: str | Path | None = None, **arguments: Any) -> Plan:
         progress.say(line)
     with TemporaryDirectory() as scratch:
         run = Run(Path(scratch), asked["seed"], engine, progress)
-        task = Retrieval(request.collection, run, DualTeacher("base", request.base), scores)
+        task = Retrieval(
+            request.collection,
+            run,
+            DualTeacher("base", request.base),
+            scores,
+            request.candidates,
+        )
         _, found = foretell(request, task, asked["budget_seconds"])
     if out is not None:
         keep(found, Path(out))

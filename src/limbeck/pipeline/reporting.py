@@ -11,7 +11,7 @@ import polars as pl
 
 from limbeck.evaluation.comparison import compare
 from limbeck.evaluation.measures import read_trec, write_trec
-from limbeck.evaluation.table import advice, as_text, row
+from limbeck.evaluation.table import advice, as_text, row, split_shown
 from limbeck.store import read_json, write_parquet, write_text
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.systems import Measured
@@ -40,7 +40,15 @@ def report(
 ) -> Result:
     """Rows, comparisons and advice; with `out`, the files that hold them."""
     rows = [
-        row(each.name, each.split, each.per_query, cost=each.cost, seed=seed) for each in systems
+        row(
+            each.name,
+            each.split,
+            each.per_query,
+            cost=each.cost,
+            seed=seed,
+            synthetic=task.collection.synthetic,
+        )
+        for each in systems
     ]
     notes = [*notes, *_limit(task), *_comparisons(systems, rows, seed)]
     said = advice(rows)
@@ -95,7 +103,8 @@ def _write_runs(task: Retrieval, out: Path, systems: Sequence[Measured]) -> None
         return
     frames = [
         each.per_query.with_columns(
-            pl.lit(each.name).alias("model"), pl.lit(each.split).alias("split")
+            pl.lit(each.name).alias("model"),
+            pl.lit(split_shown(each.split, task.collection.synthetic)).alias("split"),
         )
         for each in systems
     ]

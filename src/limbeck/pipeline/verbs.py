@@ -31,6 +31,7 @@ from limbeck.pipeline.asking import (
     training_queries,
 )
 from limbeck.pipeline.distilling import Distillation, decide, with_limit
+from limbeck.pipeline.making import with_kept_queries
 from limbeck.pipeline.reporting import METRICS, Result, finished, report
 from limbeck.record import check_same_run, check_writable, held, open_folder, read_record
 from limbeck.search import search_dense
@@ -61,6 +62,8 @@ def distill(
     backend: str = "auto",
     precision: str = "auto",
     workers: int | None = None,
+    candidates: Sequence[str | Path] = (),
+    query_model: str | Path | None = None,
     force_teacher: bool = False,
     drop_unknown_judgements: bool = False,
     student_alone: bool = False,
@@ -74,8 +77,10 @@ def distill(
     teacher carry its name: `teacher_dual.updates`. `budget_seconds` chooses updates, list length
     and candidate depth to fit; settings that are given win. Of several teachers the weighted mean
     teaches, each brought to one scale; without `teacher_weights` they count alike. `workers`
-    processes encode and score, as many as may change from call to call. `student_alone` measures
-    no other system in the end, for data on which another run has done so.
+    processes encode and score, as many as may change from call to call. `candidates` are files of
+    scored pairs, such as runs: their passages join the pools of their training queries. On a corpus
+    without queries the `query_model`, a folder of a seq2seq model, writes them. `student_alone`
+    measures no other system in the end, for data on which another run has done so.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used, before any work.
@@ -98,6 +103,8 @@ def distill(
         "budget_seconds": budget_seconds,
         "backend": backend,
         "precision": precision,
+        "candidates": [str(file) for file in candidates] or None,
+        "query_model": None if query_model is None else str(query_model),
         "force_teacher": force_teacher,
         "drop_unknown_judgements": drop_unknown_judgements,
     }
@@ -117,7 +124,14 @@ def distill(
     with held(out) if run.group.rank == 0 else nullcontext():
         if run.group.rank == 0:  # which alone writes metrics
             run = replace(run, engine=with_limit(engine, found))
-        task = Retrieval(request.collection, run, DualTeacher("base", request.base), scores)
+        request = with_kept_queries(request, run)
+        task = Retrieval(
+            request.collection,
+            run,
+            DualTeacher("base", request.base),
+            scores,
+            request.candidates,
+        )
         for line in request.notes:
             progress.say(line)
         decided = run.first(lambda: decide(request, task, budget_seconds))
@@ -138,6 +152,7 @@ def dry_run(data: str | Path, **arguments: Any) -> list[str]:
     lines = [
         f"read {len(collection.passages):,} passages and {training_queries(collection)}",
         *request.notes,
+        *(["write other queries with the --query-model"] if request.writer else []),
         "tokenise queries and passages once per tokenizer",
         "mine candidates with BM25 and with vectors",
     ]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from limbeck.candidates import Candidates, merge, mine_dense, mine_lexical
 from limbeck.data.collection import Collection, positives
+from limbeck.data.scores import ScoredPairs
 from limbeck.data.tokens import TokenStore, tokenize, tokenizer_digest
 from limbeck.errors import ConfigError
 from limbeck.evaluation.measures import Run as Results
@@ -92,14 +93,16 @@ class Retrieval:
     """One collection in one run, for recipes to work on.
 
     `base` is the encoder that the student is cut from, as a teacher: it mines where no better one
-    can. `counts` say what rules left out of the last `lists`, and `trained` names the stages that
-    trained a model, since each was last cleared; they reach the report.
+    can. `given` are pairs that others found: candidates besides. `counts` say what rules left out
+    of the last `lists`, and `trained` names the stages that trained a model, since each was last
+    cleared; they reach the report.
     """
 
     collection: Collection
     run: Run
     base: DualTeacher
     store: ScoreStore | None
+    given: Sequence[ScoredPairs] = ()
     counts: dict[str, int] = field(default_factory=dict)
     trained: list[str] = field(default_factory=list)
     _tokens: dict[tuple[str, Role, str], TokenStore] = field(default_factory=dict)
@@ -204,7 +207,8 @@ class Retrieval:
         teacher: Teacher,
         asked: Teacher | None = None,
     ) -> Candidates:
-        """The candidates of queries by words and by the vectors of a dual teacher, merged by rank.
+        """The candidates of queries by words, by the vectors of a dual teacher and as they were
+        given, merged by rank.
 
         At most `depth` passages per query; the vectors' first comes first. They are meant for the
         teacher that is `asked` about them: where it has scores of some pairs only, its own pairs
@@ -213,7 +217,11 @@ class Retrieval:
         if asked is not None and asked.answers is not None:
             return _answered(asked.answers, queries, depth, asked.name)
         lexical = self.lexical(queries, depth=depth)
-        return merge([self.mined(queries, depth=depth, miner=teacher), lexical], depth)
+        given = [
+            _answered(found.pairs, queries, depth, f"given-{number}")
+            for number, found in enumerate(self.given, start=1)
+        ]
+        return merge([self.mined(queries, depth=depth, miner=teacher), lexical, *given], depth)
 
     def lexical(self, queries: np.ndarray, *, depth: int) -> Candidates:
         """The `depth` candidates of each query by words, best first."""
@@ -771,6 +779,7 @@ class Retrieval:
                     if isinstance(model, Encoder | Ranker)
                 ],
                 "collection": self.collection.digest,
+                **({"candidates": [each.digest for each in self.given]} if self.given else {}),
             },
             measure=self.dev_measure(settings, updates, players[0]),
         )

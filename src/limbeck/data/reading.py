@@ -1,0 +1,132 @@
+"""What does DATA name, and who reads it?
+
+    pydocs             the built-in collection
+    ir_datasets:NAME   a data set of that package
+    hf:NAME            a data set of the Hugging Face hub, in BEIR's layout
+    FOLDER             BEIR's layout, MS MARCO's, or training examples, by its files
+    FILE.jsonl         training examples
+
+This module knows no format: it looks at names alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from limbeck.data import hub, irds
+from limbeck.data.beir import scan_beir
+from limbeck.data.collection import Collection, with_dev
+from limbeck.data.examples import ENDINGS, holds_examples, scan_examples
+from limbeck.data.lines import Problem, Report, find
+from limbeck.data.made_queries import queries_of_words, with_made_queries
+from limbeck.data.msmarco import COLLECTION, scan_msmarco
+from limbeck.data.pydocs import read_pydocs
+from limbeck.errors import ConfigError, DataError
+
+_LAYOUTS = (
+    "a folder with corpus.jsonl, queries.jsonl and, for judgements, qrels/train.tsv; one with "
+    "collection.tsv, queries.train.tsv and qrels.train.tsv; or training examples in a file .jsonl"
+)
+
+
+def read_collection(
+    data: str | Path, *, seed: int = 0, drop_unknown_judgements: bool = False
+) -> Collection:
+    """The collection that DATA names, with a dev split where possible.
+
+    A corpus alone gets queries that are made from it: the collection then is `synthetic`.
+
+    Raises:
+        ConfigError: when DATA is nothing that can be read.
+        DataError: when it holds something that cannot be used.
+    """
+    collection = read_as_given(data, drop_unknown_judgements=drop_unknown_judgements)
+    return with_dev(with_queries(collection, seed), seed)
+
+
+def read_as_given(data: str | Path, *, drop_unknown_judgements: bool = False) -> Collection:
+    """The collection that DATA names as it is, without a dev split or queries of our making.
+
+    Raises:
+        ConfigError: when DATA is nothing that can be read.
+        DataError: at the first thing that cannot be used, naming its place.
+    """
+    scan, before = _scanner(data, drop_unknown_judgements)
+
+    def refuse(problem: Problem) -> NoReturn:
+        raise DataError(f"{before}{problem}")
+
+    return scan(refuse)
+
+
+def scan(data: str | Path, report: Report, *, drop_unknown_judgements: bool = False) -> Collection:
+    """What can be used of what DATA names; everything else goes to `report`.
+
+    Raises:
+        ConfigError: when DATA is nothing that can be read.
+    """
+    return _scanner(data, drop_unknown_judgements)[0](report)
+
+
+def with_queries(collection: Collection, seed: int) -> Collection:
+    """The collection, with queries made from the words of its passages when it has none."""
+    if len(collection.queries) or not len(collection.passages):
+        return collection
+    return with_made_queries(collection, queries_of_words(collection.passages, seed), seed)
+
+
+def _scanner(
+    data: str | Path, drop_unknown_judgements: bool
+) -> tuple[Callable[[Report], Collection], str]:
+    """What reads DATA, and what stands before a place in its errors."""
+    drop = drop_unknown_judgements
+    named = str(data)
+    if named == "pydocs":
+        return lambda report: read_pydocs(), ""
+    if named.startswith(irds.PREFIX):
+        name = named.removeprefix(irds.PREFIX)
+        return partial(irds.scan_ir_datasets, name, drop_unknown_judgements=drop), f"{named}, "
+    if named.startswith(hub.PREFIX):
+        name = named.removeprefix(hub.PREFIX)
+        return partial(hub.scan_hub, name, drop_unknown_judgements=drop), f"{named}, "
+    path = _existing(data)
+    if path.is_file():
+        return partial(scan_examples, path), f"{path.parent}/"
+    beir, marco = (find(path, name, []) for name in ("corpus.jsonl", COLLECTION))
+    if beir and marco:
+        raise ConfigError(
+            f"{path} has both {beir.name} and {marco.name}, so it is BEIR's layout and MS MARCO's. "
+            "Keep the files of one of them there."
+        )
+    if marco:
+        return partial(scan_msmarco, path, drop_unknown_judgements=drop), f"{path}/"
+    if not beir and not find(path, "queries.jsonl", []) and holds_examples(path):
+        return partial(scan_examples, path), f"{path}/"
+    return partial(scan_beir, path, drop_unknown_judgements=drop), f"{path}/"
+
+
+def _existing(data: str | Path) -> Path:
+    """The folder, or file of examples, that DATA names.
+
+    Raises:
+        ConfigError: when it is neither.
+    """
+    path = Path(data).expanduser()
+    try:
+        if path.is_dir():
+            return path
+        is_file = path.is_file()
+    except OSError as error:  # no name that a file system takes, or a folder that it hides
+        raise ConfigError(f"{path} cannot be read: {error.strerror}. Give another path.") from error
+    layout_file = path.name.removesuffix(".gz") in ("corpus.jsonl", "queries.jsonl")
+    if is_file and path.name.endswith(ENDINGS) and not layout_file:
+        return path
+    if path.exists():
+        raise ConfigError(f"{path} is a file. Give the folder it is in: {_LAYOUTS}.")
+    raise ConfigError(
+        f'{path} does not exist. Give {_LAYOUTS}; or "pydocs", the built-in one, '
+        "ir_datasets:NAME or hf:NAME."
+    )
