@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from limbeck.data import read_collection
-from limbeck.data.collection import Collection, with_labels
+from limbeck.data.collection import DATA_SEED, Collection, with_labels
 from limbeck.errors import ConfigError, DataError
 from limbeck.models.encoder import Encoder
 from limbeck.models.layers import cut_layers, with_dimension
@@ -36,9 +36,6 @@ from limbeck.types import SPLITS, Split
 OFFLINE_LAYERS = 2  # of the student that is cut from the offline model
 FITTED = "train"  # `--teacher train[:dual|cross|ensemble]`
 TEACHERS = ("dual", "cross", "ensemble")
-# Draws a carved dev split and the labels to keep, whatever the seed of the run: seeds of one method
-# can be compared, and no seed's dev queries are ones that another seed's teacher was fitted on.
-DATA_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
