@@ -115,8 +115,7 @@ class Searcher:
         """The student's first passages, in the order of the teacher."""
         [hits] = self.search([query], max(k, RERANKED))
         scores = self.score(query, [hit.text for hit in hits]).tolist() if hits else []
-        scored = [replace(hit, score=score) for hit, score in zip(hits, scores, strict=True)]
-        return sorted(scored, key=lambda hit: -hit.score)[:k]
+        return reranked(hits, scores, k)
 
     def _hits(self, rows: NDArray[np.int64], scores: Vectors) -> list[Hit]:
         """Rows with their ids and texts; slots without a passage left out."""
@@ -125,6 +124,12 @@ class Searcher:
             for row, score in zip(rows.tolist(), scores.tolist(), strict=True)
             if row >= 0
         ]
+
+
+def reranked(hits: Sequence[Hit], scores: Sequence[float], k: int) -> list[Hit]:
+    """The k hits with the largest of other scores, and those; equal ones stay in order."""
+    scored = [replace(hit, score=score) for hit, score in zip(hits, scores, strict=True)]
+    return sorted(scored, key=lambda hit: -hit.score)[:k]
 
 
 def open_searcher(
