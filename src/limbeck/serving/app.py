@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import logging
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -47,8 +46,6 @@ from limbeck.types import Role
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-_log = logging.getLogger(__name__)
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -151,13 +148,7 @@ def create_app(searcher: Searcher, limits: Limits, *, name: str, bm25: bool = Tr
             yield
 
     # No pages of FastAPI's own: theirs load scripts from elsewhere.
-    app = FastAPI(
-        title="Limbeck",
-        docs_url=None,
-        redoc_url=None,
-        lifespan=lifespan,
-        max_body_size=limits.max_body,
-    )
+    app = FastAPI(title="Limbeck", docs_url=None, redoc_url=None, lifespan=lifespan)
 
     def count(endpoint: str, status: int, took: float) -> None:
         requests.labels(endpoint, str(status)).inc()
@@ -182,9 +173,10 @@ def create_app(searcher: Searcher, limits: Limits, *, name: str, bm25: bool = Tr
             404: f"There is no {request.url.path} here. See / or docs/serving.md.",
             405: f"{request.url.path} does not take {request.method}.",
             400: "The body cannot be read as JSON. Send UTF-8 JSON.",
+            413: _too_large(limits.max_body),
         }
-        refused = Refused(error.status_code, told.get(error.status_code, str(error.detail)))
-        return JSONResponse(refused.body(), refused.status, error.headers)
+        message = told.get(error.status_code, str(error.detail))
+        return refusal(Refused(error.status_code, message, headers=error.headers))
 
     @app.exception_handler(Exception)
     async def on_bug(request: Request, error: Exception) -> JSONResponse:
@@ -306,9 +298,8 @@ def create_app(searcher: Searcher, limits: Limits, *, name: str, bm25: bool = Tr
 
 
 class _Counted:
-    """Tells of every request where it went, how it ended and how long it took.
-
-    A body that is too large by its own account is refused here, before it is read.
+    """Tells of every request where it went, how it ended and how long it took, and reads no more
+    of its body than is allowed.
     """
 
     def __init__(self, app: ASGIApp, count: Any, max_body: int) -> None:
@@ -322,6 +313,15 @@ class _Counted:
             return
         begun = perf_counter()
         status = 500
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_body:  # of a body that did not say how large it is
+                raise HTTPException(413)
+            return message
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -332,10 +332,10 @@ class _Counted:
         length = dict(scope["headers"]).get(b"content-length", b"0")
         try:
             if length.isdigit() and int(length) > self._max_body:
-                refused = _too_large(self._max_body)
-                await JSONResponse(refused.body(), refused.status)(scope, receive, watched)
+                refused = Refused(413, _too_large(self._max_body))
+                await JSONResponse(refused.body(), 413)(scope, receive, watched)
             else:
-                await self._app(scope, receive, watched)
+                await self._app(scope, limited, watched)
         finally:
             route = scope.get("route")
             self._count(getattr(route, "path", "other"), status, perf_counter() - begun)
@@ -420,13 +420,9 @@ def _no_teacher(name: str) -> Refused:
     )
 
 
-def _too_large(most: int) -> Refused:
-    """The refusal of a body that is too large."""
-    return Refused(
-        413,
-        f"The body is larger than {most:,} bytes. Send fewer texts in one request.",
-        code="body_too_large",
-    )
+def _too_large(most: int) -> str:
+    """What is said of a body that is too large."""
+    return f"The body is larger than {most:,} bytes. Send fewer texts in one request."
 
 
 def _policy(page: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from limbeck.data.collection import LONE_SURROGATE
 from limbeck.errors import ConfigError
@@ -89,15 +89,24 @@ class Limits:
             )
 
 
-@dataclass(frozen=True)
 class Refused(Exception):
-    """A request that is not answered, and why."""
+    """A request that is not answered, and why: an HTTP status and a message."""
 
-    status: int
-    message: str
-    param: str | None = None
-    code: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = headers or {}
 
     def body(self) -> dict[str, object]:
         """The JSON of the answer."""
