@@ -37,7 +37,7 @@ from limbeck.models.layers import cut_layers
 from limbeck.models.loading import OFFLINE, load_encoder
 
 ARMS = {"dynamic batches": (), "one at a time": ("--max-batch", "1")}
-WARM_UP = 2.0  # seconds of load before anything is counted
+WARM_UP = 8.0  # seconds of load before anything is counted: OpenVINO keeps what it met of shapes
 
 
 @dataclass
