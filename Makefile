@@ -7,14 +7,14 @@ WORK ?= bench-run
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check bench bench-speed
+.PHONY: demo test check bench bench-speed bench-serve
 .DEFAULT_GOAL := test
 
 # torch goes first: everything else accepts the build of it that is there.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -c constraints.txt torch
-	$(BIN)/python -m pip install -c constraints.txt -e '.[offline,openvino,onnx,ir-datasets,hf,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[offline,openvino,onnx,faiss,serve,ir-datasets,hf,dev]'
 	touch $@
 
 demo: $(INSTALLED)
@@ -43,3 +43,6 @@ endif
 bench-speed: $(INSTALLED)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[bench]'
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/speed.py $(or $(DATA),pydocs)
+
+bench-serve: $(INSTALLED)
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/serve_load.py

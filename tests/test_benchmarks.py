@@ -11,7 +11,7 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 
-@pytest.mark.parametrize("script", ["quality", "second_run", "head_to_head"])
+@pytest.mark.parametrize("script", ["quality", "second_run", "head_to_head", "serve_load"])
 def test_scripts_can_be_started(script: str) -> None:
     found = subprocess.run(
         [sys.executable, FOLDER / f"{script}.py", "--help"],
@@ -19,7 +19,7 @@ def test_scripts_can_be_started(script: str) -> None:
         text=True,
         check=True,
     )
-    assert "--recipes" in found.stdout or "--burst" in found.stdout
+    assert any(option in found.stdout for option in ("--recipes", "--burst", "--clients"))
 
 
 @pytest.fixture

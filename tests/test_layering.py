@@ -5,6 +5,8 @@ The rows are read from the diagram in docs/architecture.md. Imports inside funct
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,3 +139,11 @@ def test_an_arrow_that_points_down_is_let_be(tmp_path: Path, file: str, line: st
     (tmp_path / "limbeck" / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "limbeck" / file).write_text(line)
     assert complaints(tmp_path) == []
+
+
+def test_a_server_needs_no_trainer_not_even_indirectly() -> None:
+    code = "import sys, limbeck.serving.app, limbeck.serving.server; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "limbeck.indexing" in loaded
+    assert not [name for name in loaded if name.startswith(("limbeck.training", "limbeck.recipes"))]

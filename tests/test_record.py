@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -142,40 +139,3 @@ def test_a_file_and_a_path_below_it_are_refused(tmp_path: Path) -> None:
         record.open_folder(tmp_path / "file")
     with pytest.raises(StoreError, match="Cannot write to --store"):
         record.check_writable(tmp_path / "file" / "below", "--store")
-
-
-def test_one_process_at_a_time_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
-    hold = (
-        "import sys, time; from pathlib import Path; from limbeck.record import held\n"
-        "with held(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", hold, tmp_path],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == b"held\n"
-        with (
-            pytest.raises(StoreError, match="Another process is working in"),
-            record.held(tmp_path),
-        ):
-            pass
-        other.kill()
-    with record.held(tmp_path), pytest.raises(StoreError), record.held(tmp_path):
-        pass
-    with record.held(tmp_path):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_killed_writer_left_is_cleared_away(tmp_path: Path) -> None:
-    (tmp_path / "stages" / "mine").mkdir(parents=True)
-    (tmp_path / "stages" / "mine" / ".tmp-7-shard-00000.parquet").touch()
-    (tmp_path / ".tmp-7-student" / "1_Pooling").mkdir(parents=True)
-    (tmp_path / ".old-7-student").mkdir()
-    (tmp_path / "stages" / "mine" / "shard-00001.parquet").touch()
-    with record.held(tmp_path):
-        left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {"stages/mine/shard-00001.parquet"}
-    assert {path.name for path in tmp_path.iterdir()} == {"stages"}

@@ -201,3 +201,11 @@ def test_shapes_and_types_that_do_not_fit_are_refused() -> None:
         search_dense(Q[0], P, 1)
     with pytest.raises(ValueError, match="float32"):
         search_dense(Q.astype(np.float16), P, 1)
+
+
+def test_masked_passages_are_never_found() -> None:
+    passages = np.eye(5, dtype=np.float32)[[0, 0, 1, 0, 2]]
+    mask = np.array([False, True, True, True, False])
+    positions, scores = search_dense(passages[:1], passages, 4, mask=mask, memory_bytes=2048)
+    assert positions.tolist() == [[1, 3, 2, -1]]
+    assert scores.tolist() == [[1.0, 1.0, 0.0, -np.inf]]

@@ -156,3 +156,40 @@ def test_the_fault_hook_kills_at_the_write_it_names(tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL
     names = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".tmp-")}
     assert names == {"mine0", "mine1", "score0", "score1"}
+
+
+def test_one_process_at_a_time_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
+    hold = (
+        "import sys, time; from pathlib import Path; from limbeck.store import held\n"
+        "with held(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, tmp_path],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(StoreError, match="Another process is working in"),
+            store.held(tmp_path),
+        ):
+            pass
+        other.kill()
+    with store.held(tmp_path), pytest.raises(StoreError), store.held(tmp_path):
+        pass
+    with store.held(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / "stages" / "mine").mkdir(parents=True)
+    (tmp_path / "stages" / "mine" / ".tmp-7-shard-00000.parquet").touch()
+    (tmp_path / ".tmp-7-student" / "1_Pooling").mkdir(parents=True)
+    (tmp_path / ".old-7-student").mkdir()
+    (tmp_path / "stages" / "mine" / "shard-00001.parquet").touch()
+    with store.held(tmp_path):
+        left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"stages/mine/shard-00001.parquet"}
+    assert {path.name for path in tmp_path.iterdir()} == {"stages"}

@@ -7,13 +7,9 @@ is refused. It knows no method, model or collection.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import platform
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,12 +19,11 @@ import torch
 
 from limbeck.errors import ConfigError, StoreError
 from limbeck.settings import read_toml
-from limbeck.store import write_text
+from limbeck.store import LEFT, write_text
 
 RECORD = "run.toml"
 TABLES = ("asked", "collection", "decided", "environment")
 MAY_CHANGE = ("force_teacher",)  # between two commands of one run: a refused teacher may be forced
-LEFT = (".tmp-", ".old-")  # how names begin of what a killed writer left behind
 PACKAGES = ("limbeck", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
 
 
@@ -66,35 +61,6 @@ def check_writable(folder: Path, flag: str) -> None:
         raise StoreError(
             f"Cannot write to {flag} {folder}: {error.strerror}. Choose a folder that is writable."
         ) from error
-
-
-@contextmanager
-def held(out: Path) -> Iterator[None]:
-    """Keep a run's folder for this process, and clear away what a killed one left behind.
-
-    The kernel holds the lock and releases it when the process ends, however it ends.
-
-    Raises:
-        StoreError: when another process is working there.
-    """
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise StoreError(
-                    f"Another process is working in --out {out}. Wait for it, or choose another."
-                ) from error
-            # a file system without locks: two runs in one folder are then the user's to avoid
-        for left in [path for prefix in LEFT for path in out.rglob(f"{prefix}*")]:
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
-        yield
-    finally:
-        os.close(handle)
 
 
 def read_record(out: Path) -> dict[str, Any] | None:

@@ -182,6 +182,7 @@ def search_dense(
     passage_vectors: Vectors | Tensor,
     k: int,
     *,
+    mask: NDArray[np.bool_] | None = None,
     memory_bytes: int = 256 * 2**20,
     progress: Progress | None = None,
 ) -> tuple[Positions, Vectors]:
@@ -193,10 +194,11 @@ def search_dense(
     them at a time is made float32, so scores are exact products with the rounded vectors.
 
     Shapes: `query_vectors` [Q, D] float32, `passage_vectors` [N, D] float32, or a bfloat16 tensor
-    on the CPU.
+    on the CPU; `mask` [N], False = a passage that is not to be found.
     Units: `memory_bytes` caps the work space, without the arrays given and returned.
     Returns: positions [Q, k] int32 and scores [Q, k], best first, equal scores by position; -1 and
-    -inf in the last columns when k > N. Another `memory_bytes` may change the last bit of a score.
+    -inf in the last columns when there are fewer than k. Another `memory_bytes` may change the last
+    bit of a score.
 
     Raises:
         ValueError: when shapes or types do not fit.
@@ -236,6 +238,8 @@ def search_dense(
                     np.matmul(queries, passages.T, out=block)
                 for row, values in enumerate(block, start):
                     _check_finite(values, row, first)
+                    if mask is not None:
+                        values[~mask[first : first + width]] = -np.inf
                     _take_better(positions[row], scores[row], values, first)
             advance(len(passages))
     return positions, scores

@@ -15,6 +15,7 @@ This module knows no model, no collection and no method.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -36,6 +37,8 @@ import safetensors.torch
 import torch
 
 from limbeck.errors import StoreError
+
+LEFT = (".tmp-", ".old-")  # how names begin of what a killed writer left behind
 
 _writes: Counter[str] = Counter()
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
@@ -130,6 +133,35 @@ def new_folder(path: Path, *, stage: str) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep a folder for this process, and clear away what a killed one left behind.
+
+    The kernel holds the lock and releases it when the process ends, however it ends.
+
+    Raises:
+        StoreError: when another process is working there.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise StoreError(
+                    f"Another process is working in {folder}. Wait for it, or choose another."
+                ) from error
+            # a file system without locks: two writers in one folder are then the user's to avoid
+        for left in [path for prefix in LEFT for path in folder.rglob(f"{prefix}*")]:
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str, *, stage: str) -> None:

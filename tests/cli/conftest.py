@@ -59,7 +59,8 @@ class FakePipeline(SimpleNamespace):
 
     def demo(self, *positional: object, **named: Any) -> tuple[SimpleNamespace, list[Any]]:
         self._record("demo", positional, named)
-        return self.result, [("read a file", [(0.91, "Open a file.\nReturn it.")])]
+        hit = SimpleNamespace(id="open", score=0.91, text="Open a file.\nReturn it.")
+        return self.result, [("read a file", [hit])]
 
 
 @pytest.fixture

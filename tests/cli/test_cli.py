@@ -34,7 +34,7 @@ def test_version(invoke: Invoke) -> None:
     assert (result.exit_code, result.stdout) == (0, f"limbeck {version('limbeck')}\n")
 
 
-@pytest.mark.parametrize("group", [[], ["data"], ["store"]])
+@pytest.mark.parametrize("group", [[], ["data"], ["index"], ["store"]])
 def test_a_group_alone_shows_its_help(invoke: Invoke, group: list[str]) -> None:
     assert "Usage" in invoke(*group).output
 

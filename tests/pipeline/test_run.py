@@ -396,16 +396,6 @@ def test_evaluate_without_that_split_says_which_there_are(
     assert "no judgements for test (it has: train, dev)" in answer.stderr
 
 
-def test_a_search_finds_passages_with_the_student(finished: Finished) -> None:
-    from limbeck.data import read_collection
-
-    collection = read_collection(finished.data)
-    [hits] = pipeline.search(finished.out / "student", collection, [collection.passages.texts[3]])
-    assert len(hits) == 3
-    assert hits[0][1] == collection.passages.texts[3]
-    assert hits[0][0] == pytest.approx(1.0, abs=1e-3)
-
-
 def test_a_preset_is_recorded_and_overruled_by_what_is_set(
     finished: Finished, invoke: Invoke, tmp_path: Path
 ) -> None:

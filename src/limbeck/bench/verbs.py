@@ -33,15 +33,16 @@ from limbeck.bench.budget import (
 )
 from limbeck.bench.figures import rows_of, visible_differences
 from limbeck.data import read_collection
+from limbeck.data.collection import DATA_SEED
 from limbeck.errors import ConfigError, DataError, StoreError
 from limbeck.models.loading import load_encoder
 from limbeck.pipeline import distill
 from limbeck.pipeline import dry_run as stages_of
-from limbeck.pipeline.asking import DATA_SEED, FITTED, measured_split, teachers_wanted
+from limbeck.pipeline.asking import FITTED, measured_split, teachers_wanted
 from limbeck.pipeline.reporting import METRICS
 from limbeck.recipes import find_preset
-from limbeck.record import LEFT, RECORD, check_same_run, check_writable, environment, read_record
-from limbeck.store import read_json, write_json, write_text
+from limbeck.record import RECORD, check_same_run, check_writable, environment, read_record
+from limbeck.store import LEFT, read_json, write_json, write_text
 from limbeck.types import Progress, Silent
 
 RESULTS, PAGE, SECONDS = "bench.json", "bench.md", "arms.json"

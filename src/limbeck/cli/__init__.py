@@ -19,7 +19,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from limbeck.cli import bench, compare, data, demo, distill, evaluate, export, recipes, store
+from limbeck.cli import (
+    bench,
+    compare,
+    data,
+    demo,
+    distill,
+    evaluate,
+    export,
+    index,
+    recipes,
+    search,
+    serve,
+    store,
+)
 from limbeck.errors import LimbeckError
 
 __all__ = ["main"]
@@ -54,8 +67,11 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("bench")(bench.bench)
 app.command("export")(export.export)
+app.command("search")(search.search)
+app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
 app.command("recipes")(recipes.recipes)
+app.add_typer(index.app, name="index")
 app.add_typer(data.app, name="data")
 app.add_typer(store.app, name="store")
 

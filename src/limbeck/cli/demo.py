@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from limbeck.cli import options
-from limbeck.cli.output import as_dict, print_json, print_result
+from limbeck.cli.output import as_dict, one_line, print_json, print_result
 from limbeck.cli.progress import on_stderr
 
 
@@ -26,18 +26,15 @@ def demo(
     with on_stderr() as progress:
         result, searches = pipeline.demo(out, precision=precision, progress=progress)
     if as_json:
-        found = [{"query": query, "hits": hits} for query, hits in searches]
+        found = [
+            {"query": query, "hits": [(hit.score, hit.text) for hit in hits]}
+            for query, hits in searches
+        ]
         print_json({**as_dict(result), "searches": found})
         return
     print_result(result)
     typer.echo(f"\nStudent: {out / 'student'}")
     for query, hits in searches:
         typer.echo(f"\n? {query}")
-        for score, text in hits:
-            typer.echo(f"  {score:.3f}  {_one_line(text)}")
-
-
-def _one_line(text: str, width: int = 88) -> str:
-    """The beginning of a passage on one line."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= width else flat[: width - 1] + "…"
+        for hit in hits:
+            typer.echo(f"  {hit.score:.3f}  {one_line(hit.text)}")

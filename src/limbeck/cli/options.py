@@ -130,3 +130,15 @@ DropUnknownJudgements = Annotated[
         help="Leave out judgements of ids that are in no file, and count them, rather than refuse.",
     ),
 ]
+Place = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="A run of `limbeck distill`, or the folder of an index."),
+]
+Reranker = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher",
+        help="The model that re-ranks: a folder or hub name.",
+        show_default="RUN/teacher, if the run fitted one",
+    ),
+]

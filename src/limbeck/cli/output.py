@@ -32,3 +32,9 @@ def as_dict(result: "Result") -> dict[str, Any]:
 def print_json(value: object) -> None:
     """Print a value as JSON, text unescaped."""
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def one_line(text: str, width: int = 88) -> str:
+    """The beginning of a passage on one line."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: width - 1] + "…"

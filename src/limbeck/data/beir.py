@@ -44,6 +44,19 @@ def read_beir(folder: Path, *, drop_unknown_judgements: bool = False) -> Collect
     return scan_beir(folder, refuse, drop_unknown_judgements=drop_unknown_judgements)
 
 
+def read_passages(path: Path) -> Texts:
+    """The passages in one file such as `corpus.jsonl`, packed as .gz or not.
+
+    Raises:
+        DataError: at the first thing that cannot be used, naming its file and line.
+    """
+
+    def refuse(problem: Problem) -> NoReturn:
+        raise DataError(f"{path.parent}/{problem}")
+
+    return _Reader(path.parent, refuse).texts(path.name, "passage")
+
+
 def scan_beir(folder: Path, report: Report, *, drop_unknown_judgements: bool = False) -> Collection:
     """What can be used of a BEIR folder; everything else goes to `report`, in file order.
 

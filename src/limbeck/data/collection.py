@@ -24,6 +24,9 @@ from limbeck.types import SPLITS, PassageId, Qrels, QueryId, Split
 
 # half of a character: JSON and Python can hold it, UTF-8, and so every tokenizer, cannot
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+# Draws a carved dev split and the labels to keep, whatever the seed of the run: seeds of one method
+# can be compared, and no seed's dev queries are ones that another seed's teacher was fitted on.
+DATA_SEED = 0
 DEV_SHARE = 0.1  # of the labelled training queries, when a collection has no dev split
 DEV_AT_MOST = 500  # queries: enough to choose a checkpoint by
 DEV_NEEDS = 10  # labelled training queries; below, every one of them is worth more in training

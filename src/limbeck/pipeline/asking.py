@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.data.collection import Collection, with_dev, with_labels
+from limbeck.data.collection import DATA_SEED, Collection, with_dev, with_labels
 from limbeck.data.reading import read_as_given, with_queries
 from limbeck.data.scores import ScoredPairs, read_candidates
 from limbeck.errors import ConfigError, DataError
@@ -39,9 +39,6 @@ from limbeck.types import SPLITS, Split
 OFFLINE_LAYERS = 2  # of the student that is cut from the offline model
 FITTED = "train"  # `--teacher train[:dual|cross|ensemble]`
 TEACHERS = ("dual", "cross", "ensemble")
-# Draws a carved dev split and the labels to keep, whatever the seed of the run: seeds of one method
-# can be compared, and no seed's dev queries are ones that another seed's teacher was fitted on.
-DATA_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)

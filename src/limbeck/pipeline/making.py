@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from limbeck.data.collection import with_dev, with_labels
+from limbeck.data.collection import DATA_SEED, with_dev, with_labels
 from limbeck.data.made_queries import drawn, queries_of_words, with_made_queries
 from limbeck.generation import write_queries
-from limbeck.pipeline.asking import DATA_SEED, Request
+from limbeck.pipeline.asking import Request
 from limbeck.training import Run
 
 FOLDER = "stages/made-queries"

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from limbeck.data import read_collection
-from limbeck.data.collection import Collection
 from limbeck.errors import ConfigError, DataError
-from limbeck.inference import choose_engine, embed
+from limbeck.indexing import Hit, open_searcher
+from limbeck.inference import choose_engine
 from limbeck.models.exported import is_exported, runtime_of
 from limbeck.models.layers import LayerChoice
 from limbeck.models.loading import OFFLINE, load_encoder
@@ -33,9 +33,9 @@ from limbeck.pipeline.asking import (
 from limbeck.pipeline.distilling import Distillation, decide, with_limit
 from limbeck.pipeline.making import with_kept_queries
 from limbeck.pipeline.reporting import METRICS, Result, finished, report
-from limbeck.record import check_same_run, check_writable, held, open_folder, read_record
-from limbeck.search import search_dense
-from limbeck.tasks.retrieval import Retrieval, normalised
+from limbeck.record import check_same_run, check_writable, open_folder, read_record
+from limbeck.store import held
+from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.systems import measure_bm25, measure_teacher, unmeasured
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.teachers import DualTeacher
@@ -237,10 +237,10 @@ def evaluate(
 
 def demo(
     out: str | Path, *, precision: str = "auto", progress: Progress | None = None
-) -> tuple[Result, list[tuple[str, list[tuple[float, str]]]]]:
+) -> tuple[Result, list[tuple[str, list[Hit]]]]:
     """A whole run on `pydocs`, and three live searches answered by its student.
 
-    Returns the run's result and, per search, the query and its best passages with their scores.
+    Returns the run's result and, per search, the query and its best passages.
     """
     progress = progress or Silent()
     result = distill(
@@ -251,44 +251,8 @@ def demo(
         precision=precision,
         progress=progress,
     )
-    collection = read_collection("pydocs")
-    hits = search(Path(out) / "student", collection, DEMO_QUERIES, progress=progress)
+    hits = open_searcher(out, progress=progress).search(DEMO_QUERIES, DEMO_HITS)
     return result, list(zip(DEMO_QUERIES, hits, strict=True))
-
-
-def search(
-    student: Path,
-    collection: Collection,
-    queries: Sequence[str],
-    *,
-    depth: int = 3,
-    progress: Progress | None = None,
-) -> list[list[tuple[float, str]]]:
-    """The best passages of a collection for queries, by a student: (score, text) each."""
-    from limbeck.data.tokens import tokenize_here
-
-    encoder, engine = load_encoder(student), choose_engine()
-    vectors = [
-        embed(
-            encoder,
-            tokenize_here(texts, encoder.tokenizer, prompt=encoder.prompt(role)),
-            role,
-            engine=engine,
-            progress=progress,
-        )
-        for texts, role in _fields(queries, collection)
-    ]
-    if encoder.similarity == "cosine":
-        vectors = [normalised(found) for found in vectors]
-    found, scores = search_dense(vectors[0], vectors[1], depth)
-    return [
-        [
-            (float(score), collection.passages.texts[at])
-            for at, score in zip(row, own, strict=True)
-            if at >= 0
-        ]
-        for row, own in zip(found.tolist(), scores.tolist(), strict=True)
-    ]
 
 
 DEMO_QUERIES = (
@@ -296,15 +260,10 @@ DEMO_QUERIES = (
     "stop when the loss is flat",
     "escape special characters",
 )
+DEMO_HITS = 3
 DEMO_SETTINGS: dict[str, object] = {
     "queries_per_update": 20,
     "measures": 1,
     "teacher_dual.queries_per_update": 20,
     "teacher_dual.measures": 1,
 }
-
-
-def _fields(
-    queries: Sequence[str], collection: Collection
-) -> list[tuple[Sequence[str], Literal["query", "passage"]]]:
-    return [(list(queries), "query"), (collection.passages.texts, "passage")]

@@ -1,0 +1,20 @@
+"""Passages as vectors on disk: built once, changed in place, searched by a student."""
+
+from limbeck.indexing.building import Changed, add, build, delete
+from limbeck.indexing.files import Index, open_index
+from limbeck.indexing.searching import BY, By, Hit, Searcher, find_index, open_searcher
+
+__all__ = [
+    "BY",
+    "By",
+    "Changed",
+    "Hit",
+    "Index",
+    "Searcher",
+    "add",
+    "build",
+    "delete",
+    "find_index",
+    "open_index",
+    "open_searcher",
+]

@@ -1,0 +1,89 @@
+"""What of a run's folder is searched?
+
+Its student, the data that it learned from, the teacher if it fitted one, and the index beside them.
+
+This module knows no vector, and of a run's record only where the data is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from limbeck.data import read_collection
+from limbeck.data.collection import DATA_SEED, Collection, with_dev, with_labels
+from limbeck.data.derived import DerivedTexts
+from limbeck.data.made_queries import with_made_queries
+from limbeck.data.reading import read_as_given
+from limbeck.errors import ConfigError, DataError
+from limbeck.settings import read_toml
+
+RECORD = "run.toml"
+MADE_QUERIES = "stages/made-queries"
+INDEX, STUDENT, TEACHER = "index", "student", "teacher"
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, finished or not."""
+    return (folder / RECORD).is_file()
+
+
+def index_of(folder: Path) -> Path:
+    """The folder of a run's index; of a folder that is no run, itself."""
+    return folder / INDEX if is_run(folder) else folder
+
+
+def teacher_of(run: Path) -> str | None:
+    """The folder of the teacher that a run fitted, or None."""
+    return str(run / TEACHER) if (run / TEACHER).is_dir() else None
+
+
+def student_of(run: Path) -> str:
+    """The folder of a run's student.
+
+    Raises:
+        ConfigError: when it is not there.
+    """
+    if not (run / STUDENT).is_dir():
+        raise ConfigError(
+            f"{run} has no student yet: the run is not finished. Repeat the command that made it."
+        )
+    return str(run / STUDENT)
+
+
+def data_of(run: Path) -> Collection:
+    """The collection that a run learned from, read again.
+
+    Raises:
+        ConfigError: when it is not where it was.
+        DataError: when it is not what it was.
+    """
+    record = read_toml(run / RECORD)
+    asked: dict[str, Any] = record["asked"]
+    instead = (
+        f"Run `limbeck index {run} DATA` with the data to search in; any folder will do, and this "
+        "command will find that index."
+    )
+    drop = asked.get("drop_unknown_judgements", False)
+    try:
+        if asked.get("query_model"):  # whose queries the run has kept
+            given = read_as_given(asked["data"], drop_unknown_judgements=drop)
+            kept = sorted((run / MADE_QUERIES).glob("*.parquet"))
+            made = DerivedTexts(pl.concat([DerivedTexts.read(path).frame for path in kept]))
+            collection = with_dev(with_made_queries(given, made, DATA_SEED), DATA_SEED)
+        else:
+            collection = read_collection(
+                asked["data"], seed=DATA_SEED, drop_unknown_judgements=drop
+            )
+    except ConfigError as error:
+        raise ConfigError(f"{run} learned from {asked['data']}. {error} {instead}") from error
+    if (labels := asked.get("labels")) is not None:
+        collection = with_labels(collection, labels, DATA_SEED)
+    if collection.digest != record["collection"]["digest"]:
+        raise DataError(
+            f"{asked['data']} is not what {run} learned from: ids, texts or judgements have "
+            f"changed since. {instead}"
+        )
+    return collection

@@ -1,0 +1,167 @@
+"""How does a server start, where does it listen, and how does it end?
+
+Everything that can be refused is refused before the port is opened: a missing extra, an address in
+use, a folder without an index. SIGTERM and Ctrl-C end it: no new connection is taken, requests that
+are being answered are finished, and the exit code is 0.
+
+What is answered is `limbeck.serving.app`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from limbeck.errors import ConfigError
+from limbeck.indexing import Searcher, open_searcher
+from limbeck.inference import Engine, choose_engine
+from limbeck.models.graph import openvino_installed
+from limbeck.serving.limits import Limits
+from limbeck.types import Progress, Silent
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+GRACE_SECONDS = 30  # for requests that are being answered when the server is to end
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that is ready to listen."""
+
+    name: str
+    app: FastAPI
+    socket: socket.socket
+
+    @property
+    def address(self) -> str:
+        """Where it listens, as a URL."""
+        host, port = self.socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def run(self) -> None:
+        """Listen until SIGTERM or SIGINT."""
+        import uvicorn
+
+        config = uvicorn.Config(
+            self.app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+        # uvicorn ends gracefully and then raises the signal again for whoever handled it before:
+        # nobody has to, this was its end.
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda *_: None)
+        uvicorn.Server(config).run(sockets=[self.socket])
+
+
+def prepare(
+    place: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    name: str | None = None,
+    teacher: str | None = None,
+    bm25: bool = True,
+    limits: Limits | None = None,
+    backend: str = "auto",
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> Server:
+    """A server of the run or index in a folder, everything loaded; `run` it.
+
+    Raises:
+        ConfigError: when the extra is missing, the address cannot be had or the limits do not fit.
+        ConfigError, DataError, ModelError, StoreError: as `open_searcher`.
+    """
+    progress, limits = progress or Silent(), limits or Limits()
+    _check_extra()
+    from limbeck.serving.app import create_app
+
+    limits.check()
+    bound = _bound(host, port)
+    try:
+        engine = serving_engine(backend, precision)
+        searcher = open_searcher(
+            place,
+            teacher=teacher,
+            backend=engine.backend if backend == "auto" else backend,
+            precision=engine.precision if precision == "auto" else precision,
+            progress=progress,
+        )
+        _warm_up(searcher, bm25, progress)
+        served = name or searcher.name
+        app = create_app(searcher, limits, name=served, bm25=bm25)
+    except BaseException:
+        bound.close()
+        raise
+    return Server(served, app, bound)
+
+
+def serving_engine(backend: str, precision: str) -> Engine:
+    """The engine for a model that is asked again and again: OpenVINO pays, where it is installed.
+
+    In torch `auto` is fp32: in bf16 the first rows of every batch are computed twice, to compare
+    them, and here most batches have few.
+    """
+    engine = choose_engine(backend, precision)
+    if backend == "auto" and engine.device == "cpu" and openvino_installed():
+        return choose_engine("openvino", precision)
+    if precision == "auto" and engine.backend == "torch":
+        return replace(engine, precision="fp32")
+    return engine
+
+
+def _warm_up(searcher: Searcher, bm25: bool, progress: Progress) -> None:
+    """Do everything once that is slow the first time."""
+    if bm25:
+        searcher.count_words(progress)
+    progress.say("Loading the model")
+    searcher.search(["warm up"], 1)
+    searcher.embed(["warm up"], "passage")
+    if searcher.teacher is not None:
+        searcher.score("warm up", ["warm up"])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at an address, which nobody can connect to yet.
+
+    Raises:
+        ConfigError: when the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":  # elsewhere it would let two servers share a port
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ConfigError(
+            f"Cannot listen on {host} port {port}: {error.strerror}. Choose another --port or "
+            "--host."
+        ) from error
+    return bound
+
+
+def _check_extra() -> None:
+    """Refuse to go on without the extra.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    try:
+        import fastapi
+        import prometheus_client
+        import uvicorn
+    except ImportError as error:
+        raise ConfigError(
+            f"Serving needs {error.name}. Run `pip install 'limbeck[serve]'`."
+        ) from error
+    del fastapi, prometheus_client, uvicorn
