@@ -82,7 +82,7 @@ def said(answer: Answer) -> str:
 
 def test_each_arm_is_a_run_and_all_have_one_teacher_and_one_store(done: Done) -> None:
     folders = {path.name for path in done.out.iterdir()}
-    results = {"bench.json", "bench.md", "arms.json"}
+    results = {"bench.json", "bench.md", "bench.html", "arms.json"}
     assert folders == {*ARMS, "teacher", "store", *results}
     assert not [path for path in done.out.rglob("*") if path.name.startswith((".tmp-", ".old-"))]
     teachers = set()
@@ -263,7 +263,7 @@ def test_finished_arms_are_read_back_and_a_recipe_may_be_added(
     answer = invoke(*done.words(out))
     assert answer.exit_code == 0, answer.output
     assert answer.stdout.startswith("Smallest visible difference from contrastive in nDCG@10")
-    assert answer.stdout.endswith(f"Costs and conditions: {out / 'bench.md'}\n")
+    assert answer.stdout.endswith(f"Costs and conditions: {out / 'bench.html'}\n")
     assert without_times(json.loads((out / "bench.json").read_text())) == without_times(done.record)
 
 

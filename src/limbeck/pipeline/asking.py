@@ -84,13 +84,7 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
     fits = _fits(given)
     wanted = teachers_wanted(given[0]) if fits else ()
     weights = _weights(given, asked["teacher_weights"])
-    collection = read_collection(
-        asked["data"],
-        seed=DATA_SEED,
-        drop_unknown_judgements=asked["drop_unknown_judgements"],
-    )
-    if asked["labels"] is not None:
-        collection = with_labels(collection, asked["labels"], DATA_SEED)
+    collection = collection_asked(asked)
     notes = [*collection.notes, *notes]
     _check_labels(collection, recipe, given[0])
     if not len(collection.labelled) + len(collection.unlabelled) and name != "embed":
@@ -131,6 +125,22 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
         teacher is not None and len(given) > 1,
         tuple(notes),
     )
+
+
+def collection_asked(asked: Mapping[str, Any]) -> Collection:
+    """The collection that a run is asked to work on, with the labels that it may use.
+
+    Raises:
+        ConfigError, DataError: when it cannot be used.
+    """
+    collection = read_collection(
+        asked["data"],
+        seed=DATA_SEED,
+        drop_unknown_judgements=asked["drop_unknown_judgements"],
+    )
+    if asked["labels"] is None:
+        return collection
+    return with_labels(collection, asked["labels"], DATA_SEED)
 
 
 def specs(teacher: str | Sequence[str]) -> tuple[str, ...]:

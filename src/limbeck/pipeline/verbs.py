@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from limbeck.data import read_collection
 from limbeck.data.collection import Collection
-from limbeck.errors import ConfigError, DataError
+from limbeck.errors import ConfigError, DataError, LimbeckError
 from limbeck.inference import choose_engine, embed
 from limbeck.models.exported import is_exported, runtime_of
 from limbeck.models.layers import LayerChoice
@@ -24,6 +24,7 @@ from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.pipeline.asking import (
     FITTED,
     checked,
+    collection_asked,
     measured_split,
     specs,
     teacher_named,
@@ -31,7 +32,7 @@ from limbeck.pipeline.asking import (
     training_queries,
 )
 from limbeck.pipeline.distilling import Distillation, decide, with_limit
-from limbeck.pipeline.reporting import METRICS, Result, finished, report
+from limbeck.pipeline.reporting import METRICS, PAGE, Result, finished, report, write_page
 from limbeck.record import check_same_run, check_writable, held, open_folder, read_record
 from limbeck.search import search_dense
 from limbeck.tasks.retrieval import Retrieval, normalised
@@ -39,6 +40,7 @@ from limbeck.tasks.systems import measure_bm25, measure_teacher, unmeasured
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.teachers import DualTeacher
 from limbeck.training import Run
+from limbeck.training.distributed import current_group
 from limbeck.types import Progress, Silent, Split
 
 
@@ -105,6 +107,8 @@ def distill(
     if found := read_record(out):
         check_same_run(out, found, asked, force=force)
         if (out / METRICS).exists():
+            if not (out / PAGE).exists() and current_group().rank == 0:
+                write_page(out, _still_there(found, asked, progress))
             return finished(out)
     request = checked(asked, settings or {})
     characters = request.collection.passages.characters
@@ -122,6 +126,21 @@ def distill(
             progress.say(line)
         decided = run.first(lambda: decide(request, task, budget_seconds))
         return Distillation(request, task, decided, force_teacher, student_alone).result()
+
+
+def _still_there(
+    found: Mapping[str, Any], asked: Mapping[str, Any], progress: Progress
+) -> Collection | None:
+    """The collection that a finished run worked on, for its page; None when it is gone."""
+    try:
+        collection = collection_asked(asked)
+    except LimbeckError as error:
+        progress.say(f"{PAGE} is written without texts, since the data cannot be read: {error}")
+        return None
+    if collection.digest == found["collection"]["digest"]:
+        return collection
+    progress.say(f"{PAGE} is written without texts, since the data has changed")
+    return None
 
 
 def dry_run(data: str | Path, **arguments: Any) -> list[str]:
@@ -155,7 +174,7 @@ def dry_run(data: str | Path, **arguments: Any) -> list[str]:
     lines += [
         f"train the student with {request.recipe.name}",
         f"measure every system on {split}" if split else "measure nothing: there are no judgements",
-        f"write {asked['out']}/student, metrics.json, per_query.parquet and runs/",
+        f"write {asked['out']}/student, report.html, metrics.json, per_query.parquet and runs/",
     ]
     return lines
 
