@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 400, 240  # units of a picture: about pixels on a phone
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 38  # margins around what is drawn
-_LETTER, _LINE = 6.3, 14  # about the width and height of a letter
+_LETTER, _LINE = 6.6, 14  # about the width and height of a letter
 _TICKS = 5  # about so many on an axis
 _MOST_POINTS = 150  # of a curve
 
@@ -259,7 +259,9 @@ def _label(
     for down in (0, -_LINE, _LINE, -2 * _LINE, 2 * _LINE, -3 * _LINE, 3 * _LINE):
         for left, anchor in ((x + 8, "start"), (x - 8 - width, "end")):
             box = (left, y + down - _LINE / 2, left + width, y + down + _LINE / 2)
-            outside = box[0] < _LEFT or box[2] > WIDTH or box[1] < 0 or box[3] > HEIGHT - _BOTTOM
+            outside = (
+                box[0] < _LEFT or box[2] > WIDTH - 4 or box[1] < 0 or box[3] > HEIGHT - _BOTTOM
+            )
             covered = sum(
                 box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3]
                 for other in taken
@@ -267,7 +269,9 @@ def _label(
             tries.append((covered + 100 * outside, len(tries), box, anchor))
     _, _, box, anchor = min(tries)
     taken.append(box)
-    return _text(name, box[0] if anchor == "start" else box[2], box[1] + _LINE / 2 + 4, anchor)
+    end, middle = box[0] if anchor == "start" else box[2], box[1] + _LINE / 2
+    led = _path([place, (end, middle)], "grid") if middle != y else Markup("")
+    return led + _text(name, end, middle + 4, anchor)
 
 
 def _fitting(name: str, room: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from limbeck.data.collection import Collection
-from limbeck.evaluation.table import NAMES, cost_cells, quality_cells
+from limbeck.evaluation.table import DIFFERENCE, NAMES, cost_cells, quality_cells
 from limbeck.report.charts import Interval, Named, intervals, scatter
 from limbeck.report.page import MOST_CHARACTERS, Table, render
 from limbeck.report.queries import TOP_PASSAGES, Queries, queries_of
@@ -44,11 +44,13 @@ def run_page(run: Path, collection: Collection | None) -> str:
         title=f"{record['collection']['name']}, {record['asked']['recipe']}",
         facts=_facts(record),
         summary=_summary(rows),
+        measure=MEASURE,
         advice=found["advice"],
         notes=found["notes"],
-        quality=_quality(rows, queries),
-        quality_picture=_quality_picture(rows),
-        costs=Table(*_split(cost_cells(rows))),
+        quality=_table(quality_cells(rows), words=2),
+        against=_against(rows, queries),
+        quality_pictures=_quality_pictures(rows),
+        costs=_table(cost_cells(rows), words=1),
         cost_pictures=_cost_pictures(rows),
         queries=queries,
         names=NAMES,
@@ -100,37 +102,51 @@ def _summary(rows: Sequence[Row]) -> str:
     return " ".join(told)
 
 
-def _quality(rows: Sequence[Row], queries: Queries | None) -> Table:
-    """Measures, and the student against every other system."""
-    headings, *lines = quality_cells(rows)
+def _against(rows: Sequence[Row], queries: Queries | None) -> Table:
+    """The student against every other system."""
     outcomes = {} if queries is None else {each.other: each for each in queries.outcomes}
-    added = ["student - this", "95 %", "p (Holm)", "visible from", "student wins / ties / losses"]
-    told = []
-    for row, line in zip(rows, lines, strict=True):
-        difference, interval = row.get("student_minus_this"), row.get("student_minus_this_ci")
-        outcome = outcomes.get(row["model"])
-        told.append(
+    headings = [
+        *("system", "student - system", "95 %", "p (Holm)", "visible from"),
+        *("queries won", "equal", "lost"),
+    ]
+    lines = []
+    for row in rows:
+        if DIFFERENCE not in row:
+            continue
+        outcome = outcomes[row["model"]]
+        low, high = row.get(f"{DIFFERENCE}_ci", (None, None))  # older runs did not record it
+        lines.append(
             [
-                *line,
-                "" if difference is None else f"{difference:+.4f}",
-                "" if interval is None else f"[{interval[0]:+.3f}, {interval[1]:+.3f}]",
-                "" if row.get("p_holm") is None else f"{row['p_holm']:.4f}",
+                _name(row),
+                f"{row[DIFFERENCE]:+.4f}",
+                "" if low is None else f"[{low:+.3f}, {high:+.3f}]",
+                f"{row['p_holm']:.4f}",
                 "" if row.get("visible") is None else f"{row['visible']:.4f}",
-                f"{outcome.won:,} / {outcome.equal:,} / {outcome.lost:,}" if outcome else "",
+                *(f"{count:,}" for count in (outcome.won, outcome.equal, outcome.lost)),
             ]
         )
-    return Table([*headings, *added], told, words=2)
+    return Table(headings, lines)
 
 
-def _split(cells: Sequence[Sequence[str]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-    return cells[0], cells[1:]
+def _table(cells: Sequence[Sequence[str]], *, words: int) -> Table:
+    headings, *lines = cells
+    return Table(headings, lines, words)
 
 
-def _quality_picture(rows: Sequence[Row]) -> Markup | None:
-    if not rows:
-        return None
-    shown = [Interval(_name(row), row[MEASURE], *row[f"{MEASURE}_ci"]) for row in rows]
-    return intervals(f"{MEASURE} with 95 % intervals", shown, x=MEASURE)
+def _quality_pictures(rows: Sequence[Row]) -> list[Markup]:
+    """What each system reaches, and how far the student is from the others."""
+    pictures = []
+    if reached := [Interval(_name(row), row[MEASURE], *row[f"{MEASURE}_ci"]) for row in rows]:
+        pictures.append(intervals(f"{MEASURE} with 95 % intervals", reached, x=MEASURE))
+    apart = [
+        Interval(_name(row), row[DIFFERENCE], *row[f"{DIFFERENCE}_ci"])
+        for row in rows
+        if f"{DIFFERENCE}_ci" in row
+    ]
+    if apart:
+        title = f"Student - system in {MEASURE}, with 95 % intervals"
+        pictures.append(intervals(title, apart, x="difference", zero=True))
+    return pictures
 
 
 def _cost_pictures(rows: Sequence[Row]) -> list[Markup]:
