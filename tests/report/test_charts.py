@@ -39,13 +39,13 @@ def labels(tree: ElementTree.Element) -> list[str]:
 
 
 def test_a_curve_by_hand() -> None:
-    """x from 0 to 100 has 6 left free on either side, on the 340 units from 48 to 388: 0 lies at
-    48 + 340 * 6 / 112 = 66.2. y from 1 to 3 likewise, from 202 up to 10: 1 lies at
+    """x from 0 to 100 has 6 left free on either side, on the 330 units from 58 to 388: 0 lies at
+    58 + 330 * 6 / 112 = 75.7. y from 1 to 3 likewise, from 202 up to 10: 1 lies at
     202 - 192 * 0.12 / 2.24 = 191.7.
     """
     tree = read(curve("Loss", [(0, 3), (50, 2), (100, 1)], x="update", y="loss"))
     [line] = lines(tree, "line s1")
-    assert line == [(66.2, 20.3), (218.0, 106.0), (369.8, 191.7)]
+    assert line == [(75.7, 20.3), (223.0, 106.0), (370.3, 191.7)]
     assert [label for label in labels(tree) if label[0].isdigit()] == [
         *("0", "50", "100"),
         *("1.0", "1.5", "2.0", "2.5", "3.0"),
@@ -98,7 +98,7 @@ def test_bins_are_as_high_as_their_shares() -> None:
     shares = {"yes": [0.25, 0.75], "no": [0.5, 0.5]}
     tree = read(histogram("Scores", [0.0, 1.0, 2.0], shares, x="score"))
     [line] = lines(tree, "area s1")
-    assert line == [(48, 202), (48, 138), (218, 138), (218, 10), (388, 10), (388, 202)]
+    assert line == [(58, 202), (58, 138), (223, 138), (223, 10), (388, 10), (388, 202)]
     assert [str(each.find("svg").tail).strip() for each in tree.iter("li")] == ["yes", "no"]  # type: ignore[union-attr]
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 400, 240  # units of a picture: about pixels on a phone
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 10, 38  # margins around what is drawn
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 10, 38  # margins around what is drawn
 _LETTER, _LINE = 6.6, 14  # about the width and height of a letter
 _TICKS = 5  # about so many on an axis
 _MOST_POINTS = 150  # of a curve

@@ -144,7 +144,7 @@ def _quality_pictures(rows: Sequence[Row]) -> list[Markup]:
         if f"{DIFFERENCE}_ci" in row
     ]
     if apart:
-        title = f"Student - system in {MEASURE}, with 95 % intervals"
+        title = "Student - system, with 95 % intervals"
         pictures.append(intervals(title, apart, x="difference", zero=True))
     return pictures
 
