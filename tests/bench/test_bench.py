@@ -103,6 +103,24 @@ def test_each_arm_is_a_run_and_all_have_one_teacher_and_one_store(done: Done) ->
         assert rows[recipe]["teacher_answers"] > 0
 
 
+def test_the_page_has_the_figures_and_leads_to_the_page_of_every_arm(done: Done) -> None:
+    text = (done.out / "bench.html").read_text()
+    links = re.findall(r'<a href="([^#"]+)">', text)
+    assert links == [f"{arm}/report.html" for arm in ("teacher", *ARMS)]
+    assert all((done.out / link).is_file() for link in links)
+    for row in done.record["rows"]:
+        assert f"<td>{row['nDCG@10']:.4f}</td>" in text
+    for picture in (
+        "nDCG@10 with 95 %",
+        "from contrastive in nDCG@10",
+        "from kl in nDCG@10",
+        "seconds of training",
+    ):
+        assert picture in text
+    assert "http:" not in text
+    assert "https:" not in text
+
+
 def test_a_preset_is_recorded_and_does_what_it_says(done: Done) -> None:
     record = tomllib.loads((done.out / "kl-teacher-only-0" / "run.toml").read_text())
     assert record["preset"] == {"contrastive_weight": "0.0"}

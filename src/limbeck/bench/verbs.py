@@ -370,8 +370,9 @@ def _html(record: Mapping[str, Any], plan: Plan) -> str:
         record,
         measure=DECIDES,
         baselines=BASELINES,
-        words=[page.visible(record), page.budget(record), page.words(record), page.made_of(record)],
+        words=[page.visible(record), page.budget(record)],
         figures=report.Table(headings, cells),
+        notes=[page.words(record), page.made_of(record)],
         arms=arms,
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.report.charts import Interval, intervals
+from limbeck.report.charts import Interval, Named, intervals, scatter
 from limbeck.report.page import Table, render
 
 Record = Mapping[str, Any]
@@ -32,9 +32,12 @@ def bench_page(
     baselines: Sequence[str],
     words: Sequence[str],
     figures: Table,
+    notes: Sequence[str],
     arms: Sequence[Arm],
 ) -> str:
-    """The page of a comparison of recipes, as HTML; `words` stand above the figures."""
+    """The page of a comparison of recipes, as HTML; `words` stand above the figures, `notes`
+    below.
+    """
     rows = record["rows"]
     pictures = [
         intervals(
@@ -52,6 +55,13 @@ def bench_page(
         if compared:
             title = f"Difference from {baseline} in {measure}"
             pictures.append(intervals(title, compared, x="difference", zero=True))
+    trained = [
+        Named(row["system"], row["training_seconds"], row[measure])
+        for row in rows
+        if row.get("training_seconds")
+    ]
+    title, x = "Quality and seconds of training", "seconds of training"
+    pictures.append(scatter(title, trained, x=x, y=measure, less_is_better=True))
     data = record["data"]
     return render(
         "comparison.html",
@@ -69,6 +79,7 @@ def bench_page(
         words=words,
         pictures=pictures,
         figures=figures,
+        notes=notes,
         arms=[(arm.title, arm.page, _values(arm.settings)) for arm in arms],
         environment=_values(record["environment"]),
     )
@@ -103,6 +114,7 @@ def comparison_page(found: Record, *, words: Sequence[str], figures: Table) -> s
             intervals(title, compared, x="difference", zero=True),
         ],
         figures=figures,
+        notes=[],
         arms=[],
         environment=None,
     )
