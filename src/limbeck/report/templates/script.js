@@ -31,6 +31,7 @@
     });
   }
 
+  const [DIFFERENCE, STUDENT] = [1, 2]; // columns of the queries; the other systems follow
   const table = document.getElementById("query-table");
   if (!table) return;
   const element = (name) => document.getElementById(`query-${name}`);
@@ -44,8 +45,8 @@
     element("reference").textContent = against.selectedOptions[0].textContent;
     for (const row of rows) {
       const other = number(word(row.cells[Number(against.value)]));
-      const difference = number(word(row.cells[1])) - other;
-      const cell = row.cells[row.cells.length - 1];
+      const difference = number(word(row.cells[STUDENT])) - other;
+      const cell = row.cells[DIFFERENCE];
       cell.textContent = (difference < 0 ? "" : "+") + difference.toFixed(3);
       cell.className = difference > equal ? "won" : difference < -equal ? "lost" : "equal";
     }
@@ -55,7 +56,7 @@
     const wanted = search.value.trim().toLowerCase();
     let shown = 0;
     for (const row of rows) {
-      const kind = row.cells[row.cells.length - 1].className;
+      const kind = row.cells[DIFFERENCE].className;
       const fits = outcome.value === "all" || outcome.value === kind;
       row.hidden = !(fits && texts.get(row).includes(wanted));
       if (!row.hidden) shown += 1;
