@@ -14,6 +14,7 @@ from limbeck.data.collection import Collection
 from limbeck.evaluation.comparison import compare
 from limbeck.evaluation.measures import read_trec, write_trec
 from limbeck.evaluation.table import DIFFERENCE, advice, as_text, row
+from limbeck.pipeline.foretold import compared
 from limbeck.report import run_page
 from limbeck.store import read_json, write_parquet, write_text
 from limbeck.tasks.retrieval import Retrieval
@@ -114,7 +115,7 @@ def _write_runs(task: Retrieval, out: Path, systems: Sequence[Measured]) -> None
 
 def write_page(out: Path, collection: Collection | None) -> None:
     """Write a finished run's page; without its collection ids stand in the place of texts."""
-    write_text(out / PAGE, run_page(out, collection), stage="report")
+    write_text(out / PAGE, run_page(out, collection, compared(out)), stage="report")
 
 
 def finished(out: Path) -> Result:

@@ -17,7 +17,7 @@ from limbeck.evaluation.table import DIFFERENCE, NAMES, cost_cells, quality_cell
 from limbeck.report.charts import Interval, Named, intervals, scatter
 from limbeck.report.page import MOST_CHARACTERS, Table, render
 from limbeck.report.queries import TOP_PASSAGES, Queries, queries_of
-from limbeck.report.stages import all_stages, trained_stages
+from limbeck.report.stages import all_stages, foretold_parts, trained_stages
 from limbeck.report.teacher import examined
 from limbeck.settings import read_toml
 from limbeck.store import digest_file, read_object
@@ -27,10 +27,14 @@ MEASURE = "nDCG@10"  # the one that systems are compared by
 Row = Mapping[str, Any]
 
 
-def run_page(run: Path, collection: Collection | None) -> str:
+def run_page(
+    run: Path, collection: Collection | None, foretold: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """The page of a finished run, as HTML.
 
     `collection` is what the run worked on; without it the page has ids in the place of texts.
+    `foretold` are the parts of its plan, if it had one: `stage`, `what`, `seconds` and
+    `actual_seconds` of each.
 
     Raises:
         StoreError: when a file of the run is missing or damaged.
@@ -59,6 +63,7 @@ def run_page(run: Path, collection: Collection | None) -> str:
         examined=examined(run, collection),
         trained=trained_stages(run),
         stages=all_stages(run),
+        foretold=foretold_parts(foretold),
         settings=_record_tables(record),
         digests=_digests(run, record),
         with_texts=collection is not None,

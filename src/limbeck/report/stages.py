@@ -5,7 +5,7 @@ From what every stage left when it finished. This module knows no recipe: parts 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,23 +38,43 @@ def all_stages(run: Path) -> Table:
     """What every finished stage of a run took, and was made from."""
     rows: list[list[Cell]] = []
     for path in sorted(run.glob("stages/*/done.json")):
-        metrics = read_object(path, "metrics")["metrics"]
+        done = read_object(path, "metrics")
+        metrics, took = (
+            done["metrics"],
+            done.get("took", {}),
+        )  # not in older runs
         speed = metrics.get("speed") or {}
-        seconds = metrics.get("seconds", speed.get("seconds"))
+        seconds = took.get("seconds", metrics.get("seconds", speed.get("seconds")))
+        peak = took.get("peak_bytes")
         inputs = read_object(path.parent / "inputs.json", "digest")["digest"]
         rows.append(
             [
                 path.parent.name,
                 inputs[:16],
                 _figure(seconds, ",.1f"),
+                _figure(peak and peak / 1e6, ",.0f"),
                 _figure(metrics.get("updates"), ",d"),
                 _figure(speed.get("tokens"), ",.0f"),
                 _figure(speed.get("tokens_per_second"), ",.0f"),
                 _figure(speed.get("share_of_limit"), ".0%"),
             ]
         )
-    headings = ["stage", "made from", "seconds", "updates", "tokens", "tokens/s", "of the limit"]
-    return Table(headings, rows, words=2)
+    headings = ["stage", "made from", "seconds", "MB of memory", "updates", "tokens", "tokens/s"]
+    return Table([*headings, "of the limit"], rows, words=2)
+
+
+def foretold_parts(parts: Sequence[Mapping[str, Any]]) -> Table:
+    """What was foretold of each part of a run, and what it took."""
+    rows = [
+        [
+            part["stage"],
+            part["what"],
+            _figure(part["seconds"], ",.1f"),
+            _figure(part["actual_seconds"], ",.1f"),
+        ]
+        for part in parts
+    ]
+    return Table(["part", "what", "seconds foretold", "seconds taken"], rows, words=2)
 
 
 def _trained(folder: Path) -> Trained:
