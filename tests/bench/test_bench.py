@@ -82,7 +82,7 @@ def said(answer: Answer) -> str:
 
 def test_each_arm_is_a_run_and_all_have_one_teacher_and_one_store(done: Done) -> None:
     folders = {path.name for path in done.out.iterdir()}
-    results = {"bench.json", "bench.md", "arms.json"}
+    results = {"bench.json", "bench.md", "bench.html", "arms.json"}
     assert folders == {*ARMS, "teacher", "store", *results}
     assert not [path for path in done.out.rglob("*") if path.name.startswith((".tmp-", ".old-"))]
     teachers = set()
@@ -101,6 +101,24 @@ def test_each_arm_is_a_run_and_all_have_one_teacher_and_one_store(done: Done) ->
     for recipe in ("kl", "kl:teacher-only"):
         assert all(asked["forwards"] == 0 for asked in rows[recipe]["teacher"])
         assert rows[recipe]["teacher_answers"] > 0
+
+
+def test_the_page_has_the_figures_and_leads_to_the_page_of_every_arm(done: Done) -> None:
+    text = (done.out / "bench.html").read_text()
+    links = re.findall(r'<a href="([^#"]+)">', text)
+    assert links == [f"{arm}/report.html" for arm in ("teacher", *ARMS)]
+    assert all((done.out / link).is_file() for link in links)
+    for row in done.record["rows"]:
+        assert f"<td>{row['nDCG@10']:.4f}</td>" in text
+    for picture in (
+        "nDCG@10 with 95 %",
+        "from contrastive in nDCG@10",
+        "from kl in nDCG@10",
+        "seconds of training",
+    ):
+        assert picture in text
+    assert "http:" not in text
+    assert "https:" not in text
 
 
 def test_a_preset_is_recorded_and_does_what_it_says(done: Done) -> None:
@@ -263,7 +281,7 @@ def test_finished_arms_are_read_back_and_a_recipe_may_be_added(
     answer = invoke(*done.words(out))
     assert answer.exit_code == 0, answer.output
     assert answer.stdout.startswith("Smallest visible difference from contrastive in nDCG@10")
-    assert answer.stdout.endswith(f"Costs and conditions: {out / 'bench.md'}\n")
+    assert answer.stdout.endswith(f"Costs and conditions: {out / 'bench.html'}\n")
     assert without_times(json.loads((out / "bench.json").read_text())) == without_times(done.record)
 
 

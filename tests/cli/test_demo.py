@@ -11,7 +11,8 @@ def test_it_ends_with_the_students_path_and_live_searches(
     assert pipeline.data == (Path("demo-run"),)
     assert pipeline.arguments["precision"] == "fp32"
     assert result.stdout.endswith(
-        f"\nStudent: {Path('demo-run') / 'student'}\n\n"
+        f"\nStudent: {Path('demo-run') / 'student'}\n"
+        f"Report: {Path('demo-run') / 'report.html'}\n\n"
         "? read a file\n  0.910  Open a file. Return it.\n"
     )
 

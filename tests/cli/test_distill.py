@@ -91,7 +91,7 @@ def test_results_go_to_stdout_and_progress_to_stderr(
         "model    nDCG@10\nstudent    0.500\n\n"
         "dev: 20 of 200 train queries set aside, seed 0\n\n"
         "The student beats BM25.\n\n"
-        f"Student: {Path('run') / 'student'}\n"
+        f"Student: {Path('run') / 'student'}\nReport: {Path('run') / 'report.html'}\n"
     )
     assert result.stderr == "working\n"
 

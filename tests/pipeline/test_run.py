@@ -30,7 +30,7 @@ def test_every_file_that_others_rely_on_is_there(finished: Finished) -> None:
     left = {path.name for path in out.iterdir()}
     assert left == {
         *("baselines", "metrics.json", "per_query.parquet", "run.toml", "runs", "stages"),
-        *("student", "teacher"),
+        *("report.html", "student", "teacher"),
     }
     assert {path.name for path in (out / "baselines").iterdir()} == {"undistilled"}
     assert {path.stem for path in (out / "runs").iterdir()} == set(MODELS)

@@ -23,6 +23,13 @@ def page(record: Record) -> str:
     data = record["data"]
     labelled = f"{data['labelled']:,} labelled and {data['unlabelled']:,} unlabelled"
     title = f"# Quality: {data['name']}, {labelled} training queries"
+    figures = table(*figures_of(record))
+    parts = [title, visible(record), budget(record), words(record), figures, made_of(record)]
+    return "\n\n".join(parts)
+
+
+def figures_of(record: Record) -> tuple[list[str], list[list[str]]]:
+    """The headings of the page's table, and a row of cells per system."""
     headings = [
         *("system", DECIDES, "95 %", "± seeds", "RR@10", "R@100"),
         *(f"- {_BASELINE}", "p (Holm)", f"- {_SECOND}", "p (Holm)", "gap closed"),
@@ -39,8 +46,13 @@ def page(record: Record) -> str:
         ]
         for row in record["rows"]
     ]
+    return headings, cells
+
+
+def words(record: Record) -> str:
+    """What the columns mean."""
     seeds = ", ".join(map(str, record["seeds"]))
-    words = (
+    return (
         f"Seeds {seeds}; figures per query are means over them, ± is the standard deviation of the "
         "seeds' means. p is of paired randomisation over queries, corrected by Holm over the "
         "recipes for each baseline. Costs are means per run: tokens that the student read in "
@@ -48,14 +60,17 @@ def page(record: Record) -> str:
         "seconds of training, measurements on dev included; seconds of the whole run, where it "
         "was not interrupted."
     )
-    made_of = (
+
+
+def made_of(record: Record) -> str:
+    """What data, models and settings the figures are of."""
+    data = record["data"]
+    return (
         f"Data: {data['name']}, {data['passages']:,} passages, digest {data['digest'][:16]}. "
         f"Teacher: {record['teacher']}. Student: {record['student_layers'] or 'default'} layers, "
         f"reads {record['max_length']} tokens. "
         f"Settings: {' '.join(record['assignments']) or 'defaults'}."
     )
-    parts = [title, visible(record), budget(record), words, table(headings, cells), made_of]
-    return "\n\n".join(parts)
 
 
 def as_text(record: Record) -> str:

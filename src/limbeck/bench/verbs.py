@@ -7,7 +7,8 @@ finished arms back, so recipes and seeds may be added later.
 
     OUT/teacher/       the run that fitted the teacher, if one was
     OUT/RECIPE-SEED/   an arm            OUT/store/     kept teacher scores, unless given
-    OUT/arms.json      seconds of arms   OUT/bench.json, OUT/bench.md    the results
+    OUT/arms.json      seconds of arms
+    OUT/bench.json, OUT/bench.md, OUT/bench.html    the results
 
 This module knows no method: recipes are names with settings.
 """
@@ -21,7 +22,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
+from limbeck import report
 from limbeck.bench import page
 from limbeck.bench.budget import (
     BASELINES,
@@ -39,13 +42,14 @@ from limbeck.models.loading import load_encoder
 from limbeck.pipeline import distill
 from limbeck.pipeline import dry_run as stages_of
 from limbeck.pipeline.asking import FITTED, measured_split, teachers_wanted
-from limbeck.pipeline.reporting import METRICS
+from limbeck.pipeline.reporting import DECIDES, METRICS
+from limbeck.pipeline.reporting import PAGE as RUN_PAGE
 from limbeck.recipes import find_preset
 from limbeck.record import RECORD, check_same_run, check_writable, environment, read_record
 from limbeck.store import LEFT, read_json, write_json, write_text
 from limbeck.types import Progress, Silent
 
-RESULTS, PAGE, SECONDS = "bench.json", "bench.md", "arms.json"
+RESULTS, PAGE, HTML, SECONDS = "bench.json", "bench.md", "bench.html", "arms.json"
 STORE, TEACHER = "store", "teacher"
 
 State = Literal["finished", "begun", "to do"]
@@ -120,7 +124,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Benched:
-    """What came of it: the object in `bench.json`, and `bench.md` beside it."""
+    """What came of it: the object in `bench.json`; `bench.md` and `bench.html` lie beside it."""
 
     out: Path
     record: Mapping[str, Any]
@@ -200,6 +204,7 @@ def bench(
     found = Benched(out, record)
     footer = page.measured_with(record["environment"])
     write_text(out / PAGE, f"{found.page}\n\n{footer}\n", stage="bench")
+    write_text(out / HTML, _html(record, plan), stage="bench")
     write_json(out / RESULTS, record, stage="bench")
     return found
 
@@ -351,6 +356,28 @@ def _record(plan: Plan, out: Path, wall_seconds: Mapping[str, float]) -> dict[st
     }
 
 
+def _html(record: Mapping[str, Any], plan: Plan) -> str:
+    """The results as a page, with a way to the page of every arm."""
+    headings, cells = page.figures_of(record)
+    arms = [
+        report.Arm(
+            arm.title,
+            arm.arguments["settings"],
+            f"{quote(arm.name)}/{RUN_PAGE}" if (arm.out / RUN_PAGE).exists() else None,
+        )
+        for arm in plan.arms
+    ]
+    return report.bench_page(
+        record,
+        measure=DECIDES,
+        baselines=BASELINES,
+        words=[page.visible(record), page.budget(record)],
+        figures=report.Table(headings, cells),
+        notes=[page.words(record), page.made_of(record)],
+        arms=arms,
+    )
+
+
 def _about(seconds: float | None) -> str:
     """An estimate of the time left, in words.
 
@@ -405,7 +432,7 @@ def _check_folder(out: Path, arms: Sequence[Arm]) -> None:
     found = [path for path in out.iterdir() if not path.name.startswith(LEFT)]
     if (out / RECORD).exists():
         raise ConfigError(f"--out {out} holds a run of `limbeck distill`. Name a new folder.")
-    ours = {RESULTS, PAGE, SECONDS, STORE, *(arm.name for arm in arms)}
+    ours = {RESULTS, PAGE, HTML, SECONDS, STORE, *(arm.name for arm in arms)}
     files = [path.name for path in found if path.is_file()]
     if files and not any(path.name in ours or (path / RECORD).exists() for path in found):
         raise ConfigError(

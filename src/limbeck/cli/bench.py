@@ -116,4 +116,4 @@ def bench(
     if as_json:
         print_json(dict(found.record))
     else:
-        typer.echo(f"{found.text}\n\nCosts and conditions: {out / 'bench.md'}")
+        typer.echo(f"{found.text}\n\nCosts and conditions: {out / 'bench.html'}")

@@ -29,12 +29,16 @@ def compare(
         str, typer.Option(help="The system of each run: `student`, `teacher`, `undistilled`, ...")
     ] = "student",
     measure: Annotated[str, typer.Option(help="The measure: nDCG@10, RR@10 or R@100.")] = "nDCG@10",
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the comparison as a page, too.", dir_okay=False),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare finished runs by paired tests over their queries."""
     from limbeck import pipeline
 
-    found = pipeline.compare(runs, baseline=baseline, model=model, measure=measure)
+    found = pipeline.compare(runs, baseline=baseline, model=model, measure=measure, html=html)
     if as_json:
         print_json(found.as_json())
     else:

@@ -33,7 +33,7 @@ def demo(
         print_json({**as_dict(result), "searches": found})
         return
     print_result(result)
-    typer.echo(f"\nStudent: {out / 'student'}")
+    typer.echo(f"\nStudent: {out / 'student'}\nReport: {out / 'report.html'}")
     for query, hits in searches:
         typer.echo(f"\n? {query}")
         for hit in hits:

@@ -162,4 +162,4 @@ def distill(
         print_json(as_dict(result))
     else:
         print_result(result)
-        typer.echo(f"\nStudent: {out / 'student'}")
+        typer.echo(f"\nStudent: {out / 'student'}\nReport: {out / 'report.html'}")

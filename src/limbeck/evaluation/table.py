@@ -26,6 +26,7 @@ NAMES = {
     "student": "student, distilled",
     "teacher": "teacher",
 }
+DIFFERENCE = "student_minus_this"  # key of a row, by `_DECIDES`
 _DECIDES = "nDCG@10"  # the measure that advice is given by
 _PROSE = {
     "bm25": "BM25",
@@ -124,6 +125,18 @@ def as_text(rows: Sequence[Row]) -> str:
     return aligned([_headings(rows), *(_cells(found, rows) for found in rows)], words=len(_WORDS))
 
 
+def quality_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """The table's part on quality: headings, then a line per row."""
+    headings = [*_WORDS.values(), *_measures(rows)]
+    return [headings, *(_cells(found, rows)[: len(headings)] for found in rows)]
+
+
+def cost_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """The table's part on costs: headings, then a line per row."""
+    lines = [_headings(rows), *(_cells(found, rows) for found in rows)]
+    return [[line[0], *line[-len(_COSTS) :]] for line in lines]
+
+
 def aligned(cells: Sequence[Sequence[str]], *, words: int) -> str:
     """Lines of cells as plain text: the first `words` columns begin, the others end, together."""
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
@@ -180,9 +193,11 @@ def _headings(rows: Sequence[Row]) -> list[str]:
 
 
 def _measures(rows: Sequence[Row]) -> list[str]:
-    """Every measure in the rows, in order of appearance: the keys that have an interval."""
+    """Every measure in the rows, in order of appearance: the keys that have an interval, but for
+    the difference from the student.
+    """
     keys = dict.fromkeys(key for found in rows for key in found if key.endswith("_ci"))
-    return [key.removesuffix("_ci") for key in keys]
+    return [key.removesuffix("_ci") for key in keys if key != f"{DIFFERENCE}_ci"]
 
 
 def _cells(found: Row, rows: Sequence[Row]) -> list[str]:

@@ -21,7 +21,8 @@ from limbeck.evaluation.comparison import Estimate, mean_ci
 from limbeck.evaluation.table import aligned
 from limbeck.pipeline.reporting import DECIDES, METRICS
 from limbeck.record import RECORD, read_record
-from limbeck.store import read_parquet
+from limbeck.report import Table, comparison_page
+from limbeck.store import read_parquet, write_text
 
 PER_QUERY = "per_query.parquet"
 _SEED = 0  # of intervals and tests: the same runs always give the same numbers
@@ -61,15 +62,24 @@ class RunComparison:
     @property
     def text(self) -> str:
         """For people: what could be seen at all, then a line per run."""
+        return f"{self.seen}\n\n{aligned(self.cells, words=2)}"
+
+    @property
+    def seen(self) -> str:
+        """What could be seen at all, in words."""
         others = [row for row in self.rows if row.run != self.baseline]
         visible = ", ".join(f"{row.run} {_figure(row.visible, '.4f')}" for row in others)
-        seen = (
+        return (
             f"Smallest visible difference from {self.baseline} in {self.measure} (two-sided 5 %, "
             f"power 80 %, {self.queries:,} {self.split} queries of {self.collection}, system "
             f"{self.model}): {visible}."
         )
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """Headings, then a line per run."""
         heads = ["run", "recipe", "seed", self.measure, "95 %", "difference", "95 %", "p", "p Holm"]
-        cells = [
+        lines = [
             [
                 row.run,
                 row.recipe,
@@ -83,7 +93,14 @@ class RunComparison:
             ]
             for row in self.rows
         ]
-        return f"{seen}\n\n{aligned([heads, *cells], words=2)}"
+        return [heads, *lines]
+
+    @property
+    def page(self) -> str:
+        """As HTML."""
+        heads, *lines = self.cells
+        figures = Table(heads, lines, words=2)
+        return comparison_page(self.as_json(), words=[self.seen], figures=figures)
 
     def as_json(self) -> dict[str, Any]:
         """The stable JSON form."""
@@ -118,6 +135,7 @@ def compare(
     baseline: str | Path | None = None,
     model: str = "student",
     measure: str = DECIDES,
+    html: str | Path | None = None,
 ) -> RunComparison:
     """Finished runs of one collection against one of them: the first, or `baseline`.
 
@@ -125,13 +143,17 @@ def compare(
 
     `model` is the system of each run that is compared, by its name in `metrics.json`. Differences
     are run - baseline; p-values are of paired randomisation, corrected by Holm over the runs.
+    `html` names a file that they are written to as a page, too.
 
     Raises:
         ConfigError: for fewer than two runs, one named twice, a folder that holds no finished run,
-            runs of different collections, splits or queries, or an unknown system or measure.
+            runs of different collections, splits or queries, or an unknown system or measure; for
+            an `html` that is a folder.
         DataError: when a run measured nothing.
-        StoreError: when a run's files are damaged.
+        StoreError: when a run's files are damaged, or `html` cannot be written.
     """
+    if html is not None and Path(html).is_dir():
+        raise ConfigError(f"--html {html} is a folder. Name a file.")
     folders = _folders(runs, baseline)
     first = folders[0]
     records = {folder: _finished_record(folder) for folder in folders}
@@ -153,7 +175,7 @@ def compare(
             )
     frames = {str(folder): its_frame for folder, (_, its_frame) in tables.items()}
     found = comparison.against(str(first), frames, measure, _SEED)
-    return RunComparison(
+    compared = RunComparison(
         collection=str(records[first]["collection"]["name"]),
         digest=str(records[first]["collection"]["digest"]),
         split=split,
@@ -171,6 +193,9 @@ def compare(
             for folder in folders
         ],
     )
+    if html is not None:
+        write_text(Path(html), compared.page, stage="compare")
+    return compared
 
 
 def per_query(out: Path, model: str) -> tuple[str, pl.DataFrame]:

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
 from limbeck.data.collection import Collection
@@ -22,7 +23,7 @@ from limbeck.limit import Effort, matmul_rate
 from limbeck.models.encoder import Encoder
 from limbeck.pipeline.asking import FITTED, Request, measured_split, split_settings, teachers_wanted
 from limbeck.pipeline.foretold import Plan, as_notes, keep
-from limbeck.pipeline.reporting import DECIDES, Result, finished, report
+from limbeck.pipeline.reporting import DECIDES, Result, finished, report, write_page
 from limbeck.recipes import Recipe, Told, find
 from limbeck.record import (
     check_same_data,
@@ -32,7 +33,8 @@ from limbeck.record import (
     write_record,
 )
 from limbeck.settings import Settings, parse_settings
-from limbeck.store import read_object, resident_bytes, write_json
+from limbeck.sources import QueryList
+from limbeck.store import read_object, resident_bytes, write_json, write_parquet
 from limbeck.tasks.budget import Decided, fit_budget
 from limbeck.tasks.costs import (
     DIAGNOSED_DEPTH,
@@ -54,6 +56,7 @@ from limbeck.teachers.diagnostics import diagnose, doubt, refusal
 from limbeck.teachers.teachers import EnsembleTeacher, Teacher
 
 DIAGNOSIS = "stages/diagnose/diagnosis.json"  # what the teacher's scores look like
+EXAMINED = "stages/diagnose/scores.parquet"  # the scores themselves
 
 
 def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
@@ -258,6 +261,7 @@ class Distillation:
         if task.run.group.rank == 0:
             notes += as_notes(task.run.folder)
             report(task, task.run.folder, systems, notes, task.run.seed)
+            write_page(task.run.folder, request.collection)
         task.run.group.barrier()
         return finished(task.run.folder)
 
@@ -357,12 +361,13 @@ class Distillation:
         return float(measured.per_query[DECIDES].to_numpy().mean())
 
     def _diagnose(self, teacher: Teacher, notes: list[str]) -> None:
-        """Refuse a teacher whose scores say nothing; the numbers are kept in `DIAGNOSIS`.
+        """Refuse a teacher whose scores say nothing; the numbers are kept in `DIAGNOSIS`, and the
+        scores in `EXAMINED`.
 
         Raises:
             TeacherRefused: unless the teacher is forced.
         """
-        task = self.task
+        task, request = self.task, self.request
         queries = task.askable_queries(teacher)[:DIAGNOSED_QUERIES]
         if not len(queries):
             return
@@ -373,16 +378,19 @@ class Distillation:
             np.arange(len(entry.positives) + len(entry.pool)) < len(entry.positives)
             for entry in known
         ]
-        given = self._settings(self.request.recipe).model_dump().get("teacher_temperature")
+        given = self._settings(request.recipe).model_dump().get("teacher_temperature")
         diagnosis = diagnose(
             [entry.scores for entry in known if entry.scores is not None],
-            marks if self.request.collection.labelled else None,
+            marks if request.collection.labelled else None,
             temperature=given or teacher.temperature,
         )
         reason, doubted = refusal(diagnosis), doubt(diagnosis)
         if task.run.group.rank == 0:
             told = {**asdict(diagnosis), "refusal": reason, "doubt": doubted}
             write_json(task.run.folder / DIAGNOSIS, told, stage="diagnose")
+            write_parquet(
+                task.run.folder / EXAMINED, _scores(request.collection, known), stage="diagnose"
+            )
         lines = [*diagnosis.lines(), *([doubted] if doubted else [])]
         notes += [f"teacher: {line}" for line in lines]
         if reason is not None:
@@ -459,6 +467,29 @@ class Distillation:
         if run.group.rank == 0:
             model.save(folder, card=card, stage=name.partition("/")[0])
         run.group.barrier()
+
+
+def _scores(collection: Collection, lists: Sequence[QueryList]) -> pl.DataFrame:
+    """A teacher's raw scores of lists, with ids; `relevant` is null where a query is not judged."""
+    rows = [
+        (entry.query_id, collection.passages.ids[passage], score, relevant)
+        for entry in lists
+        if entry.scores is not None
+        for passage, score, relevant in zip(
+            [*entry.positives.tolist(), *entry.pool.tolist()],
+            entry.scores.tolist(),
+            [True] * len(entry.positives)
+            + [False if len(entry.positives) else None] * len(entry.pool),
+            strict=True,
+        )
+    ]
+    schema = {
+        "query_id": pl.String,
+        "passage_id": pl.String,
+        "score": pl.Float32,
+        "relevant": pl.Boolean,
+    }
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _preset(request: Request) -> dict[str, dict[str, object]]:

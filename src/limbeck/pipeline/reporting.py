@@ -1,22 +1,27 @@
-"""What came of it: rows, comparisons, advice, and the files that hold them."""
+"""What came of it: rows, comparisons, advice, the files that hold them, and a page to read."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
+from limbeck.data.collection import Collection
 from limbeck.evaluation.comparison import compare
 from limbeck.evaluation.measures import read_trec, write_trec
-from limbeck.evaluation.table import advice, as_text, row, split_shown
+from limbeck.evaluation.table import DIFFERENCE, advice, as_text, row, split_shown
+from limbeck.pipeline.foretold import compared
+from limbeck.report import run_page
 from limbeck.store import read_json, write_parquet, write_text
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.systems import Measured
 
-METRICS = "metrics.json"  # written last: a run that has it is finished
+METRICS = "metrics.json"  # a run that has it is finished
+PAGE = "report.html"  # made from the files of a finished run, whenever it is not there
 DECIDES = "nDCG@10"  # the measure that systems are compared by
 
 
@@ -87,8 +92,10 @@ def _comparisons(
     for entry in rows:
         if entry["model"] in found:
             each = found[str(entry["model"])]
-            entry["student_minus_this"] = each.difference.mean
+            entry[DIFFERENCE] = each.difference.mean
+            entry[f"{DIFFERENCE}_ci"] = [each.difference.low, each.difference.high]
             entry["p_holm"] = each.p_holm
+            entry["visible"] = each.visible if math.isfinite(each.visible) else None
             lines.append(
                 f"student - {each.other}: {each.difference.mean:+.4f} {DECIDES}, "
                 f"p = {each.p_holm:.4f} (paired randomisation, Holm); differences from "
@@ -113,6 +120,11 @@ def _write_runs(task: Retrieval, out: Path, systems: Sequence[Measured]) -> None
         results = read_trec(task.run.folder / "stages" / each.stage / "run.trec")
         tag = each.name.replace("/", "-")
         write_trec(out / "runs" / f"{tag}.trec", results, tag=tag, stage="report")
+
+
+def write_page(out: Path, collection: Collection | None) -> None:
+    """Write a finished run's page; without its collection ids stand in the place of texts."""
+    write_text(out / PAGE, run_page(out, collection, compared(out)), stage="report")
 
 
 def finished(out: Path) -> Result:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.data import read_collection
-from limbeck.errors import ConfigError, DataError
+from limbeck.data.collection import Collection
+from limbeck.errors import ConfigError, DataError, LimbeckError
 from limbeck.indexing import Hit, open_searcher
+from limbeck.indexing.runs import data_of
 from limbeck.inference import choose_engine
 from limbeck.models.exported import is_exported, runtime_of
 from limbeck.models.layers import LayerChoice
@@ -32,7 +34,7 @@ from limbeck.pipeline.asking import (
 )
 from limbeck.pipeline.distilling import Distillation, decide, with_limit
 from limbeck.pipeline.making import with_kept_queries
-from limbeck.pipeline.reporting import METRICS, Result, finished, report
+from limbeck.pipeline.reporting import METRICS, PAGE, Result, finished, report, write_page
 from limbeck.record import check_same_run, check_writable, open_folder, read_record
 from limbeck.store import held
 from limbeck.tasks.retrieval import Retrieval
@@ -40,6 +42,7 @@ from limbeck.tasks.systems import measure_bm25, measure_teacher, unmeasured
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.teachers import DualTeacher
 from limbeck.training import Run
+from limbeck.training.distributed import current_group
 from limbeck.types import Progress, Silent, Split
 
 
@@ -112,6 +115,8 @@ def distill(
     if found := read_record(out):
         check_same_run(out, found, asked, force=force)
         if (out / METRICS).exists():
+            if not (out / PAGE).exists() and current_group().rank == 0:
+                write_page(out, _still_there(out, progress))
             return finished(out)
     request = checked(asked, settings or {})
     characters = request.collection.passages.characters
@@ -136,6 +141,15 @@ def distill(
             progress.say(line)
         decided = run.first(lambda: decide(request, task, budget_seconds))
         return Distillation(request, task, decided, force_teacher, student_alone).result()
+
+
+def _still_there(out: Path, progress: Progress) -> Collection | None:
+    """The collection that a finished run worked on, for its page; None when it is gone."""
+    try:
+        return data_of(out)
+    except LimbeckError:
+        progress.say(f"{PAGE} is written without texts, since the data is gone or has changed")
+        return None
 
 
 def dry_run(data: str | Path, **arguments: Any) -> list[str]:
@@ -170,7 +184,7 @@ def dry_run(data: str | Path, **arguments: Any) -> list[str]:
     lines += [
         f"train the student with {request.recipe.name}",
         f"measure every system on {split}" if split else "measure nothing: there are no judgements",
-        f"write {asked['out']}/student, metrics.json, per_query.parquet and runs/",
+        f"write {asked['out']}/student, report.html, metrics.json, per_query.parquet and runs/",
     ]
     return lines
 

@@ -1,0 +1,90 @@
+"""What is a page made of, whatever it tells?
+
+Templates, one style sheet and one script, put together with everything escaped: texts come from
+users' data. A policy in the page's head forbids every other script and every request. This module
+knows no run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from limbeck.data.collection import Collection, Texts
+
+MOST_CHARACTERS = 600  # of a text that is shown
+
+Cell = str | float | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Headings and rows of words; the first `words` columns begin, the others end, together."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    words: int = 1
+
+
+def render(template: str, **values: object) -> str:
+    """The page that a template makes of these values."""
+    style, script = _asset("style.css"), _asset("script.js")
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    given = {"style": Markup(style), "script": Markup(script), "policy": policy}
+    return _environment().get_template(template).render(**given, **values)
+
+
+def clipped(text: str, most: int = MOST_CHARACTERS) -> str:
+    """The beginning of a text, with a mark where something was cut off.
+
+    Example:
+        >>> clipped("seldom", 4), clipped("seldom", 6)
+        ('seld …', 'seldom')
+    """
+    return text if len(text) <= most else f"{text[:most].rstrip()} …"
+
+
+def passage_text(collection: Collection | None, passage: str) -> str | None:
+    """The beginning of a passage; None where texts cannot be had."""
+    return None if collection is None else _text(collection.passages, passage)
+
+
+def query_text(collection: Collection | None, query: str) -> str | None:
+    """The beginning of a query; None where texts cannot be had."""
+    return None if collection is None else _text(collection.queries, query)
+
+
+def _text(texts: Texts, id_: str) -> str:
+    return clipped(texts.texts[texts.index[id_]])
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("limbeck.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _asset(name: str) -> str:
+    """A file that lies beside the templates."""
+    return files("limbeck.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """A text as a browser's policy names it."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -1,0 +1,171 @@
+"""At which queries does the student win and lose, and what did it find there?
+
+From a run's figures per query, the systems' TREC files, and the collection's texts where they can
+still be had. A large test set is not shown whole: a page holds the queries at which the student
+differs most from the system that it is compared with first.
+
+This module knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import polars as pl
+
+from limbeck.data.collection import Collection
+from limbeck.evaluation.measures import read_trec
+from limbeck.report.page import passage_text, query_text
+from limbeck.store import read_parquet
+from limbeck.types import QueryId, Split
+
+MOST_QUERIES = 500  # in a page
+TOP_PASSAGES = 3  # of the student, for each query
+MOST_JUDGED = 5  # relevant passages of each query
+FIRST = ("teacher", "contrastive", "zero_shot", "bm25")  # whom the student is compared with first
+EQUAL = 5e-4  # smaller differences are none: pages show three digits
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A passage of a query: its text, None when it cannot be had; its grade, None when it is not
+    judged; and its rank by system, None where a system does not have it among its first 100.
+    """
+
+    passage: str
+    text: str | None
+    grade: int | None
+    ranks: Mapping[str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryRow:
+    """A query: figures by system, the student's first passages, and relevant ones."""
+
+    query: str
+    text: str | None
+    values_of: Mapping[str, float]
+    found: Sequence[Shown]
+    judged: Sequence[Shown]
+    judged_left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How often the student is better, equal or worse than another system."""
+
+    other: str
+    won: int
+    equal: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """All of it, for a page. `systems` begin with the student; `reference` is whom it is first
+    compared with; rows begin with the student's largest loss.
+    """
+
+    measure: str
+    split: str
+    systems: Sequence[str]
+    reference: str
+    outcomes: Sequence[Outcome]
+    rows: Sequence[QueryRow]
+    queries: int
+    equal: float = EQUAL
+
+
+def queries_of(run: Path, collection: Collection | None, measure: str) -> Queries | None:
+    """The queries that a finished run was measured on; None when it measured no student, or
+    nothing beside it.
+    """
+    if not (run / "per_query.parquet").exists():
+        return None
+    table = read_parquet(run / "per_query.parquet")
+    frames = {str(name): part for (name,), part in table.group_by("model", maintain_order=True)}
+    student = frames.pop("student", None)
+    if student is None or not frames:
+        return None
+    split = str(student["split"][0])
+    # the systems' own order need not be the same: rows belong together by query
+    joined = student.select("query_id", pl.col(measure).alias("student"))
+    for name, frame in frames.items():
+        theirs = frame.select("query_id", pl.col(measure).alias(name))
+        joined = joined.join(theirs, on="query_id", maintain_order="left")
+    reference = next((name for name in FIRST if name in frames), next(iter(frames)))
+    outcomes = [_outcome(name, joined["student"], joined[name]) for name in frames]
+    difference = (joined["student"] - joined[reference]).to_numpy()
+    most = np.argsort(-np.abs(difference), kind="stable")[:MOST_QUERIES]
+    order = most[np.argsort(difference[most], kind="stable")]
+    runs = _runs(run, ["student", *frames])
+    return Queries(
+        measure,
+        split,
+        ["student", *frames],
+        reference,
+        outcomes,
+        [_row(values, split, runs, collection) for values in joined[order].to_dicts()],
+        len(joined),
+    )
+
+
+def _outcome(name: str, ours: pl.Series, theirs: pl.Series) -> Outcome:
+    difference = (ours - theirs).to_numpy()
+    won, lost = int((difference > EQUAL).sum()), int((difference < -EQUAL).sum())
+    return Outcome(name, won, len(difference) - won - lost, lost)
+
+
+def _runs(run: Path, systems: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
+    """The rank of each passage, from 1, by system and query."""
+    found = {}
+    for name in systems:
+        path = run / "runs" / f"{name.replace('/', '-')}.trec"
+        # a file's lines are best first
+        found[name] = {
+            str(query): {str(passage): rank for rank, passage in enumerate(passages, start=1)}
+            for query, passages in read_trec(path).items()
+        }
+    return found
+
+
+def _row(
+    values: Mapping[str, object],
+    split: str,
+    runs: Mapping[str, Mapping[str, Mapping[str, int]]],
+    collection: Collection | None,
+) -> QueryRow:
+    query = str(values["query_id"])
+    grades = _judgements(collection, split, query)
+    ranks = {name: own.get(query, {}) for name, own in runs.items()}
+
+    def shown(passage: str) -> Shown:
+        return Shown(
+            passage,
+            passage_text(collection, passage),
+            grades.get(passage),
+            {name: own.get(passage) for name, own in ranks.items()},
+        )
+
+    first = list(ranks["student"])[:TOP_PASSAGES]
+    relevant = [passage for passage, grade in grades.items() if grade > 0]
+    return QueryRow(
+        query,
+        query_text(collection, query),
+        {name: float(str(values[name])) for name in runs},
+        [shown(passage) for passage in first],
+        [shown(passage) for passage in relevant[:MOST_JUDGED]],
+        max(0, len(relevant) - MOST_JUDGED),
+    )
+
+
+def _judgements(collection: Collection | None, split: str, query: str) -> Mapping[str, int]:
+    """A query's grades by passage, highest first, in the order of the judgements."""
+    if collection is None:
+        return {}
+    judged = collection.qrels.get(cast(Split, split), {}).get(QueryId(query), {})
+    return {str(p): judged[p] for p in sorted(judged, key=lambda passage: -judged[passage])}

@@ -1,0 +1,198 @@
+"""What did one run reach, at what cost, and how did it get there?
+
+Everything is read from the run's folder; texts come from its collection, where the caller still has
+it. What an older run did not record is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from limbeck.data.collection import Collection
+from limbeck.evaluation.table import DIFFERENCE, NAMES, cost_cells, quality_cells
+from limbeck.report.charts import Interval, Named, intervals, scatter
+from limbeck.report.page import MOST_CHARACTERS, Table, render
+from limbeck.report.queries import TOP_PASSAGES, Queries, queries_of
+from limbeck.report.stages import all_stages, foretold_parts, trained_stages
+from limbeck.report.teacher import examined
+from limbeck.settings import read_toml
+from limbeck.store import digest_file, read_object
+
+MEASURE = "nDCG@10"  # the one that systems are compared by
+
+Row = Mapping[str, Any]
+
+
+def run_page(
+    run: Path, collection: Collection | None, foretold: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """The page of a finished run, as HTML.
+
+    `collection` is what the run worked on; without it the page has ids in the place of texts.
+    `foretold` are the parts of its plan, if it had one: `stage`, `what`, `seconds` and
+    `actual_seconds` of each.
+
+    Raises:
+        StoreError: when a file of the run is missing or damaged.
+    """
+    found = read_object(run / "metrics.json", "rows", "notes", "advice")
+    record = read_toml(run / "run.toml")
+    rows: list[Row] = found["rows"]
+    queries = queries_of(run, collection, MEASURE)
+    return render(
+        "run.html",
+        title=f"{record['collection']['name']}, {record['asked']['recipe']}",
+        facts=_facts(record),
+        summary=_summary(rows),
+        measure=MEASURE,
+        advice=found["advice"],
+        notes=found["notes"],
+        quality=_table(quality_cells(rows), words=2),
+        against=_against(rows, queries),
+        quality_pictures=_quality_pictures(rows),
+        costs=_table(cost_cells(rows), words=1),
+        cost_pictures=_cost_pictures(rows),
+        queries=queries,
+        names=NAMES,
+        top_passages=TOP_PASSAGES,
+        most_characters=MOST_CHARACTERS,
+        examined=examined(run, collection),
+        trained=trained_stages(run),
+        stages=all_stages(run),
+        foretold=foretold_parts(foretold),
+        settings=_record_tables(record),
+        digests=_digests(run, record),
+        with_texts=collection is not None,
+    )
+
+
+def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a run was about, in a few words each."""
+    data, asked = record["collection"], record["asked"]
+    teacher = asked["teacher"]
+    return [
+        ("collection", f"{data['name']}, {data['passages']:,} passages"),
+        (
+            "training queries",
+            f"{data['labelled']:,} judged, {data['unlabelled']:,} without judgements",
+        ),
+        ("recipe", str(asked["recipe"])),
+        ("teacher", teacher if isinstance(teacher, str) else ", ".join(teacher)),
+        ("seed", str(asked["seed"])),
+    ]
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    """The run in a sentence or two."""
+    systems = {row["model"]: row for row in rows}
+    if "student" not in systems:
+        return "Nothing was measured, since the collection has no judgements for test or dev."
+    student, teacher = systems["student"], systems.get("teacher")
+    low, high = student[f"{MEASURE}_ci"]
+    reached = (
+        f"On {student['queries']:,} {student['split']} queries the student reaches "
+        f"{student[MEASURE]:.3f} {MEASURE} (95 % interval {low:.3f} to {high:.3f})."
+    )
+    told = [reached]
+    if teacher is not None and teacher[MEASURE] > 0:
+        share = student[MEASURE] / teacher[MEASURE]
+        told.append(f"That is {share:.0%} of the teacher's {teacher[MEASURE]:.3f}.")
+        ours, theirs = student["ms_per_query"], teacher["ms_per_query"]
+        if ours and theirs:
+            told.append(f"A query takes {ours:.1f} ms; with the teacher {theirs:.1f} ms.")
+    return " ".join(told)
+
+
+def _against(rows: Sequence[Row], queries: Queries | None) -> Table:
+    """The student against every other system."""
+    outcomes = {} if queries is None else {each.other: each for each in queries.outcomes}
+    headings = [
+        *("system", "student - system", "95 %", "p (Holm)", "visible from"),
+        *("queries won", "equal", "lost"),
+    ]
+    lines = []
+    for row in rows:
+        if DIFFERENCE not in row:
+            continue
+        outcome = outcomes[row["model"]]
+        low, high = row.get(f"{DIFFERENCE}_ci", (None, None))  # older runs did not record it
+        lines.append(
+            [
+                _name(row),
+                f"{row[DIFFERENCE]:+.4f}",
+                "" if low is None else f"[{low:+.3f}, {high:+.3f}]",
+                f"{row['p_holm']:.4f}",
+                "" if row.get("visible") is None else f"{row['visible']:.4f}",
+                *(f"{count:,}" for count in (outcome.won, outcome.equal, outcome.lost)),
+            ]
+        )
+    return Table(headings, lines)
+
+
+def _table(cells: Sequence[Sequence[str]], *, words: int) -> Table:
+    headings, *lines = cells
+    return Table(headings, lines, words)
+
+
+def _quality_pictures(rows: Sequence[Row]) -> list[Markup]:
+    """What each system reaches, and how far the student is from the others."""
+    pictures = []
+    if reached := [Interval(_name(row), row[MEASURE], *row[f"{MEASURE}_ci"]) for row in rows]:
+        pictures.append(intervals(f"{MEASURE} with 95 % intervals", reached, x=MEASURE))
+    apart = [
+        Interval(_name(row), row[DIFFERENCE], *row[f"{DIFFERENCE}_ci"])
+        for row in rows
+        if f"{DIFFERENCE}_ci" in row
+    ]
+    if apart:
+        title = "Student - system, with 95 % intervals"
+        pictures.append(intervals(title, apart, x="difference", zero=True))
+    return pictures
+
+
+def _cost_pictures(rows: Sequence[Row]) -> list[Markup]:
+    """Quality against what it costs to answer a query, and to read the passages."""
+    pictures = []
+    for key, title, x, less in (
+        ("ms_per_query", "Quality and time per query", "ms per query", True),
+        ("passages_per_second", "Quality and speed of reading", "passages per second", False),
+    ):
+        points = [Named(_name(row), row[key], row[MEASURE]) for row in rows if row.get(key)]
+        if len(points) > 1:
+            pictures.append(scatter(title, points, x=x, y=MEASURE, less_is_better=less))
+    return pictures
+
+
+def _record_tables(record: Mapping[str, Any]) -> list[tuple[str, Table]]:
+    """`run.toml`, a table of its own for each of its tables."""
+    tables = []
+    for name, content in record.items():
+        flat: dict[str, object] = {}
+        for key, value in content.items():
+            if isinstance(value, Mapping):
+                flat |= {f"{key}.{inner}": own for inner, own in value.items()}
+            else:
+                flat[key] = value
+        if flat:
+            rows = [[key, str(value)] for key, value in flat.items()]
+            tables.append((name, Table([name, "value"], rows, words=2)))
+    return tables
+
+
+def _digests(run: Path, record: Mapping[str, Any]) -> Table:
+    """What tells whether two runs had the same data and gave the same models."""
+    rows = [["data", record["collection"]["digest"]]]
+    rows += [
+        [str(path.relative_to(run)), digest_file(path)]
+        for name in ("student", "teacher", "baselines")
+        for path in sorted((run / name).rglob("*.safetensors"))
+    ]
+    return Table(["what", "SHA-256"], rows, words=2)
+
+
+def _name(row: Row) -> str:
+    return NAMES.get(str(row["model"]), str(row["model"]))

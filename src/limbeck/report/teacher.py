@@ -1,0 +1,142 @@
+"""What did the teacher say of candidates, and which of them may be relevant though nobody said so?
+
+From what the examination of the teacher left in a run: its diagnosis, and its raw scores of
+candidates of some training queries. A candidate that it puts above every relevant passage of its
+query is a doubtful negative: a mistake of the teacher, or a gap in the judgements.
+
+This module knows no model and judges nothing anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from markupsafe import Markup
+
+from limbeck.data.collection import Collection
+from limbeck.report.charts import histogram
+from limbeck.report.page import passage_text, query_text
+from limbeck.store import read_object, read_parquet
+
+BINS = 40
+MOST_DOUBTED = 50  # in a page
+GROUPS = {  # of `relevant` in the table of scores: null where the query has no judgements
+    "judged relevant": True,
+    "other candidates of judged queries": False,
+    "candidates of queries without judgements": None,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Doubted:
+    """A candidate that a teacher puts above its query's best relevant passage; raw scores."""
+
+    query: str
+    passage: str
+    best: str
+    score: float
+    best_score: float
+
+    @property
+    def above(self) -> float:
+        """By how much."""
+        return self.score - self.best_score
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What an examination says: `judged` queries have relevant passages and others, `doubting` of
+    them a doubtful negative; `doubted` holds the first `MOST_DOUBTED` of `count`.
+    """
+
+    told: Sequence[str]
+    picture: Markup | None
+    judged: int
+    doubting: int
+    count: int
+    doubted: Sequence[Doubted]
+
+
+def examined(run: Path, collection: Collection | None) -> Examined | None:
+    """What a run's examination of its teacher left; None when there was none."""
+    folder = run / "stages" / "diagnose"
+    if not (folder / "diagnosis.json").exists():
+        return None
+    told = _lines(read_object(folder / "diagnosis.json", "scores", "lists"))
+    if not (folder / "scores.parquet").exists():
+        return Examined(told, None, 0, 0, 0, [])
+    table = read_parquet(folder / "scores.parquet")
+    found, judged = _above_the_best(table)
+    doubted = [
+        Doubted(
+            query_text(collection, row["query_id"]) or row["query_id"],
+            passage_text(collection, row["passage_id"]) or row["passage_id"],
+            passage_text(collection, row["best"]) or row["best"],
+            float(row["score"]),
+            float(row["best_score"]),
+        )
+        for row in found.head(MOST_DOUBTED).to_dicts()
+    ]
+    return Examined(told, _spread(table), judged, found["query_id"].n_unique(), len(found), doubted)
+
+
+def _above_the_best(table: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """Candidates above the best relevant passage of their query, farthest first, and how many
+    queries were looked at.
+    """
+    best = (
+        table.filter(pl.col("relevant"))
+        .sort("score", descending=True, maintain_order=True)
+        .group_by("query_id", maintain_order=True)
+        .agg(pl.first("passage_id").alias("best"), pl.first("score").alias("best_score"))
+    )
+    others = table.filter(~pl.col("relevant")).join(best, on="query_id", maintain_order="left")
+    above = others.filter(pl.col("score") > pl.col("best_score"))
+    order = (pl.col("score") - pl.col("best_score")).alias("above")
+    found = above.with_columns(order).sort("above", descending=True, maintain_order=True)
+    return found, others["query_id"].n_unique()
+
+
+def _spread(table: pl.DataFrame) -> Markup:
+    """How scores are spread, by what is known of the passages."""
+    scores = table["score"].to_numpy().astype(np.float64)
+    low, high = float(scores.min()), float(scores.max())
+    edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)
+    groups = {}
+    for name, relevant in GROUPS.items():
+        own = scores[table["relevant"].eq_missing(relevant).to_numpy()]
+        if len(own):
+            groups[f"{name} ({len(own):,})"] = (np.histogram(own, edges)[0] / len(own)).tolist()
+    return histogram("The teacher's raw scores", edges.tolist(), groups, x="score")
+
+
+def _lines(diagnosis: dict[str, object]) -> list[str]:
+    """A diagnosis in words; what no list could say is left out."""
+    forms = {
+        "spread": "Standard deviation within a list: {:.4g}, in the teacher's own units.",
+        "entropy": (
+            "Entropy of its softmax, at the temperature of training: {:.3f} of the largest "
+            "possible. At 1 all candidates look alike, at 0 one has everything."
+        ),
+        "saturation": "At the lowest or highest value: {:.1%} of the scores.",
+    }
+    told = [f"Examined on {diagnosis['scores']:,} scores in {diagnosis['lists']:,} lists."]
+    told += [
+        form.format(value)
+        for key, form in forms.items()
+        if isinstance(value := diagnosis.get(key), int | float)
+    ]
+    agreement, error = diagnosis.get("agreement"), diagnosis.get("agreement_error")
+    if isinstance(agreement, int | float):
+        spread = f" ± {1.96 * error:.1%}" if isinstance(error, int | float) else ""
+        told.append(
+            f"Agreement with the judgements: {agreement:.1%}{spread} of the pairs of a relevant "
+            f"and another passage are in the right order, over {diagnosis['agreement_lists']:,} "
+            "lists; chance gives 50 %."
+        )
+    told += [str(diagnosis[key]) for key in ("refusal", "doubt") if diagnosis.get(key)]
+    return told
