@@ -31,7 +31,7 @@ _WORD = re.compile(r"\w+")  # single letters too: they carry meaning in commands
 _TEXTS_AT_ONCE = 1000  # between two reports of progress
 _POSTINGS_AT_ONCE = 2_000_000  # postings summed before lists are cut to k: some 50 MB of work space
 _QUERIES_AT_ONCE = 256  # wider blocks make the matrix product no faster
-_WIDENED_AT_ONCE = 2**12  # bf16 passages made fp32 for a few queries: they stay in the cache
+_WIDENED_AT_ONCE = 2**10  # bf16 passages made fp32 for a few queries: they stay in the cache
 _FEW_QUERIES = 16  # for whom the product costs less than reading the passages
 _PASSAGES_AT_ONCE = 2**16  # after a first block, few beat a list's last: the rest is never sorted
 _ROW_BYTES = 64  # per slot of one query's list, while two lists are merged
@@ -224,13 +224,11 @@ def search_dense(
     most = _WIDENED_AT_ONCE if narrow and count <= _FEW_QUERIES else _PASSAGES_AT_ONCE
     width = min(total, most, max(1, room))
     work = np.empty(height * width, dtype=np.float32)
-    widened = torch.empty(width, size)
+    widened = np.empty((width, size), dtype=np.uint32)
     with (progress or Silent()).task("search by vectors", total, "passages") as advance:
         for first in range(0, total, max(1, width)):
             found = passage_vectors[first : first + width]
-            passages = (
-                widened[: len(found)].copy_(found).numpy() if isinstance(found, Tensor) else found
-            )
+            passages = _widened(found, widened) if isinstance(found, Tensor) else found
             for start in range(0, count, max(1, height)):
                 queries = query_vectors[start : start + height]
                 block = work[: len(queries) * len(passages)].reshape(len(queries), len(passages))
@@ -243,6 +241,18 @@ def search_dense(
                     _take_better(positions[row], scores[row], values, first)
             advance(len(passages))
     return positions, scores
+
+
+def _widened(narrow: Tensor, room: NDArray[np.uint32]) -> Vectors:
+    """Numbers [n, D] of bfloat16 as float32, whose upper halves they are, in some room [m, D].
+
+    In numpy, since the product is numpy's: two libraries whose threads take turns in a tight loop
+    wait for each other far longer than they work.
+    """
+    bits = room[: len(narrow)]
+    np.copyto(bits, narrow.view(torch.int16).numpy().view(np.uint16))
+    np.left_shift(bits, 16, out=bits)
+    return bits.view(np.float32)
 
 
 def _take_better(best: Positions, best_scores: Vectors, values: Vectors, first: int) -> None:

@@ -26,7 +26,7 @@ class FakePipeline(SimpleNamespace):
     """Answers like `limbeck.pipeline` and remembers the last call."""
 
     def __init__(self, out: Path) -> None:
-        super().__init__(called=None, data=None, arguments={}, raises=None)
+        super().__init__(called=None, data=None, arguments={}, raises=None, planned=None)
         self.result = SimpleNamespace(
             out=out,
             rows=[{"model": "student", "split": "test", "nDCG@10": 0.5}],
@@ -48,6 +48,10 @@ class FakePipeline(SimpleNamespace):
     def dry_run(self, *positional: object, **named: Any) -> list[str]:
         self._record("dry_run", positional, named)
         return ["1. mine 50 candidates per query", "2. score 1,000 pairs"]
+
+    def plan(self, *positional: object, **named: Any) -> Any:
+        self._record("plan", positional, named)
+        return self.planned
 
     def evaluate(self, *positional: object, **named: Any) -> SimpleNamespace:
         self._record("evaluate", positional, named)

@@ -28,6 +28,7 @@ from limbeck.cli import (
     evaluate,
     export,
     index,
+    plan,
     recipes,
     search,
     serve,
@@ -63,6 +64,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("distill")(distill.distill)
+app.command("plan")(plan.plan)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("bench")(bench.bench)

@@ -42,16 +42,8 @@ def bench(
             "`train[:dual|cross|ensemble]` to fit one, once."
         ),
     ] = "train:dual",
-    student: Annotated[
-        str | None,
-        typer.Option(
-            help="The encoder to start from: a folder or hub name.",
-            show_default="the offline model, cut to 2 layers",
-        ),
-    ] = None,
-    student_layers: Annotated[
-        int | None, typer.Option(help="Keep this many of the student's layers.", min=1)
-    ] = None,
+    student: options.Student = None,
+    student_layers: options.StudentLayers = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,14 +52,7 @@ def bench(
             help="A setting of every recipe that has it; RECIPE.KEY=VALUE of one; repeatable.",
         ),
     ] = None,
-    labels: Annotated[
-        int | None,
-        typer.Option(
-            help="Use the judgements of only this many training queries, the same for every seed; "
-            "the others count as unlabelled.",
-            min=0,
-        ),
-    ] = None,
+    labels: options.Labels = None,
     store: Annotated[
         Path | None,
         typer.Option(

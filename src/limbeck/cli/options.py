@@ -7,7 +7,7 @@ This module knows what a value looks like, not what it is used for.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -142,3 +142,108 @@ Reranker = Annotated[
         show_default="RUN/teacher, if the run fitted one",
     ),
 ]
+Teacher = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A model's folder or hub name, `kind:path` to say what it is, a file of scores "
+        "(`scores:path`), or `train[:dual|cross|ensemble]` to fit one on the training "
+        "judgements; repeat it, and the mean of several teaches.",
+        show_default="train",
+    ),
+]
+TeacherWeights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="W,W,...",
+        help="The weight of each --teacher, in their order.",
+        show_default="all alike",
+    ),
+]
+Student = Annotated[
+    str | None,
+    typer.Option(
+        help="The encoder to start from: a folder or hub name.",
+        show_default="the offline model, cut to 2 layers",
+    ),
+]
+StudentLayers = Annotated[
+    int | None, typer.Option(help="Keep this many of the student's layers.", min=1)
+]
+LayerChoice = Annotated[Literal["spread", "first"], typer.Option(help="Which layers to keep.")]
+Dim = Annotated[int | None, typer.Option(help="Give the student vectors of this width.", min=1)]
+Recipe = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME[:PRESET]",
+        help="The method; `limbeck recipes` lists them, `limbeck recipes NAME` its presets.",
+    ),
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the recipe; repeatable."),
+]
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option("--settings", metavar="FILE", help="Settings in a TOML file; --set overrules it."),
+]
+Labels = Annotated[
+    int | None,
+    typer.Option(
+        help="Use the judgements of only this many training queries, the same for every seed; "
+        "the others count as unlabelled.",
+        min=0,
+    ),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        parser=parse_duration,
+        metavar="TIME",
+        help="Fit updates, list length and candidate depth to a time such as 90s, 20m or 1.5h.",
+    ),
+]
+CandidateFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="A TREC run, or other file of scored pairs, whose passages join the candidates of "
+        "its training queries; repeatable.",
+    ),
+]
+QueryModel = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="The folder of a seq2seq model, such as docT5query, that writes queries for a "
+        "corpus without any.",
+        show_default="they are made from the passages' words",
+        file_okay=False,
+    ),
+]
+ForceTeacher = Annotated[
+    bool, typer.Option("--force-teacher", help="Use the teacher even if a check refuses it.")
+]
+
+
+def distil_arguments(
+    *,
+    teacher: Sequence[str] | None,
+    teacher_weights: str | None,
+    assignments: Sequence[str] | None,
+    settings_file: Path | None,
+    **given: Any,
+) -> dict[str, Any]:
+    """What `limbeck.pipeline.distill` and `plan` are called with; `given` goes there as it is.
+
+    Raises:
+        ConfigError: for weights, settings or a file of settings that cannot be read.
+    """
+    from limbeck.settings import read_toml
+
+    settings = dotted(read_toml(settings_file)) if settings_file else {}
+    return {
+        **given,
+        "teacher": (teacher[0] if len(teacher) == 1 else list(teacher)) if teacher else "train",
+        "teacher_weights": parse_weights(teacher_weights) if teacher_weights else None,
+        "settings": {**settings, **parse_assignments(assignments or [])},
+    }
