@@ -1,5 +1,6 @@
 """A tiny seq2seq model writes queries: the same ones for a seed, wherever it was stopped."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,13 @@ def test_a_killed_writer_goes_on_with_the_same_bytes(
     for lost in ("done.json", "shard-00001.parquet"):
         (tmp_path / "cut" / lost).unlink()
     written(tiny_writer_folder, tmp_path / "cut")
-    for path in (tmp_path / "whole").iterdir():
-        assert (tmp_path / "cut" / path.name).read_bytes() == path.read_bytes(), path.name
+    one, other = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("whole", "cut")
+    )
+    found, expected = (json.loads(files.pop("done.json")) for files in (one, other))
+    assert one == other
+    assert (found["files"], found["metrics"]) == (expected["files"], expected["metrics"])
 
 
 def test_the_queries_of_another_seed_are_refused(tiny_writer_folder: Path, tmp_path: Path) -> None:

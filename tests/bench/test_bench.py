@@ -277,7 +277,7 @@ def test_finished_arms_are_read_back_and_a_recipe_may_be_added(
         raise AssertionError("everything is finished")
 
     monkeypatch.setattr("limbeck.bench.verbs.distill", refuse)
-    monkeypatch.setattr("limbeck.pipeline.asking.read_collection", refuse)
+    monkeypatch.setattr("limbeck.pipeline.asking.read_as_given", refuse)
     answer = invoke(*done.words(out))
     assert answer.exit_code == 0, answer.output
     assert answer.stdout.startswith("Smallest visible difference from contrastive in nDCG@10")

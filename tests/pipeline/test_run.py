@@ -142,7 +142,7 @@ def test_a_finished_run_repeats_its_table_and_touches_nothing(
         raise AssertionError("a finished run needs no model and no data")
 
     monkeypatch.setattr("limbeck.pipeline.asking.load_encoder", refuse)
-    monkeypatch.setattr("limbeck.pipeline.asking.read_collection", refuse)
+    monkeypatch.setattr("limbeck.pipeline.asking.read_as_given", refuse)
     before = {path: path.stat().st_mtime_ns for path in finished.out.rglob("*") if path.is_file()}
     again = pipeline.distill(finished.data, **finished.arguments)
     assert again == finished.result

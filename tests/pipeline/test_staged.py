@@ -47,7 +47,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 OTHERS = {"prod": ["encode:14", "mine:9", "score:3"], "ar2": ["encode:14", "mine:9"]}
 LATER = {
     "prod": {"train-prod-teacher-3", "train-prod-step-3"},
-    "ar2": {"train-ar2-2-ranker", "train-ar2-2-retriever"},
+    "ar2": {"train-ar2-1-ranker", "train-ar2-2-retriever"},
 }
 RECIPES = list(SETTINGS)
 

@@ -45,7 +45,8 @@ def rows_of(
     taught = _with_all(arms[BASELINES[1]])
     frames = {name: per_query(taught, name)[1] for name in FIXED}
     for name, outs in arms.items():
-        if find_preset(name)[0].fits:
+        recipe, preset = find_preset(name)
+        if recipe.fits and not preset:
             frames[f"{name}, its teacher"] = per_query(_with_all(outs), "teacher")[1]
     others = len(frames)
     best = max(_mean(frames[name]) for name in frames if name.endswith("teacher"))

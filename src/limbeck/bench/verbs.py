@@ -276,7 +276,8 @@ def _planned(
 
     def arm(name: str, system: str, seed: int, taught: str, own: Mapping[str, object]) -> Arm:
         asked = {"out": out / name, "recipe": system, "seed": seed, "teacher": taught}
-        alone = seed != min(seeds)  # other systems are the same for every seed
+        # other systems are the same for every seed, and teachers of ablations tell little
+        alone = seed != min(seeds) or (_fits_its_own(system) and bool(find_preset(system)[1]))
         more = {"settings": own, "student_alone": alone}
         return Arm(name, system, seed, {"data": data, **asked, **more, **shared})
 

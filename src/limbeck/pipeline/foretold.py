@@ -113,7 +113,7 @@ def duration(seconds: float) -> str:
 
     Example:
         >>> duration(7.26), duration(75), duration(4000)
-        ('7.3 s', '1 min 15 s', '1 h 7 min')
+        ('7.3 s', '1 min 15 s', '1 h 6 min')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"
