@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from limbeck.data.tokens import tokenize_here
 from limbeck.errors import ConfigError, ModelError
 from limbeck.models.encoder import Encoder, Ranker
-from limbeck.models.graph import OUTPUT, onnx_session, openvino, to_onnx, to_openvino
+from limbeck.models.graph import (
+    OUTPUT,
+    narrowing_products,
+    onnx_session,
+    openvino,
+    to_onnx,
+    to_openvino,
+)
 
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
@@ -171,3 +178,13 @@ def _encoder_of(architecture: str, folder: Path) -> Encoder:
         Normalize(),
     ]
     return Encoder(SentenceTransformer(modules=modules, device="cpu").eval())
+
+
+def test_the_narrowing_products_are_the_second_of_each_feed_forward_block(
+    tiny_encoder: Encoder,
+) -> None:
+    found = narrowing_products(to_openvino(tiny_encoder))
+    layers = tiny_encoder.transformer.config.num_hidden_layers
+    assert len(found) == layers
+    for at, name in enumerate(sorted(found)):
+        assert f"layer.{at}.output.dense" in name

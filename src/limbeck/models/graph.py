@@ -164,8 +164,14 @@ def onnx_session(path: Path) -> Any:
     return package.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def to_int8(graph: Any, calibration: Sequence[Mapping[str, NDArray[np.int64]]]) -> Any:
-    """The graph with its matrix products in int8, their ranges those seen on `calibration`.
+def to_int8(
+    graph: Any,
+    calibration: Sequence[Mapping[str, NDArray[np.int64]]],
+    *,
+    spared: Sequence[str] = (),
+) -> Any:
+    """The graph with its matrix products in int8, their ranges those seen on `calibration`; but for
+    those whose names are `spared`.
 
     Shapes: each item is one batch of inputs, [B, T] long, by name.
 
@@ -185,7 +191,27 @@ def to_int8(graph: Any, calibration: Sequence[Mapping[str, NDArray[np.int64]]]) 
             nncf.Dataset(calibration),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(calibration),
+            ignored_scope=nncf.IgnoredScope(names=list(spared)) if spared else None,
         )
+
+
+def narrowing_products(graph: Any) -> list[str]:
+    """The names of the matrix products with weights that give fewer numbers than they take: the
+    second of each feed-forward block. What they take has a few very large numbers, which int8 can
+    hold only by rounding the others.
+    """
+    found = []
+    for node in graph.get_ops():
+        if node.get_type_name() != "MatMul":
+            continue
+        shapes = [node.input(at).get_partial_shape() for at in (0, 1)]
+        if shapes[1].rank.get_length() != 2 or not shapes[1].is_static:
+            continue
+        weight = sorted(int(size.get_length()) for size in shapes[1])
+        taken = shapes[0][len(shapes[0]) - 1]
+        if taken.is_static and taken.get_length() == weight[1] > weight[0]:
+            found.append(node.get_friendly_name())
+    return found
 
 
 def _forget_origin(model: Any) -> None:
