@@ -254,7 +254,7 @@ def encode_rows(
     if "encode_int8" in asked.work:
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "int8"
-            found = export(asked.encoder, to="openvino-int8", out=out, data=asked.data)
+            found = export(asked.encoder, to="openvino-int8", out=out, data=asked.data, force=True)
             small = load_exported(out)
         assert isinstance(small, Encoder)
         quality = {"dev_ndcg_lost": found.lost}
