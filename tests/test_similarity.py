@@ -3,11 +3,13 @@
 Query [3, 4] (length 5), passages [1, 0], [0, 2], [-3, -4]: dots 3, 8, -25; cosines 0.6, 0.8, -1.
 """
 
+import numpy as np
 import pytest
 import torch
 
 from limbeck.errors import ConfigError
 from limbeck.similarity import (
+    comparable,
     cosine,
     cosine_lists,
     dot,
@@ -89,3 +91,10 @@ def test_sparse_products_meet_only_where_both_have_a_word() -> None:
     assert sparse_dots(queries, owners, passage, count=3).tolist() == [1.0, 21.0, 0.0]
     nothing = torch.tensor([], dtype=torch.int64), torch.tensor([])
     assert sparse_dots(queries, owners, nothing, count=3).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_comparable_vectors_have_the_similarity_as_inner_product() -> None:
+    vectors = np.array([[3.0, 4.0], [0.0, 0.0], [0.0, -2.0]], dtype=np.float32)
+    expected = np.array([[0.6, 0.8], [0.0, 0.0], [0.0, -1.0]], dtype=np.float32)
+    np.testing.assert_allclose(comparable(vectors, "cosine"), expected, rtol=1e-6)
+    assert comparable(vectors, "dot") is vectors

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.errors import ConfigError
@@ -45,6 +47,15 @@ def unit(vectors: Tensor) -> Tensor:
     is 0.
     """
     return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+def comparable(vectors: NDArray[np.float32], similarity: str) -> NDArray[np.float32]:
+    """Vectors [n, D] whose inner products are the similarity: scaled to length 1 for the cosine."""
+    if similarity != "cosine":
+        return vectors
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return scaled
 
 
 def matrix_similarity(name: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -11,6 +11,8 @@ from collections_here import Files
 from limbeck import pipeline
 from limbeck.data.derived import DerivedTexts
 from limbeck.errors import ConfigError
+from limbeck.indexing.runs import data_of
+from limbeck.report.queries import queries_of
 from limbeck.store import read_json
 
 from .conftest import FAST, Distil, metrics_of
@@ -42,6 +44,9 @@ def test_figures_of_made_queries_are_labelled_wherever_they_stand(distil: Distil
     assert set(per_query["split"]) == {"test, synthetic"}
     kept = DerivedTexts.read(result.out / "stages" / "made-queries" / "queries.parquet")
     assert set(per_query["query_id"]) <= set(kept.frame["derived_id"])
+    shown = queries_of(result.out, data_of(result.out), "nDCG@10")
+    assert shown is not None
+    assert all(row.text and row.judged for row in shown.rows)
 
 
 def test_figures_of_judged_queries_are_not_labelled(finished: Any) -> None:
@@ -67,6 +72,7 @@ def test_a_model_writes_the_queries_and_a_stopped_run_goes_on(
     assert (tmp_path / "run" / "student" / "model.safetensors").read_bytes() == student
     assert again.notes == first.notes
     assert metrics_of(tmp_path / "run")["made-queries"]["passages"] == 60
+    assert set(per_query["query_id"]) <= set(data_of(tmp_path / "run").queries.ids)
 
 
 def test_a_model_is_refused_where_there_are_queries(

@@ -120,6 +120,16 @@ def split_shown(split: str, synthetic: bool) -> str:
     return f"{split}, synthetic" if synthetic else split
 
 
+def split_meant(shown: str) -> str:
+    """The split that `split_shown` named.
+
+    Example:
+        >>> split_meant("test, synthetic"), split_meant("dev")
+        ('test', 'dev')
+    """
+    return shown.partition(",")[0]
+
+
 def as_text(rows: Sequence[Row]) -> str:
     """The table in plain text, columns aligned, one line per row."""
     return aligned([_headings(rows), *(_cells(found, rows) for found in rows)], words=len(_WORDS))

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from limbeck.data.beir import read_passages
 from limbeck.data.collection import Collection, Texts
@@ -52,7 +51,7 @@ from limbeck.indexing.runs import STUDENT, index_of, is_run, student_of
 from limbeck.inference import Engine, choose_engine, embed_batches, plan_batches, text_lengths
 from limbeck.models.encoder import Encoder
 from limbeck.models.exported import is_exported, runtime_of
-from limbeck.similarity import unit
+from limbeck.similarity import comparable
 from limbeck.store import digest, held, new_folder
 from limbeck.teachers.teachers import DualTeacher, load_teacher
 from limbeck.types import Progress, Role, Silent
@@ -240,14 +239,6 @@ def encoded(
     plan = plan_batches(lengths, engine.max_batch_tokens)
     for positions, vectors in embed_batches(encoder, tokens, role, plan, engine):
         yield positions, vectors, lengths[positions]
-
-
-def comparable(vectors: Vectors, similarity: str) -> Vectors:
-    """Vectors [n, D] whose inner products are the similarity."""
-    if similarity == "dot":
-        return vectors
-    lengths_one: Vectors = unit(torch.from_numpy(vectors)).numpy()
-    return lengths_one
 
 
 def _encoded(

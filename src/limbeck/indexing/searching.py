@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from limbeck.errors import ConfigError, ModelError
-from limbeck.indexing.building import build, comparable, encoded, model_of
+from limbeck.indexing.building import build, encoded, model_of
 from limbeck.indexing.files import CARD, Index, is_begun, open_index
 from limbeck.indexing.runs import RECORD, data_of, index_of, is_run, student_of, teacher_of
 from limbeck.inference import Engine, choose_engine
 from limbeck.models.encoder import Encoder
 from limbeck.models.exported import is_exported, runtime_of
 from limbeck.search import BM25
+from limbeck.similarity import comparable
 from limbeck.teachers.reranking import score_texts
 from limbeck.teachers.teachers import Teacher, load_teacher
 from limbeck.types import Progress, Role, Silent

@@ -19,6 +19,7 @@ import polars as pl
 
 from limbeck.data.collection import Collection
 from limbeck.evaluation.measures import read_trec
+from limbeck.evaluation.table import split_meant
 from limbeck.report.page import passage_text, query_text
 from limbeck.store import read_parquet
 from limbeck.types import QueryId, Split
@@ -167,5 +168,5 @@ def _judgements(collection: Collection | None, split: str, query: str) -> Mappin
     """A query's grades by passage, highest first, in the order of the judgements."""
     if collection is None:
         return {}
-    judged = collection.qrels.get(cast(Split, split), {}).get(QueryId(query), {})
+    judged = collection.qrels.get(cast(Split, split_meant(split)), {}).get(QueryId(query), {})
     return {str(p): judged[p] for p in sorted(judged, key=lambda passage: -judged[passage])}

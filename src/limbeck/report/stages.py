@@ -39,10 +39,7 @@ def all_stages(run: Path) -> Table:
     rows: list[list[Cell]] = []
     for path in sorted(run.glob("stages/*/done.json")):
         done = read_object(path, "metrics")
-        metrics, took = (
-            done["metrics"],
-            done.get("took", {}),
-        )  # not in older runs
+        metrics, took = done["metrics"], done.get("took", {})  # not in older runs
         speed = metrics.get("speed") or {}
         seconds = took.get("seconds", metrics.get("seconds", speed.get("seconds")))
         peak = took.get("peak_bytes")
@@ -88,7 +85,7 @@ def _trained(folder: Path) -> Trained:
         pictures.append(curve(f"Loss: {part}", shown, x="update", y="loss"))
     dev = [(float(update), float(value)) for update, value in curves["measured"]]
     if dev:
-        title = "nDCG@10 on dev, among pooled candidates"
+        title = "nDCG@10 on dev"
         pictures.append(curve(title, dev, x="update", y="nDCG@10", marked=True))
     told = [f"{metrics['updates']:,} updates in {metrics['seconds']:,.0f} seconds."]
     if size > 1:

@@ -66,11 +66,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """What the probe found. Seconds: to encode a query or passage with the student and the base; to
-    train with a token, of either; to have a pair from a teacher; to tokenise a text; to index a
-    passage by words, and to look a query up in one passage. The mean lengths in tokens, and bytes
-    per passage of an index by words. `known`: the share of all passages whose vectors by the base,
-    and by a given teacher, the score store has.
+    """What the probe found. Seconds: to encode a query or passage with the student, with the base,
+    and with the teacher where it is a dual encoder; to train with a token, of either; to have a
+    pair from a teacher; to tokenise a text; to index a passage by words, and to look a query up in
+    one passage. The mean lengths in tokens, and bytes per passage of an index by words. `known`:
+    the share of all passages whose vectors by the base, and by a given teacher, the store has.
     """
 
     small: Mapping[Role, float]
@@ -84,6 +84,7 @@ class Speeds:
     look_up: float = 0.0
     index_bytes: float = 0.0
     known: tuple[float, float] = (0.0, 0.0)
+    taught: Mapping[Role, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,8 @@ class _Parts:
         reads_pairs = (given is not None and given.reads_pairs) or "cross" in work.fits
         if vectors:
             texts = self.passages + queries
-            speed = self.speeds.large if given is None else dict.fromkeys(_ROLES, self.speeds.pair)
+            pairs_of = dict.fromkeys(_ROLES, self.speeds.pair)  # of several: less than a pair
+            speed = self.speeds.large if given is None else self.speeds.taught or pairs_of
             found.append(
                 Part(
                     f"encode-{'dual' if given is None else given.name}",
@@ -327,7 +329,9 @@ def probed(task: Retrieval, student: Encoder, teacher: Teacher | None, *, fits: 
         count = len(texts.passages)
         large = {role: _encoding(probe, base, role) for role in _ROLES}
         train = partial(_training, probe, tokens=lengths)
-        pair = large["query"] + large["passage"]
+        pair, taught = large["query"] + large["passage"], None
+        if isinstance(teacher, DualTeacher):
+            taught = {role: _encoding(probe, teacher.encoder, role) for role in _ROLES}
         if teacher is not None:
             pair = _asking(probe, teacher)
         return Speeds(
@@ -342,6 +346,7 @@ def probed(task: Retrieval, student: Encoder, teacher: Teacher | None, *, fits: 
             looked_up / count,
             (index.postings.data.nbytes + index.postings.indices.nbytes) / count,
             (_known(task, task.base), _known(task, teacher)),
+            taught,
         )
 
 

@@ -33,7 +33,7 @@ from limbeck.schedules import linear_warmup_decay, shared_out
 from limbeck.search import search_dense
 from limbeck.selection import first_rank
 from limbeck.settings import Settings
-from limbeck.similarity import matrix_similarity
+from limbeck.similarity import comparable, matrix_similarity
 from limbeck.sources import ListBatch, ListSource, QueryList, TextBatch, TextSource
 from limbeck.store import digest, read_object
 from limbeck.teachers.score_store import ScoreStore
@@ -238,10 +238,8 @@ class Retrieval:
 
     def mined(self, queries: np.ndarray, *, depth: int, miner: Teacher) -> Candidates:
         """The `depth` candidates of each query by the vectors of a dual teacher, best first."""
-        asked = self.vectors(miner, "query", queries)
-        answers = self.vectors(miner, "passage")
-        if miner.similarity == "cosine":
-            asked, answers = normalised(asked), normalised(answers)
+        asked = comparable(self.vectors(miner, "query", queries), miner.similarity)
+        answers = comparable(self.vectors(miner, "passage"), miner.similarity)
         name = f"mine-{miner.name}-{digest([queries.tolist(), depth, miner.digest])[:8]}"
         return self.run.first(
             lambda: mine_dense(
@@ -613,8 +611,7 @@ class Retrieval:
             positions=passages,
             progress=progress,
         )
-        if encoder.similarity == "cosine":
-            asked, answers = normalised(asked), normalised(answers)
+        asked, answers = (comparable(each, encoder.similarity) for each in (asked, answers))
         found, scores = search_dense(asked, answers, depth)
         return self.results(queries, np.where(found < 0, -1, passages[found]), scores)
 
@@ -823,13 +820,6 @@ def signals_with(teacher: Teacher, *, reference: bool = False) -> frozenset[str]
     names = {"student", "student/in_batch", "teacher"}
     names |= {"teacher/in_batch"} if teacher.in_batch else set()
     return frozenset(names | {"reference", "reference/in_batch"} if reference else names)
-
-
-def normalised(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [n, D] scaled to length 1, so that inner products are cosines."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    result: np.ndarray = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
-    return result
 
 
 def _answered(pairs: np.ndarray, queries: np.ndarray, depth: int, source: str) -> Candidates:

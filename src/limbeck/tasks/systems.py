@@ -32,9 +32,9 @@ from limbeck.limit import Effort
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.reading import Reader
 from limbeck.search import BM25, search_dense
-from limbeck.similarity import matrix_similarity
+from limbeck.similarity import comparable, matrix_similarity
 from limbeck.store import digest, read_parquet, write_parquet
-from limbeck.tasks.retrieval import Retrieval, normalised
+from limbeck.tasks.retrieval import Retrieval
 from limbeck.teachers.teachers import (
     CrossTeacher,
     DualTeacher,
@@ -282,9 +282,7 @@ def _measured_vectors(
     """An encoder as first stage; `vectors` gives those of the split's queries and all passages."""
 
     def search() -> tuple[Results, Cost]:
-        asked, answers = vectors()
-        if encoder.similarity == "cosine":
-            asked, answers = normalised(asked), normalised(answers)
+        asked, answers = (comparable(each, encoder.similarity) for each in vectors())
         found, scores = search_dense(asked, answers, DEPTH)
         queries = task.split_queries(split)
         return task.results(queries, found, scores), _cost_of_searching(
@@ -304,7 +302,7 @@ def _cost_of_searching(
     def ask(text: str) -> None:
         one = tokenize_here([text], encoder.tokenizer, prompt=encoder.prompt("query"))
         vector = embed(encoder, one, "query", engine=engine)
-        search_dense(normalised(vector) if encoder.similarity == "cosine" else vector, answers, 10)
+        search_dense(comparable(vector, encoder.similarity), answers, 10)
 
     texts = [task.collection.queries.texts[query] for query in queries]
     ms_per_query = _median_ms(_timed(texts[:TIMED_QUERIES], ask))  # warms the encoder up, too
