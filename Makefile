@@ -7,7 +7,7 @@ WORK ?= bench-run
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check bench bench-speed bench-serve
+.PHONY: demo test check api bench bench-speed bench-serve
 .DEFAULT_GOAL := test
 
 # torch goes first: everything else accepts the build of it that is there.
@@ -29,6 +29,10 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(MAKE) test
+
+# The reference of every module, from its docstrings: api/index.html
+api: $(INSTALLED)
+	$(BIN)/pdoc --docformat google --no-show-source -o api limbeck '!limbeck.cli'
 
 # Without DATA, a folder in the BEIR layout, only what needs no data is measured (docs/benchmarks.md).
 bench: $(INSTALLED)

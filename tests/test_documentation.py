@@ -1,8 +1,9 @@
 """The README and docs say what is true: commands exist, code runs, links lead somewhere.
 
-Python blocks run in order, one namespace per page, in an empty folder. Blocks marked
-`python long-run` need models or hours: they are compiled, what they import is imported, and calls
-of it are held to its signature.
+Python blocks, and commands in blocks marked `sh run`, run in the page's order, in one namespace and
+an empty folder. Blocks marked `python long-run` need models or hours: they are compiled, what they
+import is imported, and calls of it are held to its signature. Commands in other `sh` blocks are
+parsed.
 """
 
 import ast
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 from limbeck.cli import app
 
@@ -82,7 +84,7 @@ def test_no_option_is_documented_that_is_not_there(name: str) -> None:
 SHELL = [
     pytest.param(line, id=f"{page.name}: {line}")
     for page in PAGES
-    for block in blocks(page, "sh")
+    for block in [*blocks(page, "sh"), *blocks(page, "sh run")]
     for line in block.splitlines()
     if line.startswith("limbeck ")
 ]
@@ -101,9 +103,15 @@ def test_command_lines_in_the_docs_can_be_parsed(line: str) -> None:
 )
 def test_code_in_the_docs_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     namespace: dict[str, Any] = {}
-    for number, block in enumerate(blocks(page, "python"), 1):
-        exec(compile(block, f"{page.name}, python block {number}", "exec"), namespace)
+    for number, (language, block) in enumerate(FENCE.findall(page.read_text(encoding="utf-8")), 1):
+        if language == "python":
+            exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
+        elif language == "sh run":
+            for line in block.splitlines():
+                done = CliRunner().invoke(app, shlex.split(line)[1:])
+                assert done.exit_code == 0, f"{line}\n{done.output}"
 
 
 LONG_RUNS = [
