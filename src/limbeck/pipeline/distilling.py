@@ -118,8 +118,9 @@ def foretell(request: Request, task: Retrieval, budget: float | None) -> tuple[D
         for name, share in zip(("the base's", "the teacher's"), speeds.known, strict=True)
         if share
     ]
-    found = parts(task, work_of(request, decided), speeds)
-    return decided, Plan(found, peak_bytes(task, speeds, resident_bytes()), notes)
+    work = work_of(request, decided)
+    most = peak_bytes(task, work, speeds, resident_bytes())
+    return decided, Plan(parts(task, work, speeds), most, notes)
 
 
 def fitted_choices(request: Request) -> tuple[tuple[str, ...], ...]:

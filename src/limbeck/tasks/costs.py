@@ -26,6 +26,7 @@ from limbeck.inference import embed
 from limbeck.models.encoder import Encoder
 from limbeck.search import BM25
 from limbeck.sources import ListSource, QueryList
+from limbeck.store import read_json
 from limbeck.tasks.retrieval import DEV_POOL, DEV_QUERIES, ListSettings, Retrieval, default_updates
 from limbeck.tasks.systems import DEPTH, RERANKED
 from limbeck.teachers.scoring import known_texts
@@ -40,6 +41,8 @@ PROBED_PAIRS = 64  # a teacher is asked for, no query and no passage twice
 PROBED_QUERIES, PROBED_LIST = 16, 4  # of an update; the second one is timed
 DIAGNOSED_QUERIES, DIAGNOSED_DEPTH = 300, 16  # whose candidates a teacher is examined on
 _NUMBER = 4  # bytes of a float32
+PADDING = 1.4  # tokens with padding, of an update, to those without
+_SMALL = ("student", "contrastive")  # trainings of the student; others are of a teacher
 
 _ROLES: tuple[Role, ...] = ("query", "passage")
 
@@ -85,6 +88,8 @@ class Speeds:
     index_bytes: float = 0.0
     known: tuple[float, float] = (0.0, 0.0)
     taught: Mapping[Role, float] | None = None
+    kept_small: float = 0.0
+    kept_large: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,23 +251,11 @@ class _Parts:
 
     def _training(self, stage: str, name: str) -> Part:
         """A training with its measures on dev."""
-        settings = self.work.settings[name]
-        speeds, task = self.speeds, self.task
-        small = name in ("student", "contrastive")
-        each = speeds.train_small if small else speeds.train_large
-        encode = speeds.small if small else speeds.large
-        query, passage = speeds.tokens["query"], speeds.tokens["passage"]
-        if isinstance(settings, ListSettings):
-            judged = name != "student" or not self.work.taught
-            examples = len(task.labelled_queries()) if judged else self.training
-            rows = min(settings.queries_per_update, examples)
-            length = settings.list_length
-            pairs = rows * length * (query + passage)
-            read = pairs if name == "cross" else rows * (query + length * passage)
-            per_pass = examples / settings.queries_per_update
-        else:
-            read = settings.texts_per_update * passage
-            per_pass = (self.training + self.passages) / settings.texts_per_update
+        settings, task = self.work.settings[name], self.task
+        small = name in _SMALL
+        each = self.speeds.train_small if small else self.speeds.train_large
+        encode = self.speeds.small if small else self.speeds.large
+        read, per_pass = self._update(name)
         updates = settings.updates or default_updates(per_pass)
         seconds = each * read * updates / task.run.group.size
         queries = min(self.dev, DEV_QUERIES)
@@ -278,6 +271,37 @@ class _Parts:
             megabytes=4 * model.size_bytes() / 1e6,
         )
 
+    def _update(self, name: str) -> tuple[float, float]:
+        """The tokens that an update of a training reads, and the updates of a pass."""
+        settings = self.work.settings[name]
+        query, passage = self.speeds.tokens["query"], self.speeds.tokens["passage"]
+        if not isinstance(settings, ListSettings):
+            texts = settings.texts_per_update
+            return texts * passage, (self.training + self.passages) / texts
+        judged = name != "student" or not self.work.taught
+        examples = len(self.task.labelled_queries()) if judged else self.training
+        rows = min(settings.queries_per_update, examples)
+        length = settings.list_length
+        read = rows * (query + length * passage)
+        if name == "cross":
+            read = rows * length * (query + passage)
+        return read, examples / settings.queries_per_update
+
+    def peak_bytes(self, resident: int) -> int:
+        """About how much memory is taken at most, beside what the process had after the probe: by
+        the vectors of all passages twice, once as they are found and once together, by the index
+        by words, or by an update, with the gradients and moments of its model.
+        """
+        most = 2 * _NUMBER * self.task.base.encoder.dimension * self.passages
+        most = max(most, int(self.speeds.index_bytes * self.passages))
+        for name in self.work.settings:
+            model = self.work.student if name in _SMALL else self.task.base.encoder
+            each = self.speeds.kept_small if name in _SMALL else self.speeds.kept_large
+            padded = PADDING * self._update(name)[0] / self.task.run.group.size
+            kept = min(each * padded, self.task.run.activation_bytes)
+            most = max(most, int(kept) + 3 * model.size_bytes())
+        return resident + most
+
     def _evaluated(self, name: str, times: int = 1) -> Part:
         """An encoder that is measured."""
         return Part(
@@ -288,13 +312,9 @@ class _Parts:
         )
 
 
-def peak_bytes(task: Retrieval, speeds: Speeds, resident: int) -> int:
-    """About how much memory a run takes at most: what the process had after the probe, the vectors
-    of all passages twice, once as they are found and once together, and the index by words.
-    """
-    passages = len(task.collection.passages)
-    vectors = 2 * _NUMBER * task.base.encoder.dimension * passages
-    return resident + max(vectors, int(speeds.index_bytes * passages))
+def peak_bytes(task: Retrieval, work: Work, speeds: Speeds, resident: int) -> int:
+    """About how much memory a run takes at most; `resident` is what the process has by now."""
+    return _Parts(task, work, speeds).peak_bytes(resident)
 
 
 # --- the probe ----------------------------------------------------------------------------------
@@ -334,11 +354,13 @@ def probed(task: Retrieval, student: Encoder, teacher: Teacher | None, *, fits: 
             taught = {role: _encoding(probe, teacher.encoder, role) for role in _ROLES}
         if teacher is not None:
             pair = _asking(probe, teacher)
+        train_small, kept_small = train(student, name="small")
+        train_large, kept_large = train(base, name="large") if fits else (0.0, 0.0)
         return Speeds(
             {role: _encoding(probe, student, role) for role in _ROLES},
             large,
-            train(student, name="small"),
-            train(base, name="large") if fits else 0.0,
+            train_small,
+            train_large,
             pair,
             lengths,
             tokenise,
@@ -347,6 +369,8 @@ def probed(task: Retrieval, student: Encoder, teacher: Teacher | None, *, fits: 
             (index.postings.data.nbytes + index.postings.indices.nbytes) / count,
             (_known(task, task.base), _known(task, teacher)),
             taught,
+            kept_small,
+            kept_large,
         )
 
 
@@ -388,8 +412,10 @@ def _encoding(task: Retrieval, encoder: Encoder, role: Role) -> float:
 
 def _training(
     task: Retrieval, encoder: Encoder, *, tokens: Mapping[Role, float], name: str
-) -> float:
-    """Seconds to train with a token: forward, backward and the step of an update shared out."""
+) -> tuple[float, float]:
+    """Seconds to train with a token, forward, backward and the step of an update shared out; and
+    the bytes that a padded token keeps for the backward pass.
+    """
     encoder = copy.deepcopy(encoder)
     passages = _spread(len(task.collection.passages), PROBED_QUERIES * PROBED_LIST)
     lists = [
@@ -409,14 +435,17 @@ def _training(
         return Loss({"probe": signals.scores["student/in_batch"].values.square().mean()})
 
     turn = Turn(task.score_update(encoder), loss, trains=frozenset({"student"}))
-    seconds = []
+    seconds, kept = [], 0.0
     for updates in (1, 3):
+        stage = f"probe-{name}-{updates}"
         settings = ListSettings(updates=updates, measures=0)
         started = time.perf_counter()
-        task.train_model(f"probe-{name}-{updates}", encoder, source, turn, settings)
+        task.train_model(stage, encoder, source, turn, settings)
         seconds.append(time.perf_counter() - started)
+        done = read_json(task.run.folder / "stages" / stage / "done.json")
+        kept = done["metrics"]["activation_bytes_per_token"]["student"]
     read = len(lists) * tokens["query"] + len(passages) * tokens["passage"]
-    return max((seconds[1] - seconds[0]) / 2, seconds[1] / 6) / read
+    return max((seconds[1] - seconds[0]) / 2, seconds[1] / 6) / read, kept
 
 
 def _asking(task: Retrieval, teacher: Teacher) -> float:

@@ -103,7 +103,7 @@ def train(stage: Stage, run: Run) -> dict[str, Player]:
         if run.group.rank == 0:
             _checkpoint(folder, players, log)
     if run.group.rank == 0:
-        _finish(folder, run, log)
+        _finish(folder, run, log, bytes_per_token)
     run.group.barrier()
     for player in players.values():
         player.model.eval()
@@ -221,8 +221,11 @@ def _restore(path: Path, players: Mapping[str, Player]) -> _Log:
         raise damaged(path, f"its log cannot be read: {error}") from error
 
 
-def _finish(folder: StageFolder, run: Run, log: _Log) -> None:
-    """Write the curves for people, drop the best weights' copy, seal the folder."""
+def _finish(folder: StageFolder, run: Run, log: _Log, bytes_per_token: dict[str, float]) -> None:
+    """Write the curves for people, drop the best weights' copy, seal the folder.
+
+    `bytes_per_token`: what each player keeps for its backward pass, as far as it is known.
+    """
     (folder.path / BEST).unlink(missing_ok=True)
     write_json(
         folder.path / "curves.json",
@@ -237,6 +240,7 @@ def _finish(folder: StageFolder, run: Run, log: _Log) -> None:
         seconds=round(log.seconds, 3),
         speed=log.effort.speed(run.engine.matmul_rate),  # of the first process
         processes=run.group.size,
+        activation_bytes_per_token=bytes_per_token,
     )
 
 
