@@ -284,6 +284,20 @@ class StageFolder:
                 "Use another --out, or delete that folder to make it again."
             )
 
+    def take(self, other: Path) -> bool:
+        """Whether this stage, of which nothing is done, was taken from another run's folder of it:
+        finished, and made from the same inputs.
+        """
+        if not (other / "done.json").exists() or any(
+            file.name != "inputs.json" for file in self.path.iterdir()
+        ):
+            return False
+        if read_object(other / "inputs.json", "digest")["digest"] != self.inputs_digest:
+            return False
+        with new_folder(self.path, stage=self.name) as folder:
+            shutil.copytree(other, folder, dirs_exist_ok=True)
+        return True
+
     @property
     def complete(self) -> bool:
         """Whether the stage finished; if so, every file is checked against its size and digest.

@@ -278,7 +278,8 @@ def _planned(
         asked = {"out": out / name, "recipe": system, "seed": seed, "teacher": taught}
         # other systems are the same for every seed, and teachers of ablations tell little
         alone = seed != min(seeds) or (_fits_its_own(system) and bool(find_preset(system)[1]))
-        more = {"settings": own, "student_alone": alone}
+        alike = [out / _folder(other, seed) for other in systems if other != system]
+        more = {"settings": own, "student_alone": alone, "alike": alike}
         return Arm(name, system, seed, {"data": data, **asked, **more, **shared})
 
     arms = []
@@ -289,7 +290,7 @@ def _planned(
         taught = str(out / TEACHER / "teacher")
     arms += [
         arm(
-            f"{system.replace(':', '-')}-{seed}",
+            _folder(system, seed),
             system,
             seed,
             FITTED if _fits_its_own(system) else taught,
@@ -325,7 +326,7 @@ def _run(plan: Plan, out: Path, progress: Progress) -> dict[str, float]:
         progress.say(where + _about(seconds_left(left, plan.arms, seconds)))
         started = time.perf_counter()
         distill(**arm.arguments, progress=progress)
-        if state == "to do":
+        if state == "to do" and not find_preset(arm.system)[1]:  # which others' stages shorten
             seconds[arm.name] = round(time.perf_counter() - started, 3)
             write_json(known, seconds, stage="arms")
     return seconds
@@ -395,6 +396,11 @@ def _about(seconds: float | None) -> str:
 def _fits_its_own(system: str) -> bool:
     """Whether a recipe fits its own teachers, and is not given the one of the bench."""
     return bool(find_preset(system)[0].fits)
+
+
+def _folder(system: str, seed: int) -> str:
+    """The name of an arm's folder."""
+    return f"{system.replace(':', '-')}-{seed}"
 
 
 def _fits(teacher: str) -> bool:

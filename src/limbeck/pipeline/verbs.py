@@ -70,6 +70,7 @@ def distill(
     force_teacher: bool = False,
     drop_unknown_judgements: bool = False,
     student_alone: bool = False,
+    alike: Sequence[str | Path] = (),
     force: bool = False,
     progress: Progress | None = None,
 ) -> Result:
@@ -83,7 +84,8 @@ def distill(
     processes encode and score, as many as may change from call to call. `candidates` are files of
     scored pairs, such as runs: their passages join the pools of their training queries. On a corpus
     without queries the `query_model`, a folder of a seq2seq model, writes them. `student_alone`
-    measures no other system in the end, for data on which another run has done so.
+    measures no other system in the end, for data on which another run has done so. `alike` are the
+    folders of runs from which stages are taken that they made from the same inputs.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used, before any work.
@@ -123,7 +125,7 @@ def distill(
     engine = choose_engine(backend, precision, characters=characters, workers=workers)
     scores = ScoreStore(Path(store)) if store else ScoreStore.default()
     check_writable(scores.root, "--store")
-    run = Run(out, seed, engine, progress)
+    run = Run(out, seed, engine, progress, alike=[Path(each) for each in alike])
     if run.group.rank:  # of several processes the first speaks
         run = replace(run, progress=(progress := Silent()))
     with held(out) if run.group.rank == 0 else nullcontext():

@@ -48,6 +48,10 @@ from limbeck.types import Loss, Signals
 class ProdSettings(StagedSettings):
     """Settings of `prod`."""
 
+    between = frozenset(
+        {"ladder", "data_share", "data_rounds", "data_passes", "data_learning_rate", "select"}
+        | {"student_rank_from", "student_rank_to", "teacher_rank_to", "strictly"}
+    )
     keep: Literal["best", "last"] = Field("last", description="weights a stage ends with, by dev")
     ladder: tuple[str, ...] = Field(
         ("dual/2", "dual", "ensemble"),

@@ -8,7 +8,7 @@ loss says, is the recipes' business.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from pydantic import Field
@@ -54,6 +54,21 @@ class StagedSettings(ListSettings):
         return self.model_copy(update=changes)
 
 
+class _Contrast(TrainingSettings):
+    """All that `train_contrastive` depends on but for its lists, whichever recipe calls it."""
+
+    temperature: float
+
+
+def loop_alone(settings: TrainingSettings) -> TrainingSettings:
+    """What the loop is told, without what a recipe adds: for a loss that asks for no setting."""
+    return TrainingSettings(**_of_loop(settings))
+
+
+def _of_loop(settings: TrainingSettings) -> dict[str, Any]:
+    return settings.model_dump(include=set(TrainingSettings.model_fields))
+
+
 def train_contrastive(
     task: Retrieval,
     name: str,
@@ -79,7 +94,8 @@ def train_contrastive(
         gives=frozenset({"student", "student/in_batch"}),
     )
     needs = frozenset({"student/in_batch"})
-    return task.train_model(name, encoder, source, turn, settings, needs=needs)
+    given = _Contrast(**_of_loop(settings), temperature=temperature)
+    return task.train_model(name, encoder, source, turn, given, needs=needs)
 
 
 def train_listwise(
@@ -95,7 +111,7 @@ def train_listwise(
 
     forward, student = task.rank_update(ranker), frozenset({"student"})
     turn = Turn(forward, loss, trains=student, gives=student)
-    task.train_model(name, ranker, source, turn, settings, needs=student)
+    task.train_model(name, ranker, source, turn, loop_alone(settings), needs=student)
 
 
 def train_taught(

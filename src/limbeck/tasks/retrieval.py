@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -58,7 +58,12 @@ LEAST_UPDATES, MOST_UPDATES = 40, 300  # ... within these bounds
 
 
 class TrainingSettings(Settings):
-    """What every recipe that trains a model has to decide."""
+    """What every recipe that trains a model has to decide.
+
+    `between` names what decides which stages there are and on which lists, and nothing in one.
+    """
+
+    between: ClassVar[frozenset[str]] = frozenset()
 
     updates: int | None = Field(
         None, ge=1, description="optimiser steps; none = 10 passes over its queries, 40 to 300"
@@ -768,7 +773,7 @@ class Retrieval:
             parts=parts,
             needs=needs,
             settings={
-                **settings.model_dump(),
+                **settings.model_dump(exclude=set(settings.between)),
                 "teacher": None if teacher is None else teacher.digest,
                 "models": [
                     [model.config_digest(), tokenizer_digest(model.tokenizer)]

@@ -8,7 +8,7 @@ the others read it. It knows no collection and no method.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,8 @@ class Run:
 
     `checkpoint_every` is in updates: at most that many are repeated after a kill.
     `train_tokens` bounds the padded tokens of one training micro-batch, `activation_bytes` the
-    activations kept for the backward pass; beyond them they are computed a second time.
+    activations kept for the backward pass; beyond them they are computed a second time. `alike`
+    are folders of runs with the same seed: what they made from the same inputs is not made again.
     """
 
     folder: Path
@@ -41,10 +42,16 @@ class Run:
     train_tokens: int = 1024
     activation_bytes: int = 4 * 1024**3
     group: Group = field(default_factory=current_group)
+    alike: Sequence[Path] = ()
 
     def stage(self, name: str, inputs: Mapping[str, object]) -> StageFolder:
         """The folder of a stage; refused when it was made from other inputs."""
-        return StageFolder(self.folder / "stages" / name, inputs)
+        stage = StageFolder(self.folder / "stages" / name, inputs)
+        for run in self.alike:
+            if stage.take(run / "stages" / name):
+                self.progress.say(f"{name}: taken from {run}")
+                break
+        return stage
 
     def first(self, work: Callable[[], T]) -> T:
         """The result of resumable work: the first process does it, then the others read it.
