@@ -122,6 +122,26 @@ def test_a_stage_is_whole_once_finished(tmp_path: Path) -> None:
     assert not (folder.path / ".tmp-9-state").exists()
 
 
+def test_a_stage_is_taken_from_a_run_that_finished_the_same(tmp_path: Path) -> None:
+    def stage(run: str, **inputs: object) -> StageFolder:
+        return StageFolder(tmp_path / run / "train", inputs)
+
+    made = stage("made", seed=1)
+    store.write_text(made.path / "state", "weights", stage="train")
+    taking = stage("taking", seed=1)
+    assert not taking.take(tmp_path / "nothing")
+    assert not taking.take(made.path)  # which is not finished
+    made.finish(updates=3)
+    assert not stage("other", seed=2).take(made.path)
+    begun = stage("begun", seed=1)
+    (begun.path / "state").write_text("a checkpoint")
+    assert not begun.take(made.path)
+    assert taking.take(made.path)
+    assert taking.complete
+    assert taking.metrics == {"updates": 3}
+    assert store.digest_folder(taking.path) == store.digest_folder(made.path)
+
+
 @pytest.mark.parametrize("content", ["weight", "weighty", None])
 def test_a_finished_stage_notices_what_changed(tmp_path: Path, content: str | None) -> None:
     folder = StageFolder(tmp_path / "train", {})

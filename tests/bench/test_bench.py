@@ -20,6 +20,7 @@ from limbeck.bench import bench
 from limbeck.bench.verbs import Arm, seconds_left
 from limbeck.cli import app
 from limbeck.errors import ConfigError
+from limbeck.pipeline import distill
 from limbeck.store import digest_folder, read_json, read_parquet
 from processes import command_in_child
 
@@ -418,30 +419,57 @@ def test_seeds_from_python(done: Done, tmp_path: Path, seeds: tuple[int, ...]) -
         bench(done.data, out=tmp_path / "out", recipes=["kl"], seeds=seeds)
 
 
-def test_a_recipe_that_fits_its_own_teachers_is_not_given_one(done: Done, tmp_path: Path) -> None:
-    """Its arm says `train`, the others name the folder of the teacher that the bench fitted."""
+@pytest.fixture(scope="module")
+def game(done: Done, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison with a recipe that fits its own teacher, and an ablation of it."""
+    out = tmp_path_factory.mktemp("game") / "bench"
     given = [
-        word if word != "contrastive,kl,kl:teacher-only" else "ar2"
-        for word in words(done.data, tmp_path / "bench", done.student)
+        word if word != "contrastive,kl,kl:teacher-only" else "ar2,ar2:lambda-zero"
+        for word in words(done.data, out, done.student)
     ]
     given += ["--set", "ar2.teacher_updates=4", "--set", "ar2.rounds=1"]
+    given += ["--set", "ar2:lambda-zero.teacher_updates=4", "--set", "ar2:lambda-zero.rounds=1"]
     given[given.index("--seeds") + 1] = 1
     answer = CliRunner().invoke(app, [str(word) for word in given])
     assert answer.exit_code == 0, answer.output
+    return out
+
+
+def test_a_recipe_that_fits_its_own_teachers_is_not_given_one(game: Path) -> None:
+    """Its arm says `train`, the others name the folder of the teacher that the bench fitted."""
     asked = {
         path.parent.name: tomllib.loads(path.read_text())["asked"]["teacher"]
-        for path in (tmp_path / "bench").glob("*/run.toml")
+        for path in game.glob("*/run.toml")
     }
     assert asked == {
         "teacher": "train:dual",
-        "contrastive-0": str(tmp_path / "bench" / "teacher" / "teacher"),
-        "kl-0": str(tmp_path / "bench" / "teacher" / "teacher"),
+        "contrastive-0": str(game / "teacher" / "teacher"),
+        "kl-0": str(game / "teacher" / "teacher"),
         "ar2-0": "train",
+        "ar2-lambda-zero-0": "train",
     }
-    rows = {row["system"]: row for row in read_json(tmp_path / "bench" / "bench.json")["rows"]}
-    own = read_parquet(tmp_path / "bench" / "ar2-0" / "per_query.parquet")
+    rows = {row["system"]: row for row in read_json(game / "bench.json")["rows"]}
+    own = read_parquet(game / "ar2-0" / "per_query.parquet")
     own = own.filter(pl.col("model") == "teacher")["nDCG@10"]
     assert rows["ar2, its teacher"]["nDCG@10"] == pytest.approx(own.mean())
+    assert rows["ar2:lambda-zero"]["wall_seconds"] is None  # others' stages shorten it
+
+
+def test_an_ablation_takes_the_stages_that_it_leaves_alone(
+    game: Path, done: Done, tmp_path: Path
+) -> None:
+    """And is what it would be without them."""
+    whole, ablation = (game / arm / "stages" for arm in ("ar2-0", "ar2-lambda-zero-0"))
+    for stage in ("warmup-retriever", "warmup-ranker-body", "warmup-ranker", "1-ranker"):
+        copies = [digest_folder(each / f"train-ar2-{stage}") for each in (whole, ablation)]
+        assert copies[0] == copies[1], stage  # their `done.json` has seconds, which none repeats
+    last = [digest_folder(each / "train-ar2-1-retriever") for each in (whole, ablation)]
+    assert last[0] != last[1]
+    asked = tomllib.loads((game / "ar2-lambda-zero-0" / "run.toml").read_text())["asked"]
+    alone = {key: value for key, value in asked.items() if key != "data"}
+    distill(done.data, out=tmp_path / "alone", store=tmp_path / "store", **alone)
+    students = [digest_folder(run / "student") for run in (tmp_path / "alone", ablation.parent)]
+    assert students[0] == students[1]
 
 
 def test_what_stands_beside_the_student_is_measured_with_one_seed(done: Done) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_KEPT = 4  # compiled models in memory, each with a copy of its weights
+SHAPE_CACHE = 512  # entries, of which a shape of batch takes a few
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 _kept: OrderedDict[tuple[str, Runtime, str, int], Compiled] = OrderedDict()
@@ -79,6 +80,8 @@ class InOpenvino(Compiled):
                 "NUM_STREAMS": at_a_time,
                 "INFERENCE_NUM_THREADS": at_a_time,
                 "ENABLE_CPU_PINNING": False,  # other processes may run on the same cores
+                # what is prepared for a shape of batch is kept: 0.4 MB each, without end by default
+                "CPU_RUNTIME_CACHE_CAPACITY": SHAPE_CACHE,
             },
         )
         self._idle: list[Any] = []
