@@ -16,6 +16,7 @@ from collections_here import made_up
 from limbeck import pipeline
 from limbeck.report import queries, run_page
 from limbeck.report.queries import queries_of
+from processes import distil_in_child
 
 from .conftest import Finished, Invoke
 
@@ -23,6 +24,7 @@ SECTIONS = [
     *("results", "cost", "queries", "teacher", "doubtful", "training", "stages", "settings"),
 ]
 EVIL = '<script>document.title = "owned"</script><img src="https://evil.example/x" onerror="x()">'
+KILLED = -9
 FETCHING = {"src", "srcset", "poster", "data", "action", "background", "formaction"}
 
 
@@ -91,6 +93,19 @@ def test_the_same_files_give_the_same_bytes(
     arguments = {**finished.arguments, "out": tmp_path / "run"}
     assert pipeline.distill(finished.data, **arguments).rows == finished.result.rows
     assert (tmp_path / "run" / "report.html").read_bytes() == before
+
+
+def test_killed_while_the_page_is_written(finished: Finished, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished.out, out)
+    (out / "report.html").unlink()
+    arguments = {**finished.arguments, "data": finished.data, "out": out}
+    assert distil_in_child(arguments, tmp_path / "ledger", kill_at="page:1") == KILLED
+    assert not (out / "report.html").exists()
+    assert distil_in_child(arguments, tmp_path / "ledger") == 0
+    page = (finished.out / "report.html").read_bytes()
+    assert (out / "report.html").read_bytes() == page
+    assert not list(out.glob(".tmp-*"))
 
 
 @pytest.mark.parametrize("gone", [True, False])

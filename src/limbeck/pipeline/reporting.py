@@ -124,7 +124,7 @@ def _write_runs(task: Retrieval, out: Path, systems: Sequence[Measured]) -> None
 
 def write_page(out: Path, collection: Collection | None) -> None:
     """Write a finished run's page; without its collection ids stand in the place of texts."""
-    write_text(out / PAGE, run_page(out, collection, compared(out)), stage="report")
+    write_text(out / PAGE, run_page(out, collection, compared(out)), stage="page")
 
 
 def finished(out: Path) -> Result:

@@ -118,7 +118,8 @@ def distill(
         check_same_run(out, found, asked, force=force)
         if (out / METRICS).exists():
             if not (out / PAGE).exists() and current_group().rank == 0:
-                write_page(out, _still_there(out, progress))
+                with held(out):
+                    write_page(out, _still_there(out, progress))
             return finished(out)
     request = checked(asked, settings or {})
     characters = request.collection.passages.characters
