@@ -27,7 +27,9 @@ def test_a_stages_seconds_leave_out_those_of_stages_within_it(
     for name in ("b", "c"):
         StageFolder(tmp_path / name, {}).finish()
     whole.finish()
-    took = {name: store.read_json(tmp_path / name / "done.json")["took"] for name in "abc"}
+    done = {name: store.read_json(tmp_path / name / "done.json") for name in "abc"}
+    assert {name: each["place"] for name, each in done.items()} == {"b": 0, "c": 1, "a": 2}
+    took = {name: each["took"] for name, each in done.items()}
     assert {name: each["seconds"] for name, each in took.items()} == {"a": 6.0, "b": 3.0, "c": 1.0}
     assert all(each["peak_bytes"] > 1e6 for each in took.values())
 

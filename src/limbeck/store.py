@@ -326,8 +326,9 @@ class StageFolder:
         return dict(read_object(self.path / "done.json", "metrics")["metrics"])
 
     def finish(self, **metrics: object) -> None:
-        """Seal the folder: record size and digest of every file, the metrics given, and what this
-        process took for it: seconds, without those of stages within it, and its memory at most.
+        """Seal the folder: record size and digest of every file, the metrics given, what this
+        process took for it (seconds, without those of stages within it, and its memory at most),
+        and how many stages beside it were finished before.
 
         What a killed writer left behind is deleted first.
         """
@@ -350,7 +351,8 @@ class StageFolder:
         own = elapsed - (_Spent.seconds - self._within)
         _Spent.seconds = self._within + elapsed
         took = {"seconds": round(own, 3), "peak_bytes": resident_bytes()}
-        done = {"files": listing, "metrics": metrics, "took": took}
+        place = sum(1 for _ in self.path.parent.glob("*/done.json"))
+        done = {"files": listing, "metrics": metrics, "took": took, "place": place}
         write_json(self.path / "done.json", done, stage=self.name)
 
 

@@ -1,5 +1,6 @@
 """Whole runs of the recipes of many stages: what they leave, survive, and refuse."""
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,6 +112,15 @@ def test_the_ranker_of_ar2_is_a_plain_cross_encoder(done: Callable[[str], Done])
     assert "SentenceTransformer" not in card
 
 
+def test_the_page_shows_stages_in_the_order_in_which_they_trained(
+    done: Callable[[str], Done],
+) -> None:
+    page = (done("prod").out / "report.html").read_text()
+    names = [name for name in re.findall(r"<h3[^>]*>train-prod-([\w-]+)<", page)]
+    assert names[:5] == ["a-teacher", "a-student", "b-teacher", "b-student", "step-1"]
+    assert names.index("teacher-2") < names.index("step-2")
+
+
 def without_limit(notes: list[str]) -> list[str]:
     """The notes but for what each run found its machine to be able to do."""
     return [note for note in notes if not note.startswith("limit:")]
@@ -166,7 +176,7 @@ def test_two_processes_do_what_one_does(
             for out in (whole.out, tmp_path / "two")
         )
         for alone, together in zip(one, two, strict=True):
-            assert sum(together.values()) == pytest.approx(sum(alone.values()), rel=1e-4)
+            assert sum(together.values()) == pytest.approx(sum(alone.values()), rel=1e-5)
     rows = [read_json(out / "metrics.json")["rows"] for out in (whole.out, tmp_path / "two")]
     for alone, together in zip(*rows, strict=True):
         assert together["model"] == alone["model"]

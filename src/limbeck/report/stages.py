@@ -30,14 +30,14 @@ class Trained:
 
 
 def trained_stages(run: Path) -> list[Trained]:
-    """The stages of a run that trained, in the order of their names."""
-    return [_trained(path.parent) for path in sorted(run.glob("stages/train-*/done.json"))]
+    """The stages of a run that trained, in the order in which they were finished."""
+    return [_trained(path.parent) for path in _finished(run, "train-*")]
 
 
 def all_stages(run: Path) -> Table:
     """What every finished stage of a run took, and was made from."""
     rows: list[list[Cell]] = []
-    for path in sorted(run.glob("stages/*/done.json")):
+    for path in _finished(run, "*"):
         done = read_object(path, "metrics")
         metrics, took = done["metrics"], done.get("took", {})  # not in older runs
         speed = metrics.get("speed") or {}
@@ -58,6 +58,16 @@ def all_stages(run: Path) -> Table:
         )
     headings = ["stage", "made from", "seconds", "MB of memory", "updates", "tokens", "tokens/s"]
     return Table([*headings, "of the limit"], rows, words=2)
+
+
+def _finished(run: Path, names: str) -> list[Path]:
+    """The `done.json` of finished stages, in order; older runs have them in that of their names."""
+
+    def place(path: Path) -> int:
+        found: int = read_object(path, "metrics").get("place", 0)
+        return found
+
+    return sorted(sorted(run.glob(f"stages/{names}/done.json")), key=place)
 
 
 def foretold_parts(parts: Sequence[Mapping[str, Any]]) -> Table:
