@@ -116,7 +116,7 @@ def test_the_page_shows_stages_in_the_order_in_which_they_trained(
     done: Callable[[str], Done],
 ) -> None:
     page = (done("prod").out / "report.html").read_text()
-    names = list(re.findall(r"<h3[^>]*>train-prod-([\w-]+)<", page))
+    names = re.findall(r"<h3[^>]*>train-prod-([\w-]+)<", page)
     assert names[:5] == ["a-teacher", "a-student", "b-teacher", "b-student", "step-1"]
     assert names.index("teacher-2") < names.index("step-2")
 
