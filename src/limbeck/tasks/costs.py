@@ -442,7 +442,7 @@ def _training(
         started = time.perf_counter()
         task.train_model(stage, encoder, source, turn, settings)
         seconds.append(time.perf_counter() - started)
-        done = read_json(task.run.folder / "stages" / stage / "done.json")
+        done = read_json(task.run.folder / "stages" / f"train-{stage}" / "done.json")
         kept = done["metrics"]["activation_bytes_per_token"]["student"]
     read = len(lists) * tokens["query"] + len(passages) * tokens["passage"]
     return max((seconds[1] - seconds[0]) / 2, seconds[1] / 6) / read, kept
