@@ -308,7 +308,11 @@ class StageFolder:
         done = self.path / "done.json"
         if not done.exists():
             return False
-        for name, expected in read_object(done, "files", "metrics")["files"].items():
+        found = read_object(done, "files", "metrics")
+        claimed = found.pop("digest", None)  # older runs have none
+        if claimed is not None and claimed != digest(found):
+            raise damaged(done, "it is not what was written")
+        for name, expected in found["files"].items():
             file = self.path / name
             if not file.is_file():
                 raise damaged(self.path, f"{name} is missing")
@@ -353,6 +357,7 @@ class StageFolder:
         took = {"seconds": round(own, 3), "peak_bytes": resident_bytes()}
         place = sum(1 for _ in self.path.parent.glob("*/done.json"))
         done = {"files": listing, "metrics": metrics, "took": took, "place": place}
+        done["digest"] = digest(json.loads(json.dumps(done)))
         write_json(self.path / "done.json", done, stage=self.name)
 
 
