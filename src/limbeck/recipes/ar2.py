@@ -39,12 +39,7 @@ from limbeck.recipes.registry import Told, recipe
 from limbeck.schedules import phases
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource, QueryList, judged_lists
-from limbeck.tasks.fitting import (
-    StagedSettings,
-    loop_alone,
-    train_contrastive,
-    train_listwise,
-)
+from limbeck.tasks.fitting import StagedSettings, common, train_contrastive, train_listwise
 from limbeck.tasks.ladder import part_of
 from limbeck.tasks.retrieval import Retrieval, share_updates
 from limbeck.tasks.retrieval import logits_of as logits
@@ -167,7 +162,7 @@ def ar2(task: Retrieval, teacher: Teacher | None, student: Encoder, settings: AR
         phases(turn + first, first, counter=settings.counter)
         for turn, first in zip(turns, firsts, strict=True)
     ]
-    slow = loop_alone(settings.of_stage(None, settings.ranker_learning_rate))
+    slow = common(settings.of_stage(None, settings.ranker_learning_rate))
     fast = settings.of_stage(None, settings.game_learning_rate)
     judge = task.player("ranker", ranker, slow, max(1, sum(first for first, _ in rounds)))
     player = task.player("student", student, fast, max(1, sum(second for _, second in rounds)))

@@ -54,19 +54,21 @@ class StagedSettings(ListSettings):
         return self.model_copy(update=changes)
 
 
-class _Contrast(TrainingSettings):
+class _Contrast(ListSettings):
     """All that `train_contrastive` depends on but for its lists, whichever recipe calls it."""
 
     temperature: float
 
 
-def loop_alone(settings: TrainingSettings) -> TrainingSettings:
-    """What the loop is told, without what a recipe adds: for a loss that asks for no setting."""
-    return TrainingSettings(**_of_loop(settings))
+def common(settings: ListSettings) -> ListSettings:
+    """What every recipe over lists decides, without what this one adds: for a loss that asks for
+    none of that, so that a stage is the same whatever recipe it is part of.
+    """
+    return ListSettings(**_common(settings))
 
 
-def _of_loop(settings: TrainingSettings) -> dict[str, Any]:
-    return settings.model_dump(include=set(TrainingSettings.model_fields))
+def _common(settings: ListSettings) -> dict[str, Any]:
+    return settings.model_dump(include=set(ListSettings.model_fields))
 
 
 def train_contrastive(
@@ -74,7 +76,7 @@ def train_contrastive(
     name: str,
     encoder: Encoder,
     source: ListSource,
-    settings: TrainingSettings,
+    settings: ListSettings,
     temperature: float,
 ) -> float | None:
     """Train an encoder in place: L = -(1/B) sum_b log softmax(s_b / temperature)[p_b] over all
@@ -94,12 +96,12 @@ def train_contrastive(
         gives=frozenset({"student", "student/in_batch"}),
     )
     needs = frozenset({"student/in_batch"})
-    given = _Contrast(**_of_loop(settings), temperature=temperature)
+    given = _Contrast(**_common(settings), temperature=temperature)
     return task.train_model(name, encoder, source, turn, given, needs=needs)
 
 
 def train_listwise(
-    task: Retrieval, name: str, ranker: Ranker, source: ListSource, settings: TrainingSettings
+    task: Retrieval, name: str, ranker: Ranker, source: ListSource, settings: ListSettings
 ) -> None:
     """Train a ranker in place: L = -(1/B) sum_b log softmax(s_b)[0] over each query's own list.
 
@@ -111,7 +113,7 @@ def train_listwise(
 
     forward, student = task.rank_update(ranker), frozenset({"student"})
     turn = Turn(forward, loss, trains=student, gives=student)
-    task.train_model(name, ranker, source, turn, loop_alone(settings), needs=student)
+    task.train_model(name, ranker, source, turn, common(settings), needs=student)
 
 
 def train_taught(

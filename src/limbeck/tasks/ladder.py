@@ -22,7 +22,7 @@ from limbeck.models.layers import cut_layers, layer_count, ranker_from_encoder
 from limbeck.models.loading import kind_of
 from limbeck.sources import ListSource
 from limbeck.tasks.fitting import fit_weights, train_contrastive, train_listwise
-from limbeck.tasks.retrieval import Retrieval, TrainingSettings
+from limbeck.tasks.retrieval import ListSettings, Retrieval
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher, Teacher, load_teacher
 
 MEASURE = "nDCG@10"  # on dev, by which a rung must stand above the one before
@@ -107,7 +107,7 @@ def fit_rung(
     rung: Rung,
     dual: DualTeacher,
     sources: tuple[ListSource, ListSource],
-    settings: TrainingSettings,
+    settings: ListSettings,
     temperature: float,
     depth: int,
 ) -> Teacher:
