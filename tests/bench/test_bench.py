@@ -153,7 +153,11 @@ def test_figures_are_means_over_queries_of_means_over_seeds(done: Done) -> None:
         assert low <= row["nDCG@10"] <= high
         assert row["updates"] == 6
         assert row["student_tokens"] > 0
-        assert row["wall_seconds"] >= row["training_seconds"] > 0
+        assert row["training_seconds"] > 0
+        if ":" in recipe:  # an ablation: others' stages shorten it
+            assert row["wall_seconds"] is None
+        else:
+            assert row["wall_seconds"] >= row["training_seconds"]
     for recipe in ("kl", "kl:teacher-only"):
         row = rows[recipe]
         minus = row["nDCG@10"] - rows["contrastive"]["nDCG@10"]
@@ -200,7 +204,7 @@ def test_the_records_have_what_committed_ones_have(done: Done) -> None:
         assert set(committed) <= set(done.record)
         rows = {row["system"]: row for row in done.record["rows"]}
         for row in committed["rows"]:
-            alike = row["system"] if row["system"] in rows else "kl"
+            alike = row["system"] if row["system"] in rows else "kl:teacher-only"
             assert set(row) <= set(rows[alike])
 
 
