@@ -80,7 +80,7 @@ class InOpenvino(Compiled):
                 "NUM_STREAMS": at_a_time,
                 "INFERENCE_NUM_THREADS": at_a_time,
                 "ENABLE_CPU_PINNING": False,  # other processes may run on the same cores
-                # what is prepared for a shape of batch is kept: 0.4 MB each, without end by default
+                # what is prepared for a shape of batch is kept, by default without end
                 "CPU_RUNTIME_CACHE_CAPACITY": SHAPE_CACHE,
             },
         )
