@@ -16,7 +16,7 @@ from limbeck.store import digest_folder, read_json
 from limbeck.teachers.teachers import load_teacher
 from processes import distil_in_child, launched
 
-from .conftest import Invoke
+from .conftest import Invoke, metrics_of
 
 KILLED = -9
 SETTINGS: dict[str, dict[str, object]] = {
@@ -127,6 +127,50 @@ def without_limit(notes: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+def test_what_it_will_do_is_foretold(
+    done: Callable[[str], Done], recipe: str, tmp_path: Path
+) -> None:
+    """The stages that a run trained, with their updates, and no less than what it asked for."""
+    run = done(recipe)
+    found = {part.stage: part for part in pipeline.plan(**run.arguments, store=tmp_path).parts}
+    metrics = metrics_of(run.out)
+    trained = {name: kept["updates"] for name, kept in metrics.items() if name.startswith("train-")}
+    updates = {name: part.updates for name, part in found.items() if part.updates}
+    assert updates.keys() == trained.keys()
+    for name, count in trained.items():
+        assert updates[name] == count or (name == "train-prod-data-1" and updates[name] > count)
+    for what in ("encode-", "score-"):
+        stages = {name for name in metrics if name.startswith(what)}
+        foretold = tuple(name for name in found if name.startswith(what))
+        assert foretold, what
+        assert all(name.startswith(foretold) for name in stages)
+    scored = sum(kept.get("pairs_scored", 0) for kept in metrics.values())
+    assert scored <= sum(part.asked for part in found.values()) <= 3 * scored  # all teach
+    assert all(part.seconds > 0 for part in found.values())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_budget_chooses_the_updates_of_student_and_teachers(
+    done: Callable[[str], Done], recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("limbeck.tasks.budget.LEAST_UPDATES", 7)
+    monkeypatch.setattr("limbeck.tasks.budget.MOST_UPDATES", 28)
+    own = ("updates", "teacher_updates", "list_length", "depth")
+    given = {key: value for key, value in SETTINGS[recipe].items() if key not in own}
+    places = {"out": tmp_path / "run", "store": tmp_path / "store"}
+    arguments = {**done(recipe).arguments, **places, "settings": given}
+    result = pipeline.distill(**arguments, budget_seconds=900.0)
+    metrics = metrics_of(tmp_path / "run")
+    of_student = [
+        kept["updates"]
+        for name, kept in metrics.items()
+        if re.fullmatch(r"train-(prod-(.-student|step-.|data-.)|ar2-(.-|warmup-)retriever)", name)
+    ]
+    assert 25 <= sum(of_student) <= 28  # a data step may make fewer than its share
+    assert result.rows[-1]["model"] == "student"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_killed_again_and_again_it_ends_with_the_same_bytes(
     done: Callable[[str], Done], recipe: str, tmp_path: Path
 ) -> None:
@@ -201,7 +245,7 @@ def test_a_rung_may_be_a_teacher_of_an_earlier_run(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--recipe", "prod", "--budget", "5m"], "--budget cannot plan prod"),
+        (["--recipe", "prod", "--budget", "0.1s"], "--budget 0s is too short"),
         (["--recipe", "prod", "--set", "ladder=dual,no/such"], "no/such"),
         (["--recipe", "ar2", "--teacher", "ENCODER"], "ar2 cannot use a teacher that is a dual"),
         (["--recipe", "prod", "--set", "updates=3"], "3 updates are too few for 6 stages"),

@@ -109,7 +109,7 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
     elif "teacher" not in recipe.needs:
         notes.append(f"teacher: none, {name} learns from judgements alone")
     if recipe.fits:
-        _check_own_teachers(asked, recipe, teacher)
+        _check_own_teachers(recipe, teacher)
     if "vectors" in recipe.needs and (
         (teacher is not None and not teacher.in_batch) or (teacher is None and wanted != ("dual",))
     ):
@@ -311,11 +311,11 @@ def _distinct_names(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _check_own_teachers(asked: Mapping[str, Any], recipe: Recipe, teacher: Teacher | None) -> None:
+def _check_own_teachers(recipe: Recipe, teacher: Teacher | None) -> None:
     """Refuse what a recipe that fits its own teachers cannot take.
 
     Raises:
-        ConfigError: for such a teacher, and for a budget.
+        ConfigError: for such a teacher.
     """
     if teacher is not None and recipe.takes and teacher.kind not in recipe.takes:
         raise ConfigError(
@@ -326,11 +326,6 @@ def _check_own_teachers(asked: Mapping[str, Any], recipe: Recipe, teacher: Teach
         raise ConfigError(
             f"{recipe.name} asks its teachers about candidates that it finds on the way, and a "
             "file of scores knows its own pairs only. Name a model, or use --recipe kl."
-        )
-    if asked["budget_seconds"] is not None:
-        raise ConfigError(
-            f"--budget cannot plan {recipe.name}, which fits its own teachers. Use --set "
-            "updates=... and --set teacher_updates=..."
         )
 
 

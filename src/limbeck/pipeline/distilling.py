@@ -7,7 +7,7 @@ artefact that is read back when it is there. What a method does is its recipe's 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -36,14 +36,8 @@ from limbeck.settings import Settings, parse_settings
 from limbeck.sources import QueryList
 from limbeck.store import read_object, resident_bytes, write_json, write_parquet
 from limbeck.tasks.budget import Decided, fit_budget
-from limbeck.tasks.costs import (
-    DIAGNOSED_DEPTH,
-    DIAGNOSED_QUERIES,
-    Work,
-    parts,
-    peak_bytes,
-    probed,
-)
+from limbeck.tasks.costs import probed
+from limbeck.tasks.parts import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES, Forecast, Work
 from limbeck.tasks.retrieval import Retrieval, default_updates
 from limbeck.tasks.systems import (
     Measured,
@@ -118,15 +112,16 @@ def foretell(request: Request, task: Retrieval, budget: float | None) -> tuple[D
         for name, share in zip(("the base's", "the teacher's"), speeds.known, strict=True)
         if share
     ]
-    work = work_of(request, decided)
-    most = peak_bytes(task, work, speeds, resident_bytes())
-    return decided, Plan(parts(task, work, speeds), most, notes)
+    forecast = Forecast(task, work_of(request, decided), speeds)
+    return decided, Plan(forecast.parts(), forecast.peak_bytes(resident_bytes()), notes)
 
 
 def fitted_choices(request: Request) -> tuple[tuple[str, ...], ...]:
     """The kinds of teacher that a run may fit, the dearest choice first; one that is empty where
-    none is.
+    none is. Those of a recipe that fits its own are settled.
     """
+    if request.recipe.fits:
+        return (request.recipe.fits,)
     if "teacher" not in request.recipe.needs or request.teacher is not None:
         return ((),)
     asked = str(request.asked["teacher"])
@@ -144,7 +139,7 @@ def work_of(request: Request, decided: Decided) -> Work:
     settings |= {
         kind: settings_of(request, decided, find(f"teacher_{kind}"))
         for kind in fits
-        if kind != "ensemble"
+        if kind != "ensemble" and not request.recipe.fits
     }
     return Work(
         request.student,
@@ -155,7 +150,18 @@ def work_of(request: Request, decided: Decided) -> Work:
         taught,
         settings,
         measured_split(request.collection),
+        _by_itself(request, settings["student"]) if request.recipe.fits else None,
     )
+
+
+def _by_itself(request: Request, settings: Settings) -> Callable[[Retrieval, Encoder], Teacher]:
+    """A recipe that fits its own teachers, as what trains a student and gives the last of them."""
+
+    def carry_out(task: Retrieval, student: Encoder) -> Teacher:
+        told: Told = request.recipe.function(task, request.teacher, student, settings)
+        return told.teacher
+
+    return carry_out
 
 
 def settings_of(request: Request, decided: Decided, recipe: Recipe) -> Any:
@@ -165,6 +171,7 @@ def settings_of(request: Request, decided: Decided, recipe: Recipe) -> Any:
     asked = own if makes_student else fitted.get(recipe.name, {})
     chosen = {
         "updates": decided.updates if makes_student else decided.teacher_updates,
+        "teacher_updates": decided.teacher_updates,
         "list_length": decided.list_length,
         "depth": decided.depth,
     }

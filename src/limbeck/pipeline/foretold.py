@@ -13,7 +13,7 @@ from typing import Any
 
 from limbeck.evaluation.table import aligned
 from limbeck.store import read_json, read_object, write_json
-from limbeck.tasks.costs import Part
+from limbeck.tasks.parts import Part
 
 PLAN = "plan.json"
 TOKENS = "tokens"  # made when they are first needed, within other stages

@@ -32,8 +32,7 @@ def plan(data: str, *, out: str | Path | None = None, **arguments: Any) -> Plan:
     and report will compare it with what it took.
 
     Raises:
-        ConfigError, DataError, ModelError: as `distill` would; and for a recipe that decides on
-            the way what it does.
+        ConfigError, DataError, ModelError: as `distill` would.
     """
     given = inspect.signature(distill).bind(data, out=out or "run", **arguments)
     given.apply_defaults()
@@ -45,11 +44,6 @@ def plan(data: str, *, out: str | Path | None = None, **arguments: Any) -> Plan:
         if read_record(Path(out)) is not None:
             raise ConfigError(f"--out {out} holds a run that has begun. Name a new folder.")
     request = checked(asked, asked["settings"] or {})
-    if request.recipe.fits:
-        raise ConfigError(
-            f"What {request.recipe.name} takes cannot be foretold: it fits its own teachers and "
-            "decides on the way which of them teach."
-        )
     progress: Progress = asked["progress"] or Silent()
     engine = choose_engine(
         asked["backend"],

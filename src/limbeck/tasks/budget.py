@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from limbeck.errors import ConfigError
-from limbeck.tasks.costs import Part, Speeds, Work, parts
+from limbeck.tasks.costs import Speeds
+from limbeck.tasks.parts import Forecast, Work
 from limbeck.tasks.retrieval import Retrieval
 
 SPARE = 0.85  # share of the budget that is planned: probes are short and machines are shared
@@ -47,27 +48,27 @@ def fit_budget(
     Raises:
         ConfigError: when not even the smallest plan fits, saying what would.
     """
-    least = 0.0
+
+    def seconds_of(plan: tuple[tuple[str, ...], int, int], updates: int) -> float:
+        fits, length, depth = plan
+        decided = Decided(updates, updates, length, depth, fits)
+        return sum(part.seconds for part in Forecast(task, work(decided), speeds).parts())
+
     plans = list(product(choices, LIST_LENGTHS, DEPTHS))
-    for fits, length, depth in plans:
-        decided = Decided(LEAST_UPDATES, LEAST_UPDATES, length, depth, fits)
-        found = parts(task, work(decided), speeds)
-        fixed = sum(part.seconds for part in found if not _may_grow(part))
-        each = sum(part.seconds / LEAST_UPDATES for part in found if _may_grow(part))
+    least = seconds_of(plans[-1], LEAST_UPDATES) / SPARE
+    if least > seconds:
+        raise ConfigError(
+            f"--budget {seconds:.0f}s is too short: this collection needs about {least:.0f}s for "
+            f"the smallest useful run. Try --budget {int(least / 60) + 1}m."
+        )
+    for plan in plans:
+        few = seconds_of(plan, LEAST_UPDATES)
+        each = (seconds_of(plan, 2 * LEAST_UPDATES) - few) / LEAST_UPDATES
         updates = MOST_UPDATES
-        if each:
-            updates = min(int((SPARE * seconds - fixed) / each), MOST_UPDATES)
-        least = (fixed + LEAST_UPDATES * each) / SPARE
-        enough = 4 * LEAST_UPDATES if (fits, length, depth) != plans[-1] else LEAST_UPDATES
-        if least <= seconds and updates >= enough:
-            chosen = fits if len(choices) > 1 else None
-            return Decided(updates, updates if fits else None, length, depth, chosen)
-    raise ConfigError(
-        f"--budget {seconds:.0f}s is too short: this collection needs about {least:.0f}s for the "
-        f"smallest useful run. Try --budget {int(least / 60) + 1}m."
-    )
-
-
-def _may_grow(part: Part) -> bool:
-    """Whether a part has the updates that a budget chooses, and not a number that was asked for."""
-    return part.updates == LEAST_UPDATES
+        if each > 0:
+            updates = min(LEAST_UPDATES + int((SPARE * seconds - few) / each), MOST_UPDATES)
+        if updates >= (4 * LEAST_UPDATES if plan != plans[-1] else LEAST_UPDATES):
+            break
+    fits, length, depth = plan
+    chosen = fits if len(choices) > 1 else None
+    return Decided(updates, updates if fits else None, length, depth, chosen)

@@ -1,0 +1,307 @@
+"""What would a recipe do, without doing it?
+
+A recipe of many stages decides on the way what it mines, trains and asks. It is rehearsed: it runs
+on a task that makes up every answer at once and notes what the work would take. What depends on the
+answers is taken to go the longest way: each teacher is better than the one before, and every query
+is one that the student still has to learn.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from limbeck.candidates import Candidates
+from limbeck.evaluation.measures import MEASURES
+from limbeck.evaluation.measures import Run as Results
+from limbeck.models.encoder import Encoder, Ranker
+from limbeck.sources import ListBatch, ListSource, TextBatch, TextSource
+from limbeck.store import digest
+from limbeck.tasks.costs import Speeds
+from limbeck.tasks.retrieval import DEV_POOL, DEV_QUERIES, Retrieval, TrainingSettings
+from limbeck.tasks.systems import candidates
+from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
+from limbeck.training import Pass, Player, Turn
+from limbeck.types import QueryId, Role, Split
+
+PADDING = 1.4  # tokens with padding, of an update, to those without
+_FORWARD = 1 / 3  # of the time to train with a token: to read it alone
+_SAMPLED_UPDATES = 4  # of a stage, from which the others' size is told
+
+
+@dataclass(slots=True)
+class Tally:
+    """What stages of one name would take: seconds; updates, texts read and pairs scored among what
+    they do; and numbers of four bytes that they leave.
+    """
+
+    seconds: float = 0.0
+    updates: int = 0
+    queries: int = 0
+    passages: int = 0
+    pairs: int = 0
+    kept: int = 0
+
+    @property
+    def what(self) -> str:
+        """What the stages do, in words."""
+        if self.updates:
+            return f"{self.updates:,} updates"
+        if self.pairs:
+            return f"scores of {self.pairs:,} pairs"
+        return f"{self.passages:,} passages and {self.queries:,} queries"
+
+
+@dataclass(slots=True)
+class Noted:
+    """What a rehearsal came across: stages by the beginning of their names, in order; queries
+    looked up in an index by words, which is made for each time; the bytes that the largest update
+    takes.
+    """
+
+    stages: defaultdict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    looked_up: set[str] = field(default_factory=set)  # digests of queries and depth
+    searched: int = 0
+    peak_bytes: int = 0
+    read: dict[tuple[str, Role], np.ndarray] = field(default_factory=dict)  # [N], by a teacher
+    scored: dict[str, np.ndarray] = field(default_factory=dict)  # codes of pairs, by a teacher
+    verdicts: int = 0
+
+
+def rehearse(
+    task: Retrieval,
+    speeds: Speeds,
+    student: Encoder,
+    teacher: Teacher | None,
+    carry_out: Callable[[Retrieval, Encoder], Teacher],
+    split: Split | None,
+) -> Noted:
+    """What a recipe would do; and then the measures of its last teacher, which `carry_out` gives,
+    and of the base encoder, on a split.
+    """
+    given = (task.collection, task.run, task.base, task.store, task.given)
+    stage = Rehearsal(*given, speeds=speeds, student=student, taught=teacher)
+    queries = task.split_queries(split) if split else None
+    if queries is not None:
+        stage.vectors(task.base, "passage")
+        stage.vectors(task.base, "query", queries)
+    last = carry_out(stage, copy.deepcopy(student))
+    if split and isinstance(last, DualTeacher):
+        stage.vectors(last, "passage")
+        stage.vectors(last, "query", queries)
+    elif split:
+        stage.reranked(last, candidates(stage, split, last))
+    return stage.noted
+
+
+@dataclass
+class Rehearsal(Retrieval):
+    """A task on which nothing is trained, read or asked.
+
+    `student` and `taught` are those whose speeds were probed; other models are told from the base
+    encoder's by their size.
+    """
+
+    speeds: Speeds = field(kw_only=True)
+    student: Encoder = field(kw_only=True)
+    taught: Teacher | None = field(kw_only=True)
+    noted: Noted = field(default_factory=Noted, kw_only=True)
+
+    # --- candidates, and what teachers think of them -------------------------------------------
+
+    def vectors(
+        self, teacher: Teacher, role: Role, queries: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Vectors that are all zero."""
+        at = np.arange(len(self.collection.passages)) if queries is None else queries
+        width = self._read(f"encode-{teacher.name}", teacher, role, at)
+        return np.broadcast_to(np.float32(0), (len(at), width))
+
+    def lexical(self, queries: np.ndarray, *, depth: int) -> Candidates:
+        """Made-up pools."""
+        asked = digest([queries.tolist(), depth])
+        if asked not in self.noted.looked_up:
+            self.noted.looked_up.add(asked)
+            self.noted.searched += len(queries)
+        return self._made_up("bm25", queries, depth)
+
+    def mined(self, queries: np.ndarray, *, depth: int, miner: Teacher) -> Candidates:
+        """Made-up pools."""
+        self.vectors(miner, "passage")
+        self.vectors(miner, "query", queries)
+        return self._made_up(miner.name, queries, depth)
+
+    def pair_scores(self, teacher: Teacher, pairs: np.ndarray) -> np.ndarray:
+        """Scores by chance."""
+        self._ask(f"score-{teacher.name}", teacher, pairs)
+        return np.random.default_rng(self.run.seed).random(len(pairs), dtype=np.float32)
+
+    def positive_ranks(self, pools: Candidates, teacher: Teacher | None = None) -> np.ndarray:
+        """A teacher has every positive first, and the student second."""
+        if teacher is None:
+            return np.full(len(pools), 2.0)
+        self.reranked(teacher, pools)
+        return np.full(len(pools), 1.0)
+
+    def ranked(self, pools: Candidates, scores: np.ndarray) -> Results:
+        """Queries without an order."""
+        return {QueryId(self.collection.queries.ids[query]): {} for query in pools.queries}
+
+    def quality(self, results: Results, split: Split) -> pl.DataFrame:
+        """What is asked about first is better: a new teacher is measured before the former one."""
+        self.noted.verdicts += 1
+        values = [1 / self.noted.verdicts] * len(results)
+        return pl.DataFrame({"query_id": list(results), **dict.fromkeys(MEASURES, values)})
+
+    def _made_up(self, source: str, queries: np.ndarray, depth: int) -> Candidates:
+        """For each query as many passages as a search would give it, neighbours from anywhere."""
+        total = len(self.collection.passages)
+        starts = np.random.default_rng(self.run.seed).integers(total, size=(len(queries), 1))
+        found = (starts + np.arange(min(depth, total))) % total
+        scores = np.broadcast_to(np.float32(0), found.shape)
+        return Candidates.of(source, queries, found.astype(np.int32), scores)
+
+    def _read(self, stage: str, teacher: Teacher, role: Role, at: np.ndarray) -> int:
+        """Note what a teacher has to read that it did not read before; the width of its vectors."""
+        if isinstance(teacher, EnsembleTeacher):
+            return sum(self._read(stage, member, role, at) for member in teacher.members)
+        assert isinstance(teacher, DualTeacher)
+        texts = self.collection.passages if role == "passage" else self.collection.queries
+        before = self.noted.read.setdefault(
+            (teacher.digest, role), np.zeros(len(texts), dtype=np.bool_)
+        )
+        count = int((~before[at]).sum())
+        before[at] = True
+        tally, known = self.noted.stages[stage], 0.0
+        if role == "passage":
+            tally.passages += count
+            shares = zip((self.base, self.taught), self.speeds.known, strict=True)
+            known = max(
+                share if own is not None and own.digest == teacher.digest else 0.0
+                for own, share in shares
+            )
+        else:
+            tally.queries += count
+        tally.seconds += count * (1 - known) * self._seconds_to_read(teacher.encoder, role)
+        tally.kept += 2 * count * teacher.encoder.dimension
+        return teacher.encoder.dimension
+
+    def _ask(self, stage: str, teacher: Teacher, pairs: np.ndarray) -> None:
+        """Note the pairs that a teacher was not asked about before."""
+        if isinstance(teacher, EnsembleTeacher):
+            for member in teacher.members:
+                self._ask(stage, member, pairs)
+            return
+        if isinstance(teacher, DualTeacher):
+            self._read(stage, teacher, "query", np.unique(pairs[:, 0]))
+            self._read(stage, teacher, "passage", np.unique(pairs[:, 1]))
+            return
+        codes = np.unique(pairs[:, 0] * len(self.collection.passages) + pairs[:, 1])
+        known = self.noted.scored.get(teacher.digest, codes[:0])
+        both = self.noted.scored[teacher.digest] = np.union1d(known, codes)
+        tally, count = self.noted.stages[stage], len(both) - len(known)
+        tally.pairs += count
+        tally.seconds += count * self._seconds_to_score(teacher)
+        tally.kept += 12 * count
+
+    # --- training --------------------------------------------------------------------------------
+
+    def train_stage(
+        self,
+        name: str,
+        players: Sequence[Player],
+        source: ListSource | TextSource,
+        turn: Turn,
+        updates: int,
+        settings: TrainingSettings,
+        **_: object,
+    ) -> None:
+        """Note the updates and the measures on dev, of which there is no value.
+
+        The weights move, since all that comes after is told apart by them.
+        """
+        sampled = [source.batch(update) for update in range(min(updates, _SAMPLED_UPDATES))]
+        tally, group = self.noted.stages[f"train-{name}"], self.run.group.size
+        tally.updates += updates
+        taken = 0
+        for player in players:
+            model = _model_of(player)
+            taken += (size := model.size_bytes())
+            tokens = float(np.mean([self._tokens_in(model, batch) for batch in sampled]))
+            each, kept = self._to_train(model)
+            if player.name not in turn.trains:
+                tally.seconds += _FORWARD * updates * each * tokens / group
+                continue
+            tally.seconds += updates * each * tokens / group
+            tally.kept += size  # weights twice, and two moments: four times as many bytes
+            taken += 3 * size + int(min(kept * PADDING * tokens / group, self.run.activation_bytes))
+            player.steps += updates
+            with torch.no_grad():
+                min(model.parameters(), key=torch.numel).add_(1.0)
+        self.noted.peak_bytes = max(self.noted.peak_bytes, taken)
+        queries = min(len(self.split_queries("dev")), DEV_QUERIES)
+        if queries:
+            tally.seconds += settings.measures * self._seconds_on_dev(
+                _model_of(players[0]), queries
+            )
+
+    def _tokens_in(self, model: Encoder | Ranker, batch: ListBatch | TextBatch) -> float:
+        """The tokens that a model reads in an update."""
+        query, passage = self.speeds.tokens["query"], self.speeds.tokens["passage"]
+        if isinstance(model, Ranker) and isinstance(batch, ListBatch):
+            return (query + passage) * int((batch.lists >= 0).sum())
+        return query * len(batch.queries) + passage * len(batch.passages)
+
+    def _rank_lists(self, ranker: Ranker, player: str) -> Callable[[Pass, ListBatch], Tensor]:
+        """What no update calls here; making it asks for no token."""
+        return lambda update, batch: torch.zeros(batch.lists.shape)
+
+    # --- how long that takes ---------------------------------------------------------------------
+
+    def _size(self, model: Encoder | Ranker) -> float:
+        """The FLOPs of a model over those of the base encoder, for a passage."""
+        length = np.array([round(self.speeds.tokens["passage"])])
+        own, base = (each.forward_flops(length) for each in (model, self.base.encoder))
+        return own / base if own and base else 1.0
+
+    def _is_student(self, model: Encoder | Ranker) -> bool:
+        return isinstance(model, Encoder) and self._size(model) == self._size(self.student)
+
+    def _seconds_to_read(self, encoder: Encoder, role: Role) -> float:
+        if self._is_student(encoder):
+            return self.speeds.small[role]
+        return self.speeds.large[role] * self._size(encoder)
+
+    def _seconds_to_score(self, teacher: Teacher) -> float:
+        """A pair, by a ranker of any size, or by a teacher that was probed."""
+        if not isinstance(teacher, CrossTeacher):
+            return self.speeds.pair
+        probed = self._size(self.taught.ranker) if isinstance(self.taught, CrossTeacher) else 1.0
+        return self.speeds.pair * self._size(teacher.ranker) / probed
+
+    def _to_train(self, model: Encoder | Ranker) -> tuple[float, float]:
+        """Seconds to train with a token, and the bytes that it keeps for the backward pass."""
+        if self._is_student(model):
+            return self.speeds.train_small, self.speeds.kept_small
+        size = self._size(model)
+        return self.speeds.train_large * size, self.speeds.kept_large * size
+
+    def _seconds_on_dev(self, model: Encoder | Ranker, queries: int) -> float:
+        """To measure a model in training on dev once."""
+        if isinstance(model, Ranker):
+            return queries * DEV_POOL * self._seconds_to_score(CrossTeacher("dev", model))
+        pooled = min(queries * (DEV_POOL + 1), len(self.collection.passages))
+        read = self._seconds_to_read
+        return pooled * read(model, "passage") + queries * read(model, "query")
+
+
+def _model_of(player: Player) -> Encoder | Ranker:
+    assert isinstance(player.model, Encoder | Ranker)
+    return player.model
