@@ -142,6 +142,24 @@ def test_a_stage_is_taken_from_a_run_that_finished_the_same(tmp_path: Path) -> N
     assert taking.complete
     assert taking.metrics == {"updates": 3}
     assert store.digest_folder(taking.path) == store.digest_folder(made.path)
+    assert (taking.path / "state").samefile(made.path / "state")
+    store.write_text(taking.path / "state", "others", stage="train")
+    assert (made.path / "state").read_text() == "weights"
+
+
+def test_where_files_cannot_have_two_names_a_stage_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refuse)
+    made, taking = (StageFolder(tmp_path / run / "train", {}) for run in ("made", "taking"))
+    store.write_text(made.path / "in" / "state", "weights", stage="train")
+    made.finish()
+    assert taking.take(made.path)
+    assert taking.complete
+    assert not (taking.path / "in" / "state").samefile(made.path / "in" / "state")
 
 
 @pytest.mark.parametrize("content", ["weight", "weighty", None])

@@ -258,6 +258,14 @@ def damaged(path: Path, why: str) -> StoreError:
     return StoreError(f"{path} is damaged ({why}). Delete it and run the same command again.")
 
 
+def _link(source: str, target: str) -> None:
+    """A second name for a file, or a copy where there can be none."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 class StageFolder:
     """One stage's folder in a run: what it was made from, its files, and whether it is finished.
 
@@ -286,7 +294,8 @@ class StageFolder:
 
     def take(self, other: Path) -> bool:
         """Whether this stage, of which nothing is done, was taken from another run's folder of it:
-        finished, and made from the same inputs.
+        finished, and made from the same inputs. The files are the same ones where the file system
+        can do that, since nothing here writes into a file that is there.
         """
         if not (other / "done.json").exists() or any(
             file.name != "inputs.json" for file in self.path.iterdir()
@@ -295,7 +304,7 @@ class StageFolder:
         if read_object(other / "inputs.json", "digest")["digest"] != self.inputs_digest:
             return False
         with new_folder(self.path, stage=self.name) as folder:
-            shutil.copytree(other, folder, dirs_exist_ok=True)
+            shutil.copytree(other, folder, dirs_exist_ok=True, copy_function=_link)
         return True
 
     @property
