@@ -101,6 +101,7 @@ def foretell(request: Request, task: Retrieval, budget: float | None) -> tuple[D
         ConfigError: when the budget is too short.
     """
     choices = fitted_choices(request)
+    task.run.progress.say("probing how long the parts of this run take here")
     speeds = probed(task, request.student, request.teacher, fits=any(choices))
     decided = Decided()
     if budget is not None:
