@@ -29,9 +29,9 @@ def with_kept_queries(request: Request, run: Run) -> Request:
     passages, folder = request.given.passages, run.folder / FOLDER
     if request.writer is None:
         if run.group.rank == 0:
-            made = queries_of_words(passages, DATA_SEED)
             stage = run.stage(Path(FOLDER).name, {"passages": request.collection.digest})
             if not stage.complete:
+                made = queries_of_words(passages, DATA_SEED)
                 made.write(folder / "queries.parquet", stage="queries")
                 stage.finish(queries=len(made.frame))
         return request
