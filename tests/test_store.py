@@ -162,18 +162,6 @@ def test_where_files_cannot_have_two_names_a_stage_is_copied(
     assert not (taking.path / "in" / "state").samefile(made.path / "in" / "state")
 
 
-def test_what_a_killed_writer_of_a_folder_left_is_removed(tmp_path: Path) -> None:
-    done = subprocess.Popen([sys.executable, "-c", ""])
-    done.wait()
-    left = [tmp_path / f"{prefix}{done.pid}-out" for prefix in store.LEFT]
-    others = [tmp_path / f".tmp-{os.getppid()}-out", tmp_path / f".tmp-{done.pid}-x-out"]
-    for folder in [*left, *others]:
-        (folder / "qrels").mkdir(parents=True)
-    with store.new_folder(tmp_path / "out", stage="convert") as folder:
-        (folder / "corpus.jsonl").touch()
-    assert {path.name for path in tmp_path.iterdir()} == {"out", *(path.name for path in others)}
-
-
 @pytest.mark.parametrize("content", ["weight", "weighty", None])
 def test_a_finished_stage_notices_what_changed(tmp_path: Path, content: str | None) -> None:
     folder = StageFolder(tmp_path / "train", {})

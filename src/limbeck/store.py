@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import glob
 import hashlib
 import json
 import os
@@ -109,7 +108,6 @@ def new_folder(path: Path, *, stage: str) -> Iterator[Path]:
 
     A folder already at `path` is replaced; a kill between the two renames that this takes leaves
     the old one beside it, in a name that begins with `.old-`, and the same command makes it anew.
-    What a killed process left is removed first.
 
     Raises:
         StoreError: when the file system refuses; what was there before stays.
@@ -117,7 +115,7 @@ def new_folder(path: Path, *, stage: str) -> Iterator[Path]:
     temporary = path.parent / f".tmp-{os.getpid()}-{path.name}"
     old = path.parent / f".old-{os.getpid()}-{path.name}"
     try:
-        _clear_away(path)
+        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         yield temporary
         for found in sorted(temporary.rglob("*")):
@@ -135,29 +133,6 @@ def new_folder(path: Path, *, stage: str) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _clear_away(path: Path) -> None:
-    """Remove what writers of a folder left beside it that are no more, or were this process."""
-    pattern = f"*-{glob.escape(path.name)}"
-    for left in [found for prefix in LEFT for found in path.parent.glob(prefix + pattern)]:
-        _, _, rest = left.name.partition("-")
-        writer, _, name = rest.partition("-")
-        if name == path.name and writer.isdigit() and not _runs(int(writer)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    """Whether a process other than this one is there."""
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 @contextmanager
