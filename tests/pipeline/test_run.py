@@ -306,6 +306,7 @@ def test_a_budget_fills_in_what_is_not_given(
 ) -> None:
     monkeypatch.setattr("limbeck.tasks.budget.MOST_UPDATES", 5)
     monkeypatch.setattr("limbeck.tasks.budget.LEAST_UPDATES", 1)
+    monkeypatch.setattr("limbeck.tasks.budget.ENOUGH_UPDATES", 4)
     answer = invoke("distill", data, "--budget", "5m", "--force-teacher", settings=False)
     assert answer.exit_code == 0, answer.output
     for stage in ("train-kl", "train-teacher_dual"):

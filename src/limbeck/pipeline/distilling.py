@@ -103,6 +103,7 @@ def foretell(request: Request, task: Retrieval, budget: float | None) -> tuple[D
     choices = fitted_choices(request)
     task.run.progress.say("probing how long the parts of this run take here")
     speeds = probed(task, request.student, request.teacher, fits=any(choices))
+    resident = resident_bytes()  # before any rehearsal
     decided = Decided()
     if budget is not None:
         decided = fit_budget(
@@ -114,7 +115,7 @@ def foretell(request: Request, task: Retrieval, budget: float | None) -> tuple[D
         if share
     ]
     forecast = Forecast(task, work_of(request, decided), speeds)
-    return decided, Plan(forecast.parts(), forecast.peak_bytes(resident_bytes()), notes)
+    return decided, Plan(forecast.parts(), forecast.peak_bytes(resident), notes)
 
 
 def fitted_choices(request: Request) -> tuple[tuple[str, ...], ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 from limbeck.errors import ConfigError
@@ -16,8 +17,7 @@ from limbeck.tasks.parts import Forecast, Work
 from limbeck.tasks.retrieval import Retrieval
 
 SPARE = 0.85  # share of the budget that is planned: probes are short and machines are shared
-LEAST_UPDATES = 30
-MOST_UPDATES = 1000
+LEAST_UPDATES, ENOUGH_UPDATES, MOST_UPDATES = 30, 120, 1000  # enough not to save on the rest
 LIST_LENGTHS = (8, 4, 2)
 DEPTHS = (64, 32, 16, 8)
 
@@ -49,26 +49,42 @@ def fit_budget(
         ConfigError: when not even the smallest plan fits, saying what would.
     """
 
-    def seconds_of(plan: tuple[tuple[str, ...], int, int], updates: int) -> float:
-        fits, length, depth = plan
+    @cache
+    def seconds_of(fits: tuple[str, ...], length: int, depth: int, updates: int) -> float:
         decided = Decided(updates, updates, length, depth, fits)
         return sum(part.seconds for part in Forecast(task, work(decided), speeds).parts())
 
-    plans = list(product(choices, LIST_LENGTHS, DEPTHS))
-    least = seconds_of(plans[-1], LEAST_UPDATES) / SPARE
-    if least > seconds:
-        raise ConfigError(
-            f"--budget {seconds:.0f}s is too short: this collection needs about {least:.0f}s for "
-            f"the smallest useful run. Try --budget {int(least / 60) + 1}m."
-        )
-    for plan in plans:
-        few = seconds_of(plan, LEAST_UPDATES)
-        each = (seconds_of(plan, 2 * LEAST_UPDATES) - few) / LEAST_UPDATES
-        updates = MOST_UPDATES
-        if each > 0:
-            updates = min(LEAST_UPDATES + int((SPARE * seconds - few) / each), MOST_UPDATES)
-        if updates >= (4 * LEAST_UPDATES if plan != plans[-1] else LEAST_UPDATES):
-            break
-    fits, length, depth = plan
+    def updates_for(fits: tuple[str, ...], length: int, depth: int) -> int:
+        """How many fit beside what else there is to do; 0 when not even the least number does."""
+        few = seconds_of(fits, length, depth, LEAST_UPDATES)
+        left = SPARE * seconds - few
+        if left < 0:
+            return 0
+        more = seconds_of(fits, length, depth, MOST_UPDATES) - few
+        share = left / more if more > left else 1.0
+        return LEAST_UPDATES + int(share * (MOST_UPDATES - LEAST_UPDATES))
+
+    for fits, length in product(choices, LIST_LENGTHS):
+        for depth in DEPTHS if updates_for(fits, length, DEPTHS[-1]) >= ENOUGH_UPDATES else ():
+            if (updates := updates_for(fits, length, depth)) >= ENOUGH_UPDATES:
+                return _decided(choices, fits, updates, length, depth)
+    fits, length, depth = choices[-1], LIST_LENGTHS[-1], DEPTHS[-1]
+    if updates := updates_for(fits, length, depth):
+        return _decided(choices, fits, updates, length, depth)
+    least = seconds_of(fits, length, depth, LEAST_UPDATES) / SPARE
+    raise ConfigError(
+        f"--budget {seconds:.0f}s is too short: this collection needs about {least:.0f}s for the "
+        f"smallest useful run. Try --budget {int(least / 60) + 1}m."
+    )
+
+
+def _decided(
+    choices: Sequence[tuple[str, ...]],
+    fits: tuple[str, ...],
+    updates: int,
+    length: int,
+    depth: int,
+) -> Decided:
+    """A plan, without what was not open."""
     chosen = fits if len(choices) > 1 else None
     return Decided(updates, updates if fits else None, length, depth, chosen)

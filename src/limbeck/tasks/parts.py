@@ -100,7 +100,7 @@ class Forecast:
                 tally.what,
                 tally.seconds,
                 tally.updates,
-                asked=tally.pairs,
+                asked=tally.asked,
                 megabytes=_NUMBER * tally.kept / 1e6,
             )
             for name, tally in self._noted.stages.items()
@@ -129,16 +129,16 @@ class Forecast:
     def _mined(self) -> Part:
         """Searches by words, and the candidates that are kept."""
         indexed = 1 + bool(self.work.split) + bool(self._dev) + self.work.taught * 2
-        searched = self._asked_queries + self._measured
+        searched, kept = self._asked_queries + self._measured, self._depth * self._asked_queries
         if self._noted:
             indexed = len(self._noted.looked_up) + bool(self.work.split)
-            searched = self._noted.searched + self._measured
+            searched, kept = self._noted.searched + self._measured, self._noted.mined
         look_ups = self.speeds.look_up * self._passages
         return Part(
             "mine",
             f"{indexed} indexes by words, {searched:,} queries",
             indexed * self.speeds.index * self._passages + searched * look_ups,
-            megabytes=8 * self._depth * self._asked_queries / 1e6,
+            megabytes=8 * kept / 1e6,
         )
 
     @property
@@ -165,9 +165,7 @@ class Forecast:
     @property
     def _asked_queries(self) -> int:
         """Training queries that candidates are mined for."""
-        return (
-            self._training if self.work.taught or self._noted else len(self.task.labelled_queries())
-        )
+        return self._training if self.work.taught else len(self.task.labelled_queries())
 
     def _encoded(self, speed: Mapping[Role, float], queries: int, known: float = 0.0) -> float:
         """Seconds to encode all passages but a known share, and some queries."""

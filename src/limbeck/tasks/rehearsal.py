@@ -25,7 +25,7 @@ from limbeck.models.encoder import Encoder, Ranker
 from limbeck.sources import ListBatch, ListSource, TextBatch, TextSource
 from limbeck.store import digest
 from limbeck.tasks.costs import Speeds
-from limbeck.tasks.retrieval import DEV_POOL, DEV_QUERIES, Retrieval, TrainingSettings
+from limbeck.tasks.retrieval import DEV_POOL, Retrieval, TrainingSettings
 from limbeck.tasks.systems import candidates
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
 from limbeck.training import Pass, Player, Turn
@@ -39,7 +39,7 @@ _SAMPLED_UPDATES = 4  # of a stage, from which the others' size is told
 @dataclass(slots=True)
 class Tally:
     """What stages of one name would take: seconds; updates, texts read and pairs scored among what
-    they do; and numbers of four bytes that they leave.
+    they do; texts and pairs that a teacher is `asked` for; numbers of four bytes that they leave.
     """
 
     seconds: float = 0.0
@@ -47,6 +47,7 @@ class Tally:
     queries: int = 0
     passages: int = 0
     pairs: int = 0
+    asked: int = 0
     kept: int = 0
 
     @property
@@ -62,17 +63,19 @@ class Tally:
 @dataclass(slots=True)
 class Noted:
     """What a rehearsal came across: stages by the beginning of their names, in order; queries
-    looked up in an index by words, which is made for each time; the bytes that the largest update
-    takes.
+    looked up in an index by words, which is made for each time; candidates that are kept; the bytes
+    that the largest update takes.
     """
 
     stages: defaultdict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     looked_up: set[str] = field(default_factory=set)  # digests of queries and depth
     searched: int = 0
+    mined: int = 0
     peak_bytes: int = 0
     read: dict[tuple[str, Role], np.ndarray] = field(default_factory=dict)  # [N], by a teacher
     scored: dict[str, np.ndarray] = field(default_factory=dict)  # codes of pairs, by a teacher
     verdicts: int = 0
+    trainings: int = 0
 
 
 def rehearse(
@@ -130,13 +133,13 @@ class Rehearsal(Retrieval):
         if asked not in self.noted.looked_up:
             self.noted.looked_up.add(asked)
             self.noted.searched += len(queries)
-        return self._made_up("bm25", queries, depth)
+        return self._made_up("bm25", "", queries, depth)
 
     def mined(self, queries: np.ndarray, *, depth: int, miner: Teacher) -> Candidates:
         """Made-up pools."""
         self.vectors(miner, "passage")
         self.vectors(miner, "query", queries)
-        return self._made_up(miner.name, queries, depth)
+        return self._made_up(miner.name, miner.digest, queries, depth)
 
     def pair_scores(self, teacher: Teacher, pairs: np.ndarray) -> np.ndarray:
         """Scores by chance."""
@@ -144,11 +147,11 @@ class Rehearsal(Retrieval):
         return np.random.default_rng(self.run.seed).random(len(pairs), dtype=np.float32)
 
     def positive_ranks(self, pools: Candidates, teacher: Teacher | None = None) -> np.ndarray:
-        """A teacher has every positive first, and the student second."""
+        """A teacher has every positive first; the student has it at any rank from 2 to 15."""
         if teacher is None:
-            return np.full(len(pools), 2.0)
-        self.reranked(teacher, pools)
-        return np.full(len(pools), 1.0)
+            return 2.0 + np.arange(len(pools)) % 14
+        super().positive_ranks(pools, teacher)
+        return np.ones(len(pools))
 
     def ranked(self, pools: Candidates, scores: np.ndarray) -> Results:
         """Queries without an order."""
@@ -160,11 +163,13 @@ class Rehearsal(Retrieval):
         values = [1 / self.noted.verdicts] * len(results)
         return pl.DataFrame({"query_id": list(results), **dict.fromkeys(MEASURES, values)})
 
-    def _made_up(self, source: str, queries: np.ndarray, depth: int) -> Candidates:
+    def _made_up(self, source: str, made_by: str, queries: np.ndarray, depth: int) -> Candidates:
         """For each query as many passages as a search would give it, neighbours from anywhere."""
         total = len(self.collection.passages)
-        starts = np.random.default_rng(self.run.seed).integers(total, size=(len(queries), 1))
+        seed = int(digest([source, made_by, depth])[:8], 16)
+        starts = np.random.default_rng(seed).integers(total, size=(len(queries), 1))
         found = (starts + np.arange(min(depth, total))) % total
+        self.noted.mined += found.size
         scores = np.broadcast_to(np.float32(0), found.shape)
         return Candidates.of(source, queries, found.astype(np.int32), scores)
 
@@ -189,13 +194,15 @@ class Rehearsal(Retrieval):
             )
         else:
             tally.queries += count
-        tally.seconds += count * (1 - known) * self._seconds_to_read(teacher.encoder, role)
+        tally.seconds += count * (1 - known) * self._seconds_to_read(teacher, role)
+        if teacher.digest != self.base.digest and not self._is_student(teacher.encoder):
+            tally.asked += count
         tally.kept += 2 * count * teacher.encoder.dimension
         return teacher.encoder.dimension
 
     def _ask(self, stage: str, teacher: Teacher, pairs: np.ndarray) -> None:
         """Note the pairs that a teacher was not asked about before."""
-        if isinstance(teacher, EnsembleTeacher):
+        if isinstance(teacher, EnsembleTeacher) and not self._is_taught(teacher):
             for member in teacher.members:
                 self._ask(stage, member, pairs)
             return
@@ -208,6 +215,7 @@ class Rehearsal(Retrieval):
         both = self.noted.scored[teacher.digest] = np.union1d(known, codes)
         tally, count = self.noted.stages[stage], len(both) - len(known)
         tally.pairs += count
+        tally.asked += count
         tally.seconds += count * self._seconds_to_score(teacher)
         tally.kept += 12 * count
 
@@ -243,11 +251,13 @@ class Rehearsal(Retrieval):
             tally.kept += size  # weights twice, and two moments: four times as many bytes
             taken += 3 * size + int(min(kept * PADDING * tokens / group, self.run.activation_bytes))
             player.steps += updates
+            self.noted.trainings += 1
             with torch.no_grad():
-                min(model.parameters(), key=torch.numel).add_(1.0)
+                min(model.parameters(), key=torch.numel).add_(self.noted.trainings)
         self.noted.peak_bytes = max(self.noted.peak_bytes, taken)
-        queries = min(len(self.split_queries("dev")), DEV_QUERIES)
-        if queries:
+        pools = self.dev_pools() if settings.measures else None
+        if pools is not None:
+            queries = len(pools)
             tally.seconds += settings.measures * self._seconds_on_dev(
                 _model_of(players[0]), queries
             )
@@ -266,25 +276,40 @@ class Rehearsal(Retrieval):
     # --- how long that takes ---------------------------------------------------------------------
 
     def _size(self, model: Encoder | Ranker) -> float:
-        """The FLOPs of a model over those of the base encoder, for a passage."""
+        """The FLOPs of a model over those of the base encoder, for a passage; where they are not
+        known, the bytes of their weights.
+        """
         length = np.array([round(self.speeds.tokens["passage"])])
         own, base = (each.forward_flops(length) for each in (model, self.base.encoder))
-        return own / base if own and base else 1.0
+        return own / base if own and base else model.size_bytes() / self.base.encoder.size_bytes()
 
     def _is_student(self, model: Encoder | Ranker) -> bool:
         return isinstance(model, Encoder) and self._size(model) == self._size(self.student)
 
-    def _seconds_to_read(self, encoder: Encoder, role: Role) -> float:
+    def _is_taught(self, teacher: Teacher) -> bool:
+        return self.taught is not None and teacher.digest == self.taught.digest
+
+    def _seconds_to_read(self, teacher: DualTeacher, role: Role) -> float:
+        if self.speeds.taught is not None and self._is_taught(teacher):
+            return self.speeds.taught[role]
+        return self._seconds_to_embed(teacher.encoder, role)
+
+    def _seconds_to_embed(self, encoder: Encoder, role: Role) -> float:
         if self._is_student(encoder):
             return self.speeds.small[role]
         return self.speeds.large[role] * self._size(encoder)
 
     def _seconds_to_score(self, teacher: Teacher) -> float:
-        """A pair, by a ranker of any size, or by a teacher that was probed."""
+        """A pair, by a teacher that was probed, or by a ranker of any size."""
         if not isinstance(teacher, CrossTeacher):
             return self.speeds.pair
-        probed = self._size(self.taught.ranker) if isinstance(self.taught, CrossTeacher) else 1.0
-        return self.speeds.pair * self._size(teacher.ranker) / probed
+        return self._seconds_to_rank(teacher.ranker)
+
+    def _seconds_to_rank(self, ranker: Ranker) -> float:
+        """A pair, by a ranker like the one that was probed, or like the base encoder."""
+        if isinstance(self.taught, CrossTeacher):
+            return self.speeds.pair * self._size(ranker) / self._size(self.taught.ranker)
+        return sum(self.speeds.large.values()) * self._size(ranker)
 
     def _to_train(self, model: Encoder | Ranker) -> tuple[float, float]:
         """Seconds to train with a token, and the bytes that it keeps for the backward pass."""
@@ -296,9 +321,9 @@ class Rehearsal(Retrieval):
     def _seconds_on_dev(self, model: Encoder | Ranker, queries: int) -> float:
         """To measure a model in training on dev once."""
         if isinstance(model, Ranker):
-            return queries * DEV_POOL * self._seconds_to_score(CrossTeacher("dev", model))
+            return queries * DEV_POOL * self._seconds_to_rank(model)
         pooled = min(queries * (DEV_POOL + 1), len(self.collection.passages))
-        read = self._seconds_to_read
+        read = self._seconds_to_embed
         return pooled * read(model, "passage") + queries * read(model, "query")
 
 

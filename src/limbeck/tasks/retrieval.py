@@ -817,7 +817,7 @@ def share_updates(updates: int, shares: Sequence[float]) -> list[int]:
     try:
         return shared_out(updates, shares)
     except ValueError as error:
-        raise ConfigError(f"--set updates={updates}: {error}. Allow for more.") from error
+        raise ConfigError(f"{error}. Ask for more with --set updates=...") from error
 
 
 def signals_with(teacher: Teacher, *, reference: bool = False) -> frozenset[str]:
