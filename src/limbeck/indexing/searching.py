@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 By = Literal["student", "bm25", "teacher"]
 BY: tuple[By, ...] = get_args(By)
 
+# in one batch: what few people ask at a time is shared out among threads, a batch on each
+SEARCHED_TOKENS = 128
 RERANKED = 50  # passages that a teacher reads, or as many as are asked for
 
 
@@ -158,6 +160,8 @@ def open_searcher(
     model = index.folder / index.card["model"]["path"]
     if backend == "auto" and is_exported(model):
         engine = choose_engine(runtime_of(model), precision)
+    if engine.backend != "torch":  # which puts all its threads on one batch
+        engine = replace(engine, max_batch_tokens=SEARCHED_TOKENS)
     found = None if teacher is None else load_teacher(teacher)
     return Searcher(index, engine, name=place.resolve().name, teacher=found)
 

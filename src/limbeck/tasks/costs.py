@@ -8,6 +8,7 @@ some pairs. What a run does, and so what it takes, is not known here.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ import numpy as np
 
 from limbeck.data.collection import Collection, Texts
 from limbeck.errors import ConfigError
-from limbeck.inference import embed
+from limbeck.inference import embed, plan_batches, text_lengths
 from limbeck.models.encoder import Encoder
 from limbeck.search import BM25
 from limbeck.sources import ListSource, QueryList
@@ -33,7 +34,7 @@ from limbeck.training.distributed import Group
 from limbeck.types import Loss, QueryId, Role, Signals, Silent
 
 SAMPLED_TEXTS = 2048  # queries, and passages, that a probe sees of a collection
-PROBED_TEXTS = 512  # encoded
+PROBED_TEXTS, PROBED_BATCHES = 512, 4  # encoded, at least
 PROBED_PAIRS = 64  # a teacher is asked for, no query and no passage twice
 PROBED_QUERIES, PROBED_LIST = 16, 4  # of an update; the second one is timed
 
@@ -144,15 +145,22 @@ def _mean_length(encoder: Encoder, role: Role, stored: Sequence[int] | np.ndarra
 
 
 def _encoding(task: Retrieval, encoder: Encoder, role: Role) -> float:
-    """Seconds to encode a text."""
+    """Seconds to encode a text: of some whole batches, spread over all lengths there are, since
+    texts of a batch are padded to its longest.
+    """
     encoder = copy.deepcopy(encoder)
     stored = task.tokens_of(encoder, role)
-    spread = _spread(len(stored), PROBED_TEXTS)
+    lengths = text_lengths(encoder, stored, role, np.arange(len(stored)))
+    plan = plan_batches(lengths, task.run.engine.max_batch_tokens)
+    padded = np.array([len(batch) * lengths[batch].max() for batch in plan])
+    count = max(PROBED_BATCHES, math.ceil(len(plan) * PROBED_TEXTS / len(stored)))
+    chosen = _spread(len(plan), count)
     encode = partial(embed, encoder, stored, role, engine=task.run.engine)
-    encode(positions=spread[:32])  # a first call converts or warms up
+    encode(positions=plan[len(plan) // 2][:32])  # a first call converts or warms up
     started = time.perf_counter()
-    encode(positions=spread)
-    return (time.perf_counter() - started) / len(spread)
+    encode(positions=np.concatenate([plan[at] for at in chosen]))
+    seconds = time.perf_counter() - started
+    return float(seconds * padded.sum() / padded[chosen].sum() / len(stored))
 
 
 def _training(
