@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from limbeck import indexing
 from limbeck.data import read_collection
-from limbeck.indexing import open_searcher
+from limbeck.indexing import building, open_searcher
+from limbeck.inference import plan_batches
 from limbeck.store import digest_folder
 
 from .conftest import Finished, Invoke
@@ -99,3 +102,24 @@ def test_an_index_elsewhere_carries_its_model(
     shutil.rmtree(run)
     [hits] = open_searcher(tmp_path / "there").search([collection.passages.texts[3]], 1)
     assert hits[0].id == "p3"
+
+
+def test_a_few_texts_are_several_batches_where_threads_take_one_each(
+    run: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    texts = read_collection(finished.data).passages.texts[:40]
+    planned: list[int] = []
+
+    def noting(lengths: Sequence[int], most: int) -> list[np.ndarray]:
+        planned.append(len(plan := plan_batches(lengths, most)))
+        return plan
+
+    monkeypatch.setattr(building, "plan_batches", noting)
+    found = [
+        open_searcher(run, backend=backend, precision="fp32").embed(texts, "passage")[0]
+        for backend in ("torch", "openvino")
+    ]
+    assert planned[-2] == 1  # torch puts all its threads on one
+    assert planned[-1] > 2
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
