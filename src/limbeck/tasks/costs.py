@@ -8,7 +8,6 @@ some pairs. What a run does, and so what it takes, is not known here.
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,9 +33,11 @@ from limbeck.training.distributed import Group
 from limbeck.types import Loss, QueryId, Role, Signals, Silent
 
 SAMPLED_TEXTS = 2048  # queries, and passages, that a probe sees of a collection
-PROBED_TEXTS, PROBED_BATCHES = 512, 4  # encoded, at least
+LOOKED_UP = 512  # queries, by words
+PROBED_BATCHES = 8  # encoded
 PROBED_PAIRS = 64  # a teacher is asked for, no query and no passage twice
-PROBED_QUERIES, PROBED_LIST = 16, 4  # of an update; the second one is timed
+PROBED_LIST = 4  # passages of a query in an update; the last two of three are timed
+PROBED_TOKENS, PROBED_QUERIES = 4096, (2, 64)  # about so many in an update, of so many queries
 
 ROLES: tuple[Role, ...] = ("query", "passage")
 
@@ -90,8 +91,8 @@ def probed(task: Retrieval, student: Encoder, teacher: Teacher | None, *, fits: 
         index = BM25.build(texts.passages.texts)
         built = time.perf_counter() - started
         started = time.perf_counter()
-        index.search(texts.queries.texts[:PROBED_TEXTS], DEPTH)
-        looked_up = (time.perf_counter() - started) / min(PROBED_TEXTS, len(texts.queries))
+        index.search(texts.queries.texts[:LOOKED_UP], DEPTH)
+        looked_up = (time.perf_counter() - started) / min(LOOKED_UP, len(texts.queries))
         count = len(texts.passages)
         large = {role: _encoding(probe, base, role) for role in ROLES}
         train = partial(_training, probe, tokens=lengths)
@@ -153,8 +154,7 @@ def _encoding(task: Retrieval, encoder: Encoder, role: Role) -> float:
     lengths = text_lengths(encoder, stored, role, np.arange(len(stored)))
     plan = plan_batches(lengths, task.run.engine.max_batch_tokens)
     padded = np.array([len(batch) * lengths[batch].max() for batch in plan])
-    count = max(PROBED_BATCHES, math.ceil(len(plan) * PROBED_TEXTS / len(stored)))
-    chosen = _spread(len(plan), count)
+    chosen = _spread(len(plan), PROBED_BATCHES)
     encode = partial(embed, encoder, stored, role, engine=task.run.engine)
     encode(positions=plan[len(plan) // 2][:32])  # a first call converts or warms up
     started = time.perf_counter()
@@ -170,13 +170,16 @@ def _training(
     the bytes that a padded token keeps for the backward pass.
     """
     encoder = copy.deepcopy(encoder)
-    passages = _spread(len(task.collection.passages), PROBED_QUERIES * PROBED_LIST)
+    least, most = PROBED_QUERIES
+    count = int(PROBED_TOKENS / (tokens["query"] + PROBED_LIST * tokens["passage"]))
+    count = min(max(count, least), most)
+    passages = _spread(len(task.collection.passages), count * PROBED_LIST)
     lists = [
         QueryList(int(query), QueryId(str(place)), own[:1], own[1:])
         for place, (query, own) in enumerate(
             zip(
-                _spread(len(task.collection.queries), PROBED_QUERIES),
-                np.array_split(passages, PROBED_QUERIES),
+                _spread(len(task.collection.queries), count),
+                np.array_split(passages, count),
                 strict=False,
             )
         )

@@ -6,6 +6,7 @@ each part of a run roughly does; a recipe that fits its own teachers is rehearse
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -207,32 +208,36 @@ class Forecast:
         given = work.teacher
         vectors = (given is not None and given.in_batch) or "dual" in work.fits
         reads_pairs = (given is not None and given.reads_pairs) or "cross" in work.fits
+        examined = min(self._training, DIAGNOSED_QUERIES)
+        pairs = examined * DIAGNOSED_DEPTH
+        known, first = self.speeds.known[1], 0.0
         if vectors:
             texts = self._passages + queries
             pairs_of = dict.fromkeys(ROLES, self.speeds.pair)  # of several: less than a pair
             speed = self.speeds.large if given is None else self.speeds.taught or pairs_of
+            if not reads_pairs:  # the passages of these pairs are read first, each once
+                first = 1 - math.exp(-pairs / self._passages)
             found.append(
                 Part(
                     f"encode-{'dual' if given is None else given.name}",
                     f"the teacher's vectors of {self._passages:,} passages and {queries:,} queries",
-                    self._encoded(speed, queries, self.speeds.known[1]),
+                    self._encoded(speed, queries, 1 - (1 - known) * (1 - first)),
                     asked=texts,
                     megabytes=2 * self._vector_megabytes(texts),
                 )
             )
-        examined = min(self._training, DIAGNOSED_QUERIES)
-        pairs = examined * DIAGNOSED_DEPTH
-        if reads_pairs:
-            pairs += self._depth * self._training
-            pairs += RERANKED * (self._measured + (self._dev if work.compared else 0))
-        each = (
-            self.speeds.pair if given is not None or reads_pairs else self.speeds.large["passage"]
-        )
+        if first:
+            seconds = self._encoded(speed, examined, 1 - (1 - known) * first)
+        else:
+            if reads_pairs:
+                pairs += self._depth * self._training
+                pairs += RERANKED * (self._measured + (self._dev if work.compared else 0))
+            seconds = self.speeds.pair * pairs
         found.append(
             Part(
                 "score",
                 f"the teacher's scores of {pairs:,} pairs",
-                each * pairs,
+                seconds,
                 asked=pairs,
                 megabytes=2 * 24 * pairs / 1e6,
             )
