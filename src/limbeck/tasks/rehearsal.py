@@ -251,9 +251,7 @@ class Rehearsal(Retrieval):
             tally.kept += size  # weights twice, and two moments: four times as many bytes
             taken += 3 * size + int(min(kept * PADDING * tokens / group, self.run.activation_bytes))
             player.steps += updates
-            self.noted.trainings += 1
-            with torch.no_grad():
-                min(model.parameters(), key=torch.numel).add_(self.noted.trainings)
+            self._move(model)
         self.noted.peak_bytes = max(self.noted.peak_bytes, taken)
         pools = self.dev_pools() if settings.measures else None
         if pools is not None:
@@ -261,6 +259,14 @@ class Rehearsal(Retrieval):
             tally.seconds += settings.measures * self._seconds_on_dev(
                 _model_of(players[0]), queries
             )
+
+    def _move(self, model: Encoder | Ranker) -> None:
+        """Change a few weights as no training before did."""
+        self.noted.trainings += 1
+        generator = torch.Generator().manual_seed(self.noted.trainings)
+        with torch.no_grad():
+            few = min(model.parameters(), key=torch.numel)
+            few.add_(torch.randn(few.shape, generator=generator).to(few.device))
 
     def _tokens_in(self, model: Encoder | Ranker, batch: ListBatch | TextBatch) -> float:
         """The tokens that a model reads in an update."""
