@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,121 @@ def test_a_missing_or_damaged_file_is_named(tmp_path: Path, read: object) -> Non
     path.write_bytes(b"\x80{")
     with pytest.raises(StoreError, match=f"{path} is damaged .*Delete it and run"):
         read(path)
+
+
+class Form(store.Written):
+    rows: list[dict[str, float]]
+    said: str | None = None
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "null", '"a"', '{"rows": [{"a": "b"}]}', '{"rows"'])
+def test_json_of_another_form_is_damaged(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(StoreError, match=r"a.json is damaged \(.*Make it again"):
+        store.read_json(tmp_path / "a.json", Form, advice="Make it again.")
+
+
+def test_json_of_the_right_form_is_read_and_later_keys_are_passed_over(tmp_path: Path) -> None:
+    rows = [{"z": 0.1 + 0.2, "a": 1e-320, "n": 3}]
+    store.write_json(tmp_path / "a.json", {"rows": rows, "later": [1]}, stage="x")
+    assert store.read_json(tmp_path / "a.json", Form).rows == rows
+    (tmp_path / "b.json").write_text('{"b": NaN, "a": 12345678901234567890123}')
+    found = store.read_json(tmp_path / "b.json")
+    assert list(found) == ["b", "a"]
+    assert found["a"] == 12345678901234567890123
+
+
+def a_folder(path: Path) -> dict[str, store.Checksum]:
+    """Two files, one below, under a manifest; last changed an hour ago, as far as that goes."""
+    for name in ("a.bin", "in/b.bin"):
+        store.write_text(path / name, f"content of {name}", stage="x")
+    files = store.checksums(path, store.files_below(path))
+    store.write_manifest(path, files, stage="x")
+    return files
+
+
+def flipped(path: Path) -> None:
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_manifest_lists_files_and_is_read_back(tmp_path: Path) -> None:
+    files = a_folder(tmp_path)
+    assert list(files) == ["a.bin", "in/b.bin"] == store.files_below(tmp_path)
+    assert store.files_below(tmp_path, "in", "gone") == ["in/b.bin"]
+    assert store.read_manifest(tmp_path) == files
+    assert store.faults(tmp_path, files) == {}
+    assert store.read_manifest(tmp_path / "in") is None
+    text = (tmp_path / store.MANIFEST).read_text()
+    (tmp_path / store.MANIFEST).write_text(text.replace("a.bin", "c.bin"))
+    with pytest.raises(StoreError, match=r"manifest.json is damaged .*Export it again"):
+        store.read_manifest(tmp_path, advice="Export it again.")
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_every_kind_of_damage_is_named(tmp_path: Path, anew: bool) -> None:
+    files = a_folder(tmp_path)
+    flipped(tmp_path / "in" / "b.bin")
+    assert store.faults(tmp_path, files, anew=anew) == {
+        "in/b.bin": "the SHA-256 of in/b.bin is not the recorded one"
+    }
+    (tmp_path / "in" / "b.bin").write_text("short")
+    (tmp_path / "a.bin").unlink()
+    assert store.faults(tmp_path, files, anew=anew) == {
+        "a.bin": "a.bin is missing",
+        "in/b.bin": "in/b.bin has 5 bytes, 19 expected",
+    }
+
+
+@pytest.fixture
+def digested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are digested from here on."""
+    names: list[str] = []
+    real = store.digest_file
+    monkeypatch.setattr(store, "digest_file", lambda path: names.append(path.name) or real(path))
+    monkeypatch.setattr(store, "_SETTLED_NS", -1)
+    return names
+
+
+def test_a_file_that_has_not_moved_is_not_read_again(tmp_path: Path, digested: list[str]) -> None:
+    files = a_folder(tmp_path)
+    digested.clear()
+    for expected in (["a.bin", "b.bin"], []):
+        assert store.faults(tmp_path, files) == {}
+        assert [*digested] == expected
+        digested.clear()
+    kept = (tmp_path / "a.bin").stat()
+    flipped(tmp_path / "a.bin")
+    os.utime(tmp_path / "a.bin", ns=(kept.st_atime_ns, kept.st_mtime_ns))  # as cp -p leaves it
+    assert [*store.faults(tmp_path, files)] == [*store.faults(tmp_path, files)] == ["a.bin"]
+    assert digested == ["a.bin", "a.bin"]
+    digested.clear()
+    store.faults(tmp_path, files, anew=True)
+    assert digested == ["a.bin", "b.bin"]
+
+
+def test_a_copy_is_read_once_and_a_folder_that_may_not_be_written_every_time(
+    tmp_path: Path, digested: list[str]
+) -> None:
+    files = a_folder(tmp_path / "one")
+    store.faults(tmp_path / "one", files)
+    shutil.copytree(tmp_path / "one", tmp_path / "two", copy_function=shutil.copyfile)
+    digested.clear()
+    assert store.faults(tmp_path / "two", files) == {} == store.faults(tmp_path / "two", files)
+    assert digested == ["a.bin", "b.bin"]
+    (tmp_path / "two" / store.SEEN).unlink()
+    (tmp_path / "two" / store.SEEN).mkdir()  # neither to be read nor to be replaced
+    digested.clear()
+    assert store.faults(tmp_path / "two", files) == {} == store.faults(tmp_path / "two", files)
+    assert digested == ["a.bin", "b.bin"] * 2
+
+
+def test_a_file_that_was_just_written_is_not_trusted_by_its_times(tmp_path: Path) -> None:
+    files = a_folder(tmp_path)
+    assert store.faults(tmp_path, files) == {}
+    assert not (tmp_path / store.SEEN).exists()
 
 
 def test_an_object_without_a_key_is_damaged(tmp_path: Path) -> None:

@@ -5,6 +5,11 @@ into it, so a kill at any moment leaves either the old state or the new one. Fol
 carry a digest of the stage's inputs and, once finished, the size and SHA-256 of every file;
 reading checks them.
 
+Folders that stay behind when the work is over, such as a run or an export, have the checksums of
+their files in a manifest, which is written last. Checking is cheap: a file that has not moved since
+it was last found right is not read again. What was seen of it is kept in `.seen.json` beside the
+manifest, which may be deleted, and is no part of what the folder holds.
+
 `LIMBECK_KILL_AT=stage:n` in the environment sends SIGKILL at the n-th durable write of a kind of
 stage (`mine`, `score`, `train`: what comes before the first dash of its name), before the rename:
 the hardest moment there is. Tests of resuming use it.
@@ -26,19 +31,28 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import polars as pl
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from limbeck.errors import StoreError
 
 LEFT = (".tmp-", ".old-")  # how names begin of what a killed writer left behind
+MANIFEST = "manifest.json"  # the checksums of a folder's files
+SEEN = ".seen.json"  # which of them were found right, and what the file system said of them then
+AGAIN = "Delete it and run the same command again."
+
+_SETTLED_NS = 2_000_000_000  # a younger file may change again within a tick of its clock
+
+T = TypeVar("T")
 
 _writes: Counter[str] = Counter()
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
@@ -198,18 +212,50 @@ def write_tensors(
         temporary.write_bytes(content)
 
 
-def read_json(path: Path) -> Any:
-    """The value of a JSON file.
+class Written(BaseModel):
+    """The base of what a JSON file of ours holds: keys of later versions are passed over."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
+
+
+@overload
+def read_json(path: Path, *, advice: str = AGAIN) -> Any: ...
+
+
+@overload
+def read_json(path: Path, form: type[T], *, advice: str = AGAIN) -> T: ...
+
+
+def read_json(path: Path, form: Any = Any, *, advice: str = AGAIN) -> Any:
+    """The value of a JSON file, which must have this form: a `Written`, or what pydantic knows.
+
+    `advice` says what to do about a file that is damaged.
 
     Raises:
-        StoreError: when it is missing or damaged.
+        StoreError: when it is missing, damaged or of another form.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _adapter(form).validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing. Run the command that makes it first.") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise damaged(path, str(error)) from error
+    except OSError as error:
+        raise damaged(path, error.strerror or str(error), advice) from error
+    except ValidationError as error:
+        raise damaged(path, _first_fault(error), advice) from error
+
+
+@lru_cache
+def _adapter(form: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(form)
+
+
+def _first_fault(error: ValidationError) -> str:
+    """Where a value has not the form that it should have, and why."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "missing":
+        return f"it has no {where!r}"
+    return f"{where}: {fault['msg']}" if where else str(fault["msg"])
 
 
 def read_object(path: Path, *keys: str) -> dict[str, Any]:
@@ -253,9 +299,123 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise damaged(path, str(error)) from error
 
 
-def damaged(path: Path, why: str) -> StoreError:
+def damaged(path: Path, why: str, advice: str = AGAIN) -> StoreError:
     """The error for an artefact that cannot be read back."""
-    return StoreError(f"{path} is damaged ({why}). Delete it and run the same command again.")
+    return StoreError(f"{path} is damaged ({why}). {advice}")
+
+
+class Checksum(Written):
+    """A file's size and the SHA-256 (hex) of its bytes."""
+
+    bytes: int
+    sha256: str
+
+
+class _Sight(Written):
+    """What the file system said of a file when its SHA-256 was computed."""
+
+    bytes: int
+    modified: int
+    changed: int
+    sha256: str
+
+
+class _Manifest(Written):
+    files: dict[str, Checksum]
+    digest: str
+
+
+def checksum(path: Path) -> Checksum:
+    """A file's checksum."""
+    return Checksum(bytes=path.stat().st_size, sha256=digest_file(path))
+
+
+def checksums(folder: Path, names: Iterable[str]) -> dict[str, Checksum]:
+    """The checksums of files in a folder, by their names relative to it.
+
+    Raises:
+        StoreError: when one cannot be read.
+    """
+    try:
+        return {name: checksum(folder / name) for name in sorted(names)}
+    except OSError as error:
+        raise damaged(folder, f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def files_below(folder: Path, *parts: str) -> list[str]:
+    """The names, relative to a folder, of its files but for its manifest; where `parts` of it are
+    named, files or folders, of those alone.
+    """
+    roots = [folder / part for part in parts] or [folder]
+    found = [path for root in roots for path in [root, *root.rglob("*")] if path.is_file()]
+    return sorted({str(path.relative_to(folder)) for path in found} - {MANIFEST, SEEN})
+
+
+def faults(folder: Path, files: Mapping[str, Checksum], *, anew: bool = False) -> dict[str, str]:
+    """What is wrong with files in a folder, by name: a sentence without its full stop; nothing for
+    those that are as listed.
+
+    A file of the right size is read only when it may have changed since it was last found right;
+    with `anew`, always.
+    """
+    known = {} if anew else _seen(folder)
+    found, sights = {}, {}
+    for name, expected in files.items():
+        try:
+            about = (folder / name).stat()
+            if about.st_size != expected.bytes:
+                found[name] = f"{name} has {about.st_size} bytes, {expected.bytes} expected"
+                continue
+            sight = _Sight(
+                bytes=about.st_size,
+                modified=about.st_mtime_ns,
+                changed=about.st_ctime_ns,
+                sha256=expected.sha256,
+            )
+            if known.get(name) == sight:
+                continue
+            if digest_file(folder / name) != expected.sha256:
+                found[name] = f"the SHA-256 of {name} is not the recorded one"
+            elif time.time_ns() - max(sight.modified, sight.changed) > _SETTLED_NS:
+                sights[name] = sight
+        except FileNotFoundError:
+            found[name] = f"{name} is missing"
+        except OSError as error:
+            found[name] = f"{name} cannot be read: {error.strerror}"
+    if sights and not anew:
+        told = {name: sight.model_dump() for name, sight in {**known, **sights}.items()}
+        with suppress(StoreError):  # in a folder that may not be written, files are read every time
+            write_json(folder / SEEN, told, stage="seen")
+    return found
+
+
+def write_manifest(folder: Path, files: Mapping[str, Checksum], *, stage: str) -> None:
+    """Write the checksums of a folder's files, after all of them."""
+    listing = {name: each.model_dump() for name, each in files.items()}
+    write_json(folder / MANIFEST, {"files": listing, "digest": digest(listing)}, stage=stage)
+
+
+def read_manifest(folder: Path, *, advice: str = AGAIN) -> dict[str, Checksum] | None:
+    """The checksums of a folder's files; None for a folder that older versions made.
+
+    Raises:
+        StoreError: when the manifest itself is damaged.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    found = read_json(path, _Manifest, advice=advice)
+    if digest({name: each.model_dump() for name, each in found.files.items()}) != found.digest:
+        raise damaged(path, "it is not what was written", advice)
+    return found.files
+
+
+def _seen(folder: Path) -> dict[str, _Sight]:
+    """What was seen of a folder's files; nothing when that is gone or damaged."""
+    try:
+        return read_json(folder / SEEN, dict[str, _Sight])
+    except StoreError:
+        return {}
 
 
 def _link(source: str, target: str) -> None:
@@ -321,16 +481,9 @@ class StageFolder:
         claimed = found.pop("digest", None)  # older runs have none
         if claimed is not None and claimed != digest(found):
             raise damaged(done, "it is not what was written")
-        for name, expected in found["files"].items():
-            file = self.path / name
-            if not file.is_file():
-                raise damaged(self.path, f"{name} is missing")
-            size = file.stat().st_size
-            if size != expected["bytes"]:
-                why = f"{name} has {size} bytes, {expected['bytes']} expected"
-                raise damaged(self.path, why)
-            if digest_file(file) != expected["sha256"]:
-                raise damaged(self.path, f"the SHA-256 of {name} is not the recorded one")
+        files = {name: Checksum(**each) for name, each in found["files"].items()}
+        for fault in faults(self.path, files, anew=True).values():
+            raise damaged(self.path, fault)
         return True
 
     @property
