@@ -46,6 +46,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from limbeck.errors import StoreError
 
 LEFT = (".tmp-", ".old-")  # how names begin of what a killed writer left behind
+ABANDONED = 24 * 3600  # seconds without a write, after which such a file or folder has no writer
 MANIFEST = "manifest.json"  # the checksums of a folder's files
 SEEN = ".seen.json"  # which of them were found right, and what the file system said of them then
 AGAIN = "Delete it and run the same command again."
@@ -122,6 +123,7 @@ def new_folder(path: Path, *, stage: str) -> Iterator[Path]:
 
     A folder already at `path` is replaced; a kill between the two renames that this takes leaves
     the old one beside it, in a name that begins with `.old-`, and the same command makes it anew.
+    What was left by a writer of `path` that was killed a day ago or more is deleted first.
 
     Raises:
         StoreError: when the file system refuses; what was there before stays.
@@ -131,6 +133,7 @@ def new_folder(path: Path, *, stage: str) -> Iterator[Path]:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
+        clear_abandoned(path.parent, path.name)
         yield temporary
         for found in sorted(temporary.rglob("*")):
             _flush(found)
@@ -160,20 +163,31 @@ def held(folder: Path) -> Iterator[None]:
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise StoreError(
-                    f"Another process is working in {folder}. Wait for it, or choose another."
-                ) from error
-            # a file system without locks: two writers in one folder are then the user's to avoid
+        if not _locked(handle):
+            raise StoreError(
+                f"Another process is working in {folder}. Wait for it, or choose another."
+            )
         for left in [path for prefix in LEFT for path in folder.rglob(f"{prefix}*")]:
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+            _remove(left)
         yield
+    finally:
+        os.close(handle)
+
+
+def clear_abandoned(folder: Path, name: str | None = None) -> None:
+    """Delete what killed writers of a file or folder, or of any, left in a folder.
+
+    A writer may be alive on another machine, where neither its process nor its lock can be seen, so
+    only what nobody wrote to for a day goes. A folder that a process holds is left to it.
+    """
+    left = [path for path in _left_in(folder, name) if _is_abandoned(path)]
+    if not left:
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if _locked(handle):
+            for path in left:
+                _remove(path)
     finally:
         os.close(handle)
 
@@ -499,10 +513,7 @@ class StageFolder:
         What a killed writer left behind is deleted first.
         """
         for left in [*self.path.rglob(".tmp-*"), *self.path.rglob(".old-*")]:
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                _remove_file(left)
+            _remove(left)
         files = sorted(
             file for file in self.path.rglob("*") if file.is_file() and file.name != "done.json"
         )
@@ -528,10 +539,50 @@ def resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
 
 
+def _locked(handle: int) -> bool:
+    """Whether an open folder is now this process's; False when another one has it.
+
+    In a file system without locks two writers in one folder are the user's to avoid.
+    """
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
+
+
+def _left_in(folder: Path, name: str | None) -> list[Path]:
+    """What writers of a name, or of any, have in a folder beside what they write."""
+    try:
+        found = list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    wanted = ".+" if name is None else re.escape(name)
+    written = re.compile(rf"\.(tmp|old)-\d+-{wanted}", re.DOTALL)
+    return [each for each in found if written.fullmatch(each.name)]
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether nobody wrote to a file, or to anything in a folder, for a day."""
+    try:
+        newest = max(each.stat().st_mtime for each in [path, *path.rglob("*")])
+    except FileNotFoundError:  # its writer is at work
+        return False
+    return time.time() - newest > ABANDONED
+
+
 class _Spent:
     """Seconds of all stages that this process finished."""
 
     seconds = 0.0
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder that a writer left, if it is still there and can be."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        _remove_file(path)
 
 
 def _remove_file(path: Path) -> None:

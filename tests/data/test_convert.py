@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,28 @@ def test_what_cannot_be_used_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train.tsv:1"):
         convert(source, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_what_a_killed_conversion_left_goes_when_nobody_wrote_to_it_for_a_day(
+    tmp_path: Path,
+) -> None:
+    """One that is younger may be written just now, on another machine; another's is left alone."""
+    source = beir(tmp_path / "source")
+    left = {
+        ".tmp-7-out": 25,
+        ".old-7-out": 25,
+        ".tmp-8-out": 23,
+        ".tmp-7-other": 25,
+        ".tmp-out": 25,
+    }
+    for name, hours in left.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "corpus.jsonl").write_text("half")
+        for path in (tmp_path / name / "corpus.jsonl", tmp_path / name):
+            os.utime(path, times=(time.time() - hours * 3600,) * 2)
+    convert(source, tmp_path / "out")
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"source", "out", ".tmp-8-out", ".tmp-7-other", ".tmp-out"}
 
 
 def test_ids_that_judgements_cannot_hold_are_refused(tmp_path: Path) -> None:

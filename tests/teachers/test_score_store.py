@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -119,6 +121,7 @@ def test_default_place_follows_the_cache_folder(monkeypatch):
 
 WRITER = """
 import sys
+import time
 from functools import partial
 from pathlib import Path
 import numpy as np
@@ -146,4 +149,58 @@ def test_two_writers_at_once(store):
         found = store.scores_of("t", text_keys(names), text_keys(["p"] * len(names)))
         assert found.tolist() == expected
         assert store.vectors_of("t", text_keys(names))[1][:, 0].tolist() == expected
+    assert not list(store.root.rglob(".tmp-*"))
+
+
+PRUNER = """
+import sys
+import time
+from pathlib import Path
+from limbeck.errors import ConfigError
+from limbeck.teachers.score_store import ScoreStore
+store = ScoreStore(Path(sys.argv[1]))
+print("begun", flush=True)
+while not Path(sys.argv[2]).exists():
+    try:
+        store.prune(["t" * 64])
+    except ConfigError:
+        pass  # nothing is stored just now
+"""
+
+
+def test_pruning_beside_a_reader_and_a_writer_costs_what_was_pruned_and_nothing_else(
+    store, tmp_path
+):
+    digest, stop = "t" * 64, tmp_path / "stop"
+    command = [sys.executable, "-c", PRUNER, str(store.root), str(stop)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as pruner:
+        try:
+            pruner.stdout.readline()
+            for at in range(100):
+                queries = text_keys([f"q{at}", f"r{at}"])
+                scores = np.array([at, at + 0.5], dtype=np.float32)
+                store.add_scores(digest, "t", queries, PASSAGES[:2], scores)
+                store.add_vectors(digest, "t", queries, scores[:, None])
+                found = store.scores_of(digest, queries, PASSAGES[:2])
+                assert np.isnan(found).all() or found.tolist() == scores.tolist()
+                vectors = store.vectors_of(digest, queries)[1]
+                assert vectors.ravel().tolist() in ([], scores.tolist())
+                assert store.known_texts(digest, queries) in (0, 2)
+                assert all(entry.digest == digest for entry in store.list())
+        finally:
+            stop.touch()
+    assert pruner.returncode == 0
+
+
+def test_what_a_killed_writer_left_goes_when_nobody_wrote_to_it_for_a_day(store):
+    store.add_scores("t" * 64, "t", QUERIES, PASSAGES, SCORES)
+    folder = store.root / "scores" / ("t" * 64)
+    for name, hours in ((".tmp-9-x.parquet", 25), (".tmp-10-y.parquet", 23)):
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, times=(time.time() - hours * 3600,) * 2)
+    ScoreStore(store.root).add_scores("t" * 64, "t", QUERIES[:1], PASSAGES[:1], SCORES[:1])
+    assert [path.name for path in folder.glob(".tmp-*")] == [".tmp-10-y.parquet"]
+    os.utime(folder / ".tmp-10-y.parquet", times=(0, 0))
+    store.add_scores("u" * 64, "u", QUERIES, PASSAGES, SCORES)
+    store.prune(["u" * 64])  # whatever is pruned
     assert not list(store.root.rglob(".tmp-*"))

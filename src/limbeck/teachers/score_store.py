@@ -3,7 +3,8 @@
 Raw scores of (query text, passage text) pairs and vectors of single texts, shared by every run of a
 user. A shard is named by the SHA-256 of its bytes and renamed into place, so two runs may write at
 the same time and neither can spoil the other's work; reading checks the name, so a damaged shard is
-refused, never believed.
+refused, never believed. Shards may be pruned at any moment: to a reader, what is gone was never
+there, and a writer whose folder went makes it anew.
 
     ROOT/scores/<digest>/<sha256>.parquet        query_key, passage_key (16 bytes each), score
     ROOT/vectors/<digest>/<sha256>.safetensors   keys [n, 16] uint8, vectors [n, D] float32
@@ -19,10 +20,12 @@ This module knows no model, no collection and no run.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +39,11 @@ import safetensors.torch
 import torch
 
 from limbeck.errors import ConfigError, StoreError
-from limbeck.store import damaged, new_file, read_json, write_json
+from limbeck.store import clear_abandoned, damaged, new_file, read_json, write_json
 
 KEY_BYTES = 16
 _STAGE = "store"
+_TRIES = 10  # of a write whose folder is pruned each time
 _SUFFIX = {"scores": "parquet", "vectors": "safetensors"}
 
 Kind = Literal["scores", "vectors"]
@@ -65,6 +69,7 @@ class ScoreStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._cleared: set[Path] = set()  # of what killed writers left
 
     @classmethod
     def default(cls) -> ScoreStore:
@@ -81,7 +86,8 @@ class ScoreStore:
         wanted = _pair_frame(queries, passages).with_row_index("row")
         scores = np.full(len(queries), np.nan, dtype=np.float32)
         for path in self._shards("scores", digest):
-            content = _checked(path)
+            if (content := _checked(path)) is None:
+                continue
             try:
                 shard = pl.read_parquet(io.BytesIO(content))
                 found = wanted.join(shard, on=["query_key", "passage_key"], how="inner")
@@ -116,8 +122,10 @@ class ScoreStore:
         positions: list[npt.NDArray[np.int64]] = []
         vectors: list[Floats] = []
         for path in self._shards("vectors", digest):
+            if (content := _checked(path)) is None:
+                continue
             try:
-                shard = safetensors.torch.load(_checked(path))
+                shard = safetensors.torch.load(content)
                 keys = _as_keys(shard["keys"].numpy())
                 rows = shard["vectors"].numpy()
             except (safetensors.SafetensorError, KeyError) as error:
@@ -146,6 +154,8 @@ class ScoreStore:
             try:
                 with safetensors.safe_open(path, framework="numpy") as shard:
                     held |= set(_as_keys(shard.get_tensor("keys")))
+            except FileNotFoundError:
+                continue  # pruned in the meantime
             except (safetensors.SafetensorError, KeyError) as error:
                 raise damaged(path, str(error)) from error
         return len(held.intersection(texts))
@@ -173,7 +183,8 @@ class ScoreStore:
         ]
 
     def prune(self, digests: Sequence[str]) -> Sequence[Entry]:
-        """Delete what is stored under digests, each given in full or by its first letters.
+        """Delete what is stored under digests, each given in full or by its first letters, and what
+        writers that were killed a day ago or more left anywhere in the store.
 
         Returns what went.
 
@@ -198,40 +209,55 @@ class ScoreStore:
                 )
             gone += [entry for entry in found if entry not in gone]
         for entry in gone:
-            try:
-                shutil.rmtree(self.root / entry.kind / entry.digest)
-            except OSError as error:
-                raise StoreError(
-                    f"Cannot delete {self.root / entry.kind / entry.digest}: {error.strerror}. "
-                    "Check the path and run the same command again."
-                ) from error
+            _delete(self.root / entry.kind / entry.digest)
+        for kind in KINDS:
+            for folder in (self.root / kind, *self._folders(kind)):
+                clear_abandoned(folder)
         return gone
 
     def _shards(self, kind: Kind, digest: str) -> Sequence[Path]:
         """The shards of one teacher, in the order that decides who wins."""
-        return sorted((self.root / kind / digest).glob(f"[!.]*.{_SUFFIX[kind]}"))
+        try:
+            return sorted((self.root / kind / digest).glob(f"[!.]*.{_SUFFIX[kind]}"))
+        except FileNotFoundError:  # pruned in the meantime
+            return []
+
+    def _folders(self, kind: Kind) -> Sequence[Path]:
+        """The folders of all teachers."""
+        return sorted((self.root / kind).glob("[!.]*"))
 
     def _add(self, kind: Kind, digest: str, name: str, content: bytes) -> None:
         """Write a shard under the name that its content gives it."""
         folder = self.root / kind / digest
         path = folder / f"{hashlib.sha256(content).hexdigest()}.{_SUFFIX[kind]}"
-        if path.exists():  # another run said the same, or this one before it was killed
-            return
-        if not (folder / "about.json").exists():
-            write_json(folder / "about.json", {"name": name}, stage=_STAGE)
-        with new_file(path, stage=_STAGE) as temporary:
-            temporary.write_bytes(content)
+        if folder not in self._cleared:
+            clear_abandoned(folder)
+            self._cleared.add(folder)
+        for left in reversed(range(_TRIES)):
+            try:
+                if not path.exists():  # else another run said the same, or this one, killed
+                    with new_file(path, stage=_STAGE) as temporary:
+                        temporary.write_bytes(content)
+                if not (folder / "about.json").exists():
+                    write_json(folder / "about.json", {"name": name}, stage=_STAGE)
+            except StoreError as error:
+                if not (left and _is_missing(error)):
+                    raise
+            else:
+                return
 
     def _entries(self, kind: Kind) -> Iterator[Entry]:
         """One entry per teacher with at least one shard."""
-        for folder in sorted((self.root / kind).glob("*")):
-            found = [shard.stat() for shard in self._shards(kind, folder.name)]
+        for folder in self._folders(kind):
+            try:
+                found = [shard.stat() for shard in self._shards(kind, folder.name)]
+            except FileNotFoundError:
+                continue  # pruned in the meantime
             if found:
-                about = folder / "about.json"
                 yield Entry(
                     kind=kind,
                     digest=folder.name,
-                    name=str(read_json(about)["name"]) if about.exists() else "",
+                    name=_name_in(folder / "about.json"),
                     shards=len(found),
                     bytes=sum(stat.st_size for stat in found),
                     used=max(stat.st_mtime for stat in found),
@@ -266,13 +292,56 @@ def _as_keys(content: npt.NDArray[np.uint8]) -> list[bytes]:
     return [row.tobytes() for row in content]
 
 
-def _checked(path: Path) -> bytes:
-    """A shard's bytes, whose SHA-256 must be its name.
+def _name_in(about: Path) -> str:
+    """What a teacher was called when it was first stored, or nothing when that is not kept.
+
+    Raises:
+        StoreError: when the file is damaged.
+    """
+    try:
+        return str(read_json(about)["name"])
+    except StoreError as error:
+        if _is_missing(error):
+            return ""
+        raise
+
+
+def _is_missing(error: StoreError) -> bool:
+    """Whether a file or its folder is not there: it was pruned in the meantime."""
+    return isinstance(error.__cause__, FileNotFoundError)
+
+
+def _delete(folder: Path) -> None:
+    """Delete what is kept of a teacher, at once for whoever reads or writes there.
+
+    Raises:
+        StoreError: when the file system refuses.
+    """
+    going = folder.parent / f".old-{os.getpid()}-{time.time_ns()}-{folder.name}"
+    try:
+        folder.replace(going)
+        shutil.rmtree(going)
+    except FileNotFoundError:
+        pass  # another process deletes it, too
+    except OSError as error:
+        if error.errno == errno.ENOTEMPTY:  # a writer had just opened a file there: cleared later
+            return
+        raise StoreError(
+            f"Cannot delete {folder}: {error.strerror}. Check the path and run the same command "
+            "again."
+        ) from error
+
+
+def _checked(path: Path) -> bytes | None:
+    """A shard's bytes, whose SHA-256 must be its name; None when it was pruned in the meantime.
 
     Raises:
         StoreError: when it is not.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
     if hashlib.sha256(content).hexdigest() != path.stem:
         raise damaged(path, "its SHA-256 is not the one in its name")
     return content
