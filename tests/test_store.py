@@ -99,7 +99,7 @@ def a_folder(path: Path) -> dict[str, store.Checksum]:
     for name in ("a.bin", "in/b.bin"):
         store.write_text(path / name, f"content of {name}", stage="x")
     files = store.checksums(path, store.files_below(path))
-    store.write_manifest(path, files, stage="x")
+    store.write_manifest(path, files, advice="Export it again.", stage="x")
     return files
 
 
@@ -114,13 +114,30 @@ def test_a_manifest_lists_files_and_is_read_back(tmp_path: Path) -> None:
     files = a_folder(tmp_path)
     assert list(files) == ["a.bin", "in/b.bin"] == store.files_below(tmp_path)
     assert store.files_below(tmp_path, "in", "gone") == ["in/b.bin"]
-    assert store.read_manifest(tmp_path) == files
+    assert store.read_manifest(tmp_path) == ("Export it again.", files)
     assert store.faults(tmp_path, files) == {}
     assert store.read_manifest(tmp_path / "in") is None
     text = (tmp_path / store.MANIFEST).read_text()
     (tmp_path / store.MANIFEST).write_text(text.replace("a.bin", "c.bin"))
-    with pytest.raises(StoreError, match=r"manifest.json is damaged .*Export it again"):
-        store.read_manifest(tmp_path, advice="Export it again.")
+    with pytest.raises(StoreError, match=r"manifest.json is damaged .*or delete that file"):
+        store.read_manifest(tmp_path)
+
+
+def test_what_a_manifest_above_lists_is_checked_and_nothing_else(tmp_path: Path) -> None:
+    a_folder(tmp_path / "run")
+    store.write_text(tmp_path / "run" / "in" / "later", "not listed", stage="x")
+    (tmp_path / "link").symlink_to(tmp_path / "run" / "in")
+    flipped(tmp_path / "run" / "a.bin")
+    for name in ("", "run/in", "run/in/b.bin", "run/in/later", "run/gone", "link"):
+        store.check_whole(tmp_path / name)
+    says = r"run is damaged \(the SHA-256 of a.bin .*\). Export it again."
+    for name in ("run", "run/a.bin"):
+        with pytest.raises(StoreError, match=says):
+            store.check_whole(tmp_path / name)
+    (tmp_path / "run" / "in" / "b.bin").unlink()
+    for name in ("run/in", "run/in/b.bin", "link"):
+        with pytest.raises(StoreError, match=r"in/b.bin is missing"):
+            store.check_whole(tmp_path / name)
 
 
 @pytest.mark.parametrize("anew", [False, True])

@@ -7,8 +7,8 @@ reading checks them.
 
 Folders that stay behind when the work is over, such as a run or an export, have the checksums of
 their files in a manifest, which is written last. Checking is cheap: a file that has not moved since
-it was last found right is not read again. What was seen of it is kept in `.seen.json` beside the
-manifest, which may be deleted, and is no part of what the folder holds.
+it was last found right is not read again. What was seen of it is kept in a file of its own beside
+the manifest, which may be deleted, and is no part of what the folder holds.
 
 `LIMBECK_KILL_AT=stage:n` in the environment sends SIGKILL at the n-th durable write of a kind of
 stage (`mine`, `score`, `train`: what comes before the first dash of its name), before the rename:
@@ -47,14 +47,16 @@ from limbeck.errors import StoreError
 
 LEFT = (".tmp-", ".old-")  # how names begin of what a killed writer left behind
 ABANDONED = 24 * 3600  # seconds without a write, after which such a file or folder has no writer
-MANIFEST = "manifest.json"  # the checksums of a folder's files
-SEEN = ".seen.json"  # which of them were found right, and what the file system said of them then
+MANIFEST = "limbeck-manifest.json"  # the checksums of a folder's files
+SEEN = ".limbeck-seen.json"  # which were found right, and what the file system said of them then
 AGAIN = "Delete it and run the same command again."
 
+_MOST_ABOVE = 3  # RUN/teacher/member-0/model.safetensors
 _SETTLED_NS = 2_000_000_000  # a younger file may change again within a tick of its clock
 
 T = TypeVar("T")
 
+_seen_here: dict[Path, dict[str, _Sight]] = {}  # by this process, by folder
 _writes: Counter[str] = Counter()
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024  # the unit of ru_maxrss
 
@@ -335,6 +337,7 @@ class _Sight(Written):
 
 
 class _Manifest(Written):
+    advice: str
     files: dict[str, Checksum]
     digest: str
 
@@ -372,7 +375,7 @@ def faults(folder: Path, files: Mapping[str, Checksum], *, anew: bool = False) -
     A file of the right size is read only when it may have changed since it was last found right;
     with `anew`, always.
     """
-    known = {} if anew else _seen(folder)
+    known = {} if anew else {**_seen(folder), **_seen_here.get(folder, {})}
     found, sights = {}, {}
     for name, expected in files.items():
         try:
@@ -397,20 +400,26 @@ def faults(folder: Path, files: Mapping[str, Checksum], *, anew: bool = False) -
         except OSError as error:
             found[name] = f"{name} cannot be read: {error.strerror}"
     if sights and not anew:
+        _seen_here.setdefault(folder, {}).update(sights)
         told = {name: sight.model_dump() for name, sight in {**known, **sights}.items()}
-        with suppress(StoreError):  # in a folder that may not be written, files are read every time
+        with suppress(StoreError):  # a folder that may not be written is read by every process
             write_json(folder / SEEN, told, stage="seen")
     return found
 
 
-def write_manifest(folder: Path, files: Mapping[str, Checksum], *, stage: str) -> None:
-    """Write the checksums of a folder's files, after all of them."""
+def write_manifest(folder: Path, files: Mapping[str, Checksum], *, advice: str, stage: str) -> None:
+    """Write the checksums of a folder's files, after all of them.
+
+    `advice` says what to do when one of them is damaged.
+    """
     listing = {name: each.model_dump() for name, each in files.items()}
-    write_json(folder / MANIFEST, {"files": listing, "digest": digest(listing)}, stage=stage)
+    found = {"advice": advice, "files": listing, "digest": digest([advice, listing])}
+    write_json(folder / MANIFEST, found, stage=stage)
 
 
-def read_manifest(folder: Path, *, advice: str = AGAIN) -> dict[str, Checksum] | None:
-    """The checksums of a folder's files; None for a folder that older versions made.
+def read_manifest(folder: Path) -> tuple[str, dict[str, Checksum]] | None:
+    """What to do when a file of a folder is damaged, and the checksums of its files; None for a
+    folder without a manifest, as older versions left it.
 
     Raises:
         StoreError: when the manifest itself is damaged.
@@ -418,10 +427,37 @@ def read_manifest(folder: Path, *, advice: str = AGAIN) -> dict[str, Checksum] |
     path = folder / MANIFEST
     if not path.exists():
         return None
+    advice = (
+        f"Make {folder} again with the command that made it, or delete that file to open the "
+        "folder unchecked."
+    )
     found = read_json(path, _Manifest, advice=advice)
-    if digest({name: each.model_dump() for name, each in found.files.items()}) != found.digest:
+    listing = {name: each.model_dump() for name, each in found.files.items()}
+    if digest([found.advice, listing]) != found.digest:
         raise damaged(path, "it is not what was written", advice)
-    return found.files
+    return found.advice, found.files
+
+
+def check_whole(path: Path, *, anew: bool = False) -> None:
+    """Refuse a file or folder that is not as a manifest has it, in that folder or above.
+
+    What no manifest lists passes. `anew` is as in `faults`.
+
+    Raises:
+        StoreError: naming a file that is missing or damaged, with the manifest's advice.
+    """
+    path = path.resolve()
+    for folder in [path, *path.parents[:_MOST_ABOVE]]:
+        if (found := read_manifest(folder)) is None:
+            continue
+        advice, files = found
+        below = {
+            name: expected
+            for name, expected in files.items()
+            if (folder / name).is_relative_to(path)
+        }
+        for fault in faults(folder, below, anew=anew).values():
+            raise damaged(folder, fault, advice)
 
 
 def _seen(folder: Path) -> dict[str, _Sight]:

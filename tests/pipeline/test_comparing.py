@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from limbeck.pipeline import compare
+from limbeck.store import MANIFEST
 
 from .conftest import Distil, Finished, Invoke
 
@@ -27,7 +28,8 @@ def copy(finished: Finished, tmp_path: Path) -> Copy:
 
     def copy(name: str, values: list[float], seed: int = 0) -> Path:
         out = tmp_path / name
-        shutil.copytree(finished.out, out, ignore=shutil.ignore_patterns("stages", "student"))
+        left_out = shutil.ignore_patterns("stages", "student", MANIFEST)
+        shutil.copytree(finished.out, out, ignore=left_out)
         table = pl.read_parquet(out / "per_query.parquet")
         student = table.filter(pl.col("model") == "student")
         changed = student.with_columns(pl.Series("nDCG@10", values))

@@ -22,8 +22,8 @@ import polars as pl
 from limbeck.bench.arms import asked_of_teacher, trained
 from limbeck.bench.budget import BASELINES
 from limbeck.evaluation.comparison import against, mean_ci, mean_over_seeds
-from limbeck.pipeline.comparing import PER_QUERY, per_query
-from limbeck.pipeline.reporting import DECIDES
+from limbeck.pipeline.comparing import per_query
+from limbeck.pipeline.reporting import DECIDES, PER_QUERY
 from limbeck.recipes import find_preset
 from limbeck.store import read_parquet
 

@@ -42,7 +42,7 @@ from limbeck.models.loading import load_encoder
 from limbeck.pipeline import distill
 from limbeck.pipeline import dry_run as stages_of
 from limbeck.pipeline.asking import FITTED, measured_split, teachers_wanted
-from limbeck.pipeline.reporting import DECIDES, METRICS
+from limbeck.pipeline.reporting import DECIDES, METRICS, damage
 from limbeck.pipeline.reporting import PAGE as RUN_PAGE
 from limbeck.recipes import find_preset
 from limbeck.record import RECORD, check_same_run, check_writable, environment, read_record
@@ -319,7 +319,7 @@ def _run(plan: Plan, out: Path, progress: Progress) -> dict[str, float]:
     seconds: dict[str, float] = read_json(known) if known.exists() else {}
     for number, arm in enumerate(plan.arms, start=1):
         state, where = arm.state, f"arm {number} of {len(plan.arms)}: {arm.title}"
-        if state == "finished":
+        if state == "finished" and not damage(arm.out):
             progress.say(f"{where}: finished before")
             continue
         left = [each for each in plan.arms[number - 1 :] if each.state != "finished"]

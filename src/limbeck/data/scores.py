@@ -29,6 +29,7 @@ from limbeck.data.collection import Collection
 from limbeck.data.examples import ENDINGS, content_id, read_examples
 from limbeck.data.lines import Problem, decoded, lines
 from limbeck.errors import DataError
+from limbeck.store import check_whole
 
 COLUMNS = ("query_id", "passage_id", "score")
 _SHAPE = (
@@ -84,9 +85,11 @@ def read_scores(path: Path, collection: Collection) -> ScoredPairs:
 
     Raises:
         DataError: when there is no such file, or at the first thing in it that cannot be used.
+        StoreError: when it is a run's of our own, and is not what was written.
     """
     if not path.is_file():
         raise DataError(f"There is no file of scores {path}. Check the path.")
+    check_whole(path, anew=True)
     if path.suffix == ".parquet":
         found = _parquet(path)
     elif path.name.endswith(ENDINGS):

@@ -4,6 +4,7 @@
     model.onnx                  the same for onnxruntime, with model.onnx.data when above 1.5 GB
     tokenizer.json ...          as transformers writes them
     limbeck.json                what kind of model it was, its prompts and lengths
+    limbeck-manifest.json       the checksums of these files; older versions wrote none
     README.md                   how to use it without Limbeck
 
 An exported model embeds or scores as the one it came from, but only in the runtime it was exported
@@ -23,7 +24,17 @@ from limbeck.limit import Lengths
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.graph import onnx_session, openvino
 from limbeck.models.quiet import quiet
-from limbeck.store import digest, digest_file, read_object, write_json
+from limbeck.store import (
+    check_whole,
+    checksums,
+    digest,
+    digest_file,
+    files_below,
+    read_manifest,
+    read_object,
+    write_json,
+    write_manifest,
+)
 
 Format = Literal["openvino", "openvino-int8", "onnx"]
 Runtime = Literal["openvino", "onnxruntime"]
@@ -73,6 +84,12 @@ def write_exported(model: Encoder | Ranker, graph: Any, folder: Path, to: Format
         "parameters": model.parameter_count(),
     }
     write_json(folder / _ABOUT, about, stage="export")
+    write_manifest(
+        folder,
+        checksums(folder, files_below(folder)),
+        advice="Export the model again, or copy the whole folder again.",
+        stage="export",
+    )
 
 
 def load_exported(path: str | Path) -> ExportedEncoder | ExportedRanker:
@@ -83,6 +100,7 @@ def load_exported(path: str | Path) -> ExportedEncoder | ExportedRanker:
         StoreError, ModelError: when the folder is damaged.
     """
     folder = Path(path).expanduser()
+    check_whole(folder, anew=True)
     about = read_object(folder / _ABOUT, *_KEYS)
     graph = _Graph(folder, about)
     if about["kind"] == "SentenceTransformer":
@@ -121,7 +139,9 @@ class _Graph(nn.Module):
         # openvino_model.xml and .bin, or model.onnx and, of large models, .onnx.data
         files = sorted(folder.glob(f"{path.stem}.*"))
         self.size_bytes = sum(file.stat().st_size for file in files if file.suffix != ".xml")
-        self.digest = digest([digest_file(file) for file in files])
+        found = read_manifest(folder)  # whose digests were just checked
+        known = {} if found is None else {name: each.sha256 for name, each in found[1].items()}
+        self.digest = digest([known.get(file.name) or digest_file(file) for file in files])
 
     def get_embedding_dimension(self) -> int:
         """How many numbers a vector has."""

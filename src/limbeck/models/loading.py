@@ -25,7 +25,7 @@ from limbeck.errors import ModelError
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.quiet import quiet
 from limbeck.models.reading import LateReader, SparseReader
-from limbeck.store import digest_file
+from limbeck.store import check_whole, digest_file
 
 Kind = Literal["SentenceTransformer", "CrossEncoder", "SparseEncoder", "MultiVectorEncoder"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -185,6 +185,7 @@ def _resolve(path_or_name: str | Path) -> tuple[Kind | None, Path]:
         name = after
     folder = Path(name).expanduser()
     if folder.is_dir():
+        check_whole(folder)
         return given, folder
     if folder.exists():
         raise ModelError(f"{folder} is a file, not a model folder. Name the folder that holds it.")

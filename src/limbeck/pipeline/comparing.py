@@ -19,12 +19,11 @@ from limbeck.errors import ConfigError, DataError, StoreError
 from limbeck.evaluation import comparison
 from limbeck.evaluation.comparison import Estimate, mean_ci
 from limbeck.evaluation.table import aligned
-from limbeck.pipeline.reporting import DECIDES, METRICS
+from limbeck.pipeline.reporting import DECIDES, METRICS, PER_QUERY
 from limbeck.record import RECORD, read_record
 from limbeck.report import Table, comparison_page
-from limbeck.store import read_parquet, write_text
+from limbeck.store import check_whole, read_parquet, write_text
 
-PER_QUERY = "per_query.parquet"
 _SEED = 0  # of intervals and tests: the same runs always give the same numbers
 
 
@@ -206,6 +205,7 @@ def per_query(out: Path, model: str) -> tuple[str, pl.DataFrame]:
         DataError: when it measured nothing.
         StoreError: when its figures are damaged.
     """
+    check_whole(out / PER_QUERY, anew=True)
     if not (out / PER_QUERY).exists():
         raise DataError(
             f"{out} has no {PER_QUERY}: its collection has no dev or test judgements, so nothing "

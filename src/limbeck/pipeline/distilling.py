@@ -23,7 +23,14 @@ from limbeck.limit import Effort, matmul_rate
 from limbeck.models.encoder import Encoder
 from limbeck.pipeline.asking import FITTED, Request, measured_split, split_settings, teachers_wanted
 from limbeck.pipeline.foretold import Plan, as_notes, keep
-from limbeck.pipeline.reporting import DECIDES, Result, finished, report, write_page
+from limbeck.pipeline.reporting import (
+    DECIDES,
+    Result,
+    check_same_models,
+    finished,
+    report,
+    write_page,
+)
 from limbeck.recipes import Recipe, Told, find
 from limbeck.record import (
     check_same_data,
@@ -218,6 +225,7 @@ class Distillation:
     decided: Decided
     force_teacher: bool
     student_alone: bool  # the only system that is measured
+    force: bool  # models that were made again may differ from those that were there
     efforts: dict[str, Effort] = field(default_factory=dict)  # of training, by recipe
 
     def result(self) -> Result:
@@ -269,6 +277,8 @@ class Distillation:
         systems = [self._with_training(each, teacher) for each in systems]
         notes += [f"{what}: {count:,}" for what, count in sorted(task.counts.items())]
         if task.run.group.rank == 0:
+            if not self.force:
+                check_same_models(task.run.folder)
             notes += as_notes(task.run.folder)
             report(task, task.run.folder, systems, notes, task.run.seed)
             write_page(task.run.folder, request.collection)

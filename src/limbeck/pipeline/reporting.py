@@ -1,7 +1,12 @@
-"""What came of it: rows, comparisons, advice, the files that hold them, and a page to read."""
+"""What came of it: rows, comparisons, advice, the files that hold them, and a page to read.
+
+Beside them lies a manifest: what a finished run or an evaluation left, checked whenever it is read
+again. `run.toml` is not in it, since data may move, nor is what people read of a model.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -11,18 +16,43 @@ from pathlib import Path
 import polars as pl
 
 from limbeck.data.collection import Collection
+from limbeck.errors import StoreError
 from limbeck.evaluation.comparison import compare
 from limbeck.evaluation.measures import read_trec, write_trec
 from limbeck.evaluation.table import DIFFERENCE, advice, as_text, row, split_shown
 from limbeck.pipeline.foretold import compared
+from limbeck.record import RECORD
 from limbeck.report import run_page
-from limbeck.store import read_json, write_parquet, write_text
+from limbeck.store import (
+    MANIFEST,
+    Checksum,
+    check_whole,
+    checksum,
+    checksums,
+    faults,
+    files_below,
+    read_json,
+    read_manifest,
+    write_manifest,
+    write_parquet,
+    write_text,
+)
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.systems import Measured
 
 METRICS = "metrics.json"  # a run that has it is finished
+PER_QUERY = "per_query.parquet"
 PAGE = "report.html"  # made from the files of a finished run, whenever it is not there
 DECIDES = "nDCG@10"  # the measure that systems are compared by
+
+_MODELS = ("student", "teacher", "baselines")
+_LEFT_BEHIND = (*_MODELS, PER_QUERY, "runs", "plan.json", "stages/diagnose")
+_FOR_PEOPLE = "README.md"  # a model's card may be written anew
+_REPEAT = (
+    "Repeat the `limbeck distill` that made it, which makes it again from its stages. What you "
+    "changed on purpose belongs into a folder outside of the run."
+)
+_MEASURE_AGAIN = "Run the same `limbeck evaluate` again, with a new --out."
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +92,7 @@ def report(
         found = {"rows": rows, "notes": notes, "advice": said}
         # not sorted: the table of a finished run is made from the order of a row's keys
         text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+        _write_manifest(out, text)
         write_text(out / METRICS, text, stage="report")
     return Result(out, rows, notes, said, as_text(rows) if rows else "")
 
@@ -115,20 +146,80 @@ def _write_runs(task: Retrieval, out: Path, systems: Sequence[Measured]) -> None
         )
         for each in systems
     ]
-    write_parquet(out / "per_query.parquet", pl.concat(frames), stage="report")
+    write_parquet(out / PER_QUERY, pl.concat(frames), stage="report")
     for each in systems:
         results = read_trec(task.run.folder / "stages" / each.stage / "run.trec")
         tag = each.name.replace("/", "-")
         write_trec(out / "runs" / f"{tag}.trec", results, tag=tag, stage="report")
 
 
+def _write_manifest(out: Path, metrics: str) -> None:
+    """Write the checksums of all that is left behind; `metrics` will be what `METRICS` holds, which
+    is written last, since it says that a run is finished.
+    """
+    names = [name for name in files_below(out, *_LEFT_BEHIND) if Path(name).name != _FOR_PEOPLE]
+    content = metrics.encode()
+    told = Checksum(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    files = {**checksums(out, names), METRICS: told}
+    advice = _REPEAT if (out / RECORD).exists() else _MEASURE_AGAIN
+    write_manifest(out, files, advice=advice, stage="report")
+
+
+def damage(out: Path) -> dict[str, str]:
+    """What of a finished run is not as the run left it: a sentence by the name of each file.
+
+    Nothing for a run without a manifest, as older versions left it, and nothing for stages that
+    were deleted.
+    """
+    try:
+        found = read_manifest(out)
+    except StoreError as error:
+        return {MANIFEST: str(error)}
+    if found is None:
+        return {}
+    there = {
+        name: expected
+        for name, expected in found[1].items()
+        if not name.startswith("stages/") or (out / name).exists()
+    }
+    return faults(out, there)
+
+
+def check_same_models(out: Path) -> None:
+    """Refuse models of a run that were made again, and are not what its manifest has.
+
+    Raises:
+        StoreError: naming a file that differs.
+    """
+    try:
+        found = read_manifest(out)
+    except StoreError:
+        return  # which is written anew
+    before = {} if found is None else found[1]
+    models = {name: each for name, each in before.items() if name.split("/")[0] in _MODELS}
+    for fault in faults(out, models).values():
+        raise StoreError(
+            f"{out} was made again, and not to the same bytes: {fault}. Its stages were made anew "
+            "under other conditions. Choose another --out, or accept that with --force."
+        )
+
+
 def write_page(out: Path, collection: Collection | None) -> None:
     """Write a finished run's page; without its collection ids stand in the place of texts."""
     write_text(out / PAGE, run_page(out, collection, compared(out)), stage="page")
+    if (found := read_manifest(out)) is not None:
+        advice, files = found
+        files[PAGE] = checksum(out / PAGE)
+        write_manifest(out, files, advice=advice, stage="page")
 
 
 def finished(out: Path) -> Result:
-    """The result of a run that is done, from its files."""
+    """The result of a run that is done, from its files.
+
+    Raises:
+        StoreError: when they are damaged.
+    """
+    check_whole(out / METRICS, anew=True)
     found = read_json(out / METRICS)
     rows = found["rows"]
     return Result(out, rows, found["notes"], found["advice"], as_text(rows) if rows else "")

@@ -34,7 +34,15 @@ from limbeck.pipeline.asking import (
 )
 from limbeck.pipeline.distilling import Distillation, decide, with_limit
 from limbeck.pipeline.making import with_kept_queries
-from limbeck.pipeline.reporting import METRICS, PAGE, Result, finished, report, write_page
+from limbeck.pipeline.reporting import (
+    METRICS,
+    PAGE,
+    Result,
+    damage,
+    finished,
+    report,
+    write_page,
+)
 from limbeck.record import check_same_run, check_writable, open_folder, read_record
 from limbeck.store import held
 from limbeck.tasks.retrieval import Retrieval
@@ -116,10 +124,7 @@ def distill(
     open_folder(out)
     if found := read_record(out):
         check_same_run(out, found, asked, force=force)
-        if (out / METRICS).exists():
-            if not (out / PAGE).exists() and current_group().rank == 0:
-                with held(out):
-                    write_page(out, _still_there(out, progress))
+        if (out / METRICS).exists() and not _to_make_again(out, progress):
             return finished(out)
     request = checked(asked, settings or {})
     characters = request.collection.passages.characters
@@ -143,15 +148,35 @@ def distill(
         for line in request.notes:
             progress.say(line)
         decided = run.first(lambda: decide(request, task, budget_seconds))
-        return Distillation(request, task, decided, force_teacher, student_alone).result()
+        return Distillation(request, task, decided, force_teacher, student_alone, force).result()
 
 
-def _still_there(out: Path, progress: Progress) -> Collection | None:
+def _to_make_again(out: Path, progress: Progress) -> bool:
+    """Whether something that a finished run left is missing or damaged; a page is made at once."""
+    group = current_group()
+    lost = damage(out) if group.rank == 0 else {}
+    page = lost.pop(PAGE, None)
+    for fault in lost.values():
+        progress.say(f"{fault}: {out} is made again from its stages")
+    again = bool(group.broadcast(float(bool(lost))))
+    if again or group.rank or (page is None and (out / PAGE).exists()):
+        return again
+    collection = _still_there(out)
+    if collection is None and (out / PAGE).exists():
+        progress.say(f"{page}, and it is left so, since the data is gone or has changed")
+        return False
+    if collection is None:
+        progress.say(f"{PAGE} is written without texts, since the data is gone or has changed")
+    with held(out):
+        write_page(out, collection)
+    return False
+
+
+def _still_there(out: Path) -> Collection | None:
     """The collection that a finished run worked on, for its page; None when it is gone."""
     try:
         return data_of(out)
     except LimbeckError:
-        progress.say(f"{PAGE} is written without texts, since the data is gone or has changed")
         return None
 
 

@@ -30,7 +30,7 @@ from limbeck.models.exported import is_exported, load_exported
 from limbeck.models.loading import kind_of, load_encoder, load_late, load_ranker, load_sparse
 from limbeck.models.reading import Reader
 from limbeck.similarity import Similarity, list_similarity, softmax_temperature
-from limbeck.store import damaged, digest, read_json, write_json, write_parquet
+from limbeck.store import check_whole, damaged, digest, read_json, write_json, write_parquet
 from limbeck.teachers.score_store import Floats
 from limbeck.teachers.scoring import Positions, Work
 from limbeck.types import Role
@@ -550,6 +550,7 @@ def renamed(teacher: Teacher, name: str) -> Teacher:
 
 def _load_ensemble(folder: Path) -> EnsembleTeacher:
     """The ensemble that `save` wrote."""
+    check_whole(folder / _ENSEMBLE, anew=True)
     about = read_json(folder / _ENSEMBLE)
     try:
         entries = about["members"]
