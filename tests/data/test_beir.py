@@ -1,5 +1,6 @@
 """Each kind of bad input has a test: the message says what, where and what next."""
 
+import bz2
 import gzip
 import json
 import sys
@@ -10,6 +11,7 @@ import pytest
 from limbeck.data import read_collection
 from limbeck.data.beir import read_beir
 from limbeck.errors import ConfigError, DataError
+from limbeck.types import QueryId
 
 CORPUS = """\
 {"_id": "p0", "title": "Cats", "text": "A cat sleeps."}
@@ -75,6 +77,35 @@ def test_packed_files_read_alike(tmp_path: Path) -> None:
         files[name] = None
         files[f"{name}.gz"] = gzip.compress(content.encode())
     assert read_beir(write(tmp_path / "packed", files)).digest == plain.digest
+
+
+def test_what_is_gzipped_is_seen_by_its_content(tmp_path: Path) -> None:
+    expected = read_beir(write(tmp_path / "plain")).digest
+    misnamed: dict[str, str | bytes | None] = {
+        "corpus.jsonl": gzip.compress(CORPUS.encode()),
+        "queries.jsonl": None,
+        "queries.jsonl.gz": QUERIES,
+        "qrels/train.tsv": gzip.compress(TRAIN.encode()),
+    }
+    assert read_beir(write(tmp_path / "misnamed", misnamed)).digest == expected
+
+
+@pytest.mark.parametrize("ending", [".0", ".", ".000"])
+def test_grades_may_be_written_as_floats(tmp_path: Path, ending: str) -> None:
+    rows = [f"{row}{ending}" for row in TRAIN.splitlines()[1:]]
+    found = read_beir(write(tmp_path / "floats", {"qrels/train.tsv": "\n".join(rows)}))
+    assert found.digest == read_beir(write(tmp_path / "plain")).digest
+
+
+def test_many_grades_are_taken_where_a_header_says_that_they_are(tmp_path: Path) -> None:
+    corpus = "".join(f'{{"_id": "p{at}", "text": "{at}"}}\n' for at in range(11))
+    rows = "".join(f"q0\tp{at}\t{at + 1}\n" for at in range(11))
+    files: dict[str, str | bytes | None] = {
+        "corpus.jsonl": corpus,
+        "qrels/train.tsv": f"query-id\tcorpus-id\tscore\n{rows}",
+        "qrels/test.tsv": None,
+    }
+    assert len(read_beir(write(tmp_path, files)).qrels["train"][QueryId("q0")]) == 11
 
 
 def test_plain_files_win_over_packed_ones_and_it_is_said(tmp_path: Path) -> None:
@@ -149,9 +180,21 @@ BAD: dict[str, tuple[dict[str, str | bytes | None], list[str]]] = {
         {"corpus.jsonl": None, "corpus.jsonl.gz": gzip.compress(CORPUS.encode())[:-20]},
         ["corpus.jsonl:", "cannot be read", "copy it again"],
     ),
-    "no gzip": (
-        {"corpus.jsonl": None, "corpus.jsonl.gz": CORPUS.encode()},
-        ["corpus.jsonl:1: cannot be read", "Make corpus.jsonl.gz again"],
+    "another packing": (
+        {"corpus.jsonl": bz2.compress(CORPUS.encode())},
+        ["corpus.jsonl:1: byte 11 of the line is not UTF-8"],
+    ),
+    "half a grade": (
+        {"qrels/train.tsv": "q0\tp0\t1.0\nq0\tp1\t1.5\n"},
+        ['qrels/train.tsv:2: score "1.5" is not a whole number', "Write 0 for not relevant"],
+    ),
+    "a run for judgements": (
+        {
+            "corpus.jsonl": "".join(f'{{"_id": "p{at}", "text": "{at}"}}\n' for at in range(11)),
+            "qrels/train.tsv": "".join(f"q0\tp{at}\t{at + 1}\n" for at in range(11)),
+            "qrels/test.tsv": None,
+        },
+        ["qrels/train.tsv: the numbers in the third column count up", "with --candidates"],
     ),
     "unknown passage": (
         {"qrels/train.tsv": TRAIN + "q2\tp9\t1\n"},
@@ -337,7 +380,9 @@ def test_empty_texts_are_kept(tmp_path: Path) -> None:
 def test_data_names_a_folder_or_pydocs(tmp_path: Path) -> None:
     folder = write(tmp_path / "toy")
     assert read_collection(str(folder)).name == "toy"
-    assert "too few to set some aside" in read_collection(folder).notes[0]
+    notes = read_collection(folder).notes
+    assert notes[0] == "layout: BEIR's, by corpus.jsonl"
+    assert "too few to set some aside" in notes[1]
     with pytest.raises(ConfigError, match=r'does not exist\. Give a folder .*"pydocs"'):
         read_collection(tmp_path / "nowhere")
     with pytest.raises(ConfigError, match=r"is a file\. Give the folder it is in"):
@@ -362,3 +407,15 @@ def test_a_package_that_is_not_there_is_named_with_its_extra(
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"corpus\.jsonl: missing"):
         read_collection(tmp_path)
+
+
+def test_training_examples_beside_another_layout_are_told_or_refused(tmp_path: Path) -> None:
+    example = '{"query": "who sleeps?", "pos": ["A cat sleeps."]}\n'
+    both = read_collection(write(tmp_path / "both", {"train.jsonl": example}))
+    assert both.notes[0] == "layout: BEIR's, by corpus.jsonl; not read: train.jsonl"
+    files: dict[str, str | bytes | None] = dict.fromkeys(
+        ("queries.jsonl", "qrels/train.tsv", "qrels/test.tsv")
+    )
+    either = write(tmp_path / "either", {**files, "train.jsonl": example})
+    with pytest.raises(ConfigError, match=r"corpus.jsonl without queries, and train.jsonl, which"):
+        read_collection(either)

@@ -106,10 +106,15 @@ def test_what_stops_nothing_is_a_warning(tmp_path: Path) -> None:
     }
     report = check(write(tmp_path, data))
     assert report.errors == ()
-    assert report.warnings == (
+    assert report.notes == (
+        "layout: BEIR's, by corpus.jsonl",
         "qrels/dev.tsv: 1 of 2 queries have only negatives judged; every figure counts 0 for them",
         "train: no judgements; a teacher must be given, and it alone is learned from",
         "1 queries are judged in both dev and test: figures on test flatter what dev taught",
+    )
+    assert f"note: {report.notes[0]}" in report.lines()
+    assert report.to_json()["notes"] == list(report.notes)
+    assert report.warnings == (
         '1 passages are empty ("p0")',
         '1 passages repeat another\'s text ("p3")',
         '1 passages are longer than 100,000 characters ("p 1"); only their beginning is read',

@@ -65,6 +65,32 @@ def judged(collection: Collection, split: Any = "train") -> set[tuple[str, str, 
                 "labels": [1, 0, 1],
             }
         ],
+        [
+            {
+                "query_id": "7",
+                "query": "who sleeps?",
+                "answers": ["cats", "A cat"],
+                "positive_passages": [
+                    {"docid": "3", "title": "", "text": "A cat sleeps."},
+                    {"docid": "4", "title": "Cats", "text": " nap."},
+                ],
+                "negative_passages": [{"docid": "5", "text": "A dog barks."}],
+            }
+        ],
+        [
+            {
+                "question": "who sleeps?",
+                "answers": ["cats"],
+                "positive_ctxs": [{"title": "A cat", "text": "sleeps.", "score": "9.5"}],
+                "negative_ctxs": [],
+                "hard_negative_ctxs": [{"title": "A dog", "text": "barks.", "passage_id": "5"}],
+            },
+            {
+                "question": "who sleeps?",
+                "positive_ctxs": [{"title": None, "text": "Cats nap."}],
+                "negative_ctxs": [{"title": "A dog", "text": "barks."}],
+            },
+        ],
     ],
 )
 def test_every_shape_says_the_same(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
@@ -82,14 +108,36 @@ def test_a_folder_has_splits_and_one_corpus(tmp_path: Path) -> None:
     assert judged(collection) == JUDGED
     assert judged(collection, "test") == {("who barks?", "A dog barks.", 1)}
     assert collection.passages.texts == ["A cat sleeps.", "Cats nap.", "A dog barks."]
-    assert collection.notes == ("test.jsonl: not read: prompt",)
+    assert collection.notes == (
+        'train.jsonl: 1 lines read as FlagEmbedding writes them ("query", "pos")',
+        'test.jsonl: 1 lines read as FlagEmbedding writes them ("query", "pos")',
+        "test.jsonl: not read: prompt",
+    )
 
 
 def test_a_positive_beats_a_negative_and_it_is_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", FLAG, {**FLAG, "pos": ["A dog barks."], "neg": []})
     collection = read_as_given(path)
     assert ("who sleeps?", "A dog barks.", 1) in judged(collection)
-    assert "1 times a passage is given as positive and as negative" in collection.notes[0]
+    assert "1 times a passage is given as positive and as negative" in collection.notes[1]
+
+
+def test_it_is_said_what_each_line_was_read_as_and_what_was_not_read(tmp_path: Path) -> None:
+    tevatron = {
+        "query": "who barks?",
+        "answers": ["dogs"],
+        "positive_passages": [{"docid": "5", "title": "Dogs", "text": "A dog barks."}],
+    }
+    rows = [FLAG, {"anchor": "who naps?", "answer": "Cats nap."}, tevatron, tevatron]
+    collection = read_as_given(write(tmp_path / "a.jsonl", *rows))
+    assert collection.notes[:4] == (
+        'a.jsonl: 1 lines read as FlagEmbedding writes them ("query", "pos")',
+        'a.jsonl: 1 lines read as sentence-transformers writes them ("anchor", "answer")',
+        'a.jsonl: 2 lines read as Tevatron writes them ("query", "positive_passages")',
+        "a.jsonl: not read: answers, positive_passages.docid",
+    )
+    last = len(collection.passages) - 1
+    assert collection.passages.parts(last) == ("Dogs", "A dog barks.")
 
 
 def test_scores_of_a_teacher_are_read_as_scores(tmp_path: Path) -> None:
@@ -129,6 +177,31 @@ BAD: dict[str, tuple[object, str]] = {
     "a label of three": ({"anchor": "a", "positive": "b", "label": 3}, r'3 in "label", neither 0'),
     "too few labels": ({"query": "a", "docs": ["b"], "labels": [1, 0]}, r'2 in "labels" for 1'),
     "only a score": ({"anchor": "a", "positive": "b", "score": 0.9}, r'no "label" says whether'),
+    "two layouts": ({**FLAG, "positive": "a"}, r'"pos" and "positive" are the positives of two'),
+    "two layouts of objects": (
+        {"query": "a", "positive_passages": [{"text": "b"}], "positive_ctxs": [{"text": "c"}]},
+        r'"positive_passages" and "positive_ctxs" are the positives of two layouts',
+    ),
+    "answers beside passages": (
+        {"question": "a", "answers": ["b"], "ctxs": [{"title": "c", "text": "d"}]},
+        r'"answers" and "ctxs" may both be the positive',
+    ),
+    "an answer beside its context": (
+        {"question": "a", "answer": "b", "gold_context": "c"},
+        r'"answer" and "gold_context" may both be the positive',
+    ),
+    "ids of passages": (
+        {"query": "a", "answers": ["b"], "positive_document_ids": ["7"]},
+        r'"answers" and "positive_document_ids" may both be the positive',
+    ),
+    "no passage among objects": (
+        {"query": "a", "answers": ["b"], "positive_passages": [], "negative_passages": []},
+        r'no passage in "positive_passages" nor beside it',
+    ),
+    "an object without a text": (
+        {"query": "a", "positive_passages": [{"docid": "7"}]},
+        r'\{"docid": "7"\} in "positive_passages", not a passage such as',
+    ),
     "a negative of null in a list": (
         {"anchor": "a", "positive": "b", "negative": [None]},
         r'null in "negative", not a text',
@@ -156,13 +229,17 @@ def test_empty_files_and_other_files_are_refused(tmp_path: Path) -> None:
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 2) | st.floats() | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["title", "text", "docid"]), inner, max_size=2)
+    ),
     max_leaves=4,
 )
 NAMES = st.sampled_from(
     [
         *("query", "anchor", "pos", "neg", "positive", "negative", "negative_2", "docs", "label"),
-        *("labels", "scores", "score", "pos_scores", "neg_scores", "other"),
+        *("labels", "scores", "score", "pos_scores", "neg_scores", "other", "answers", "context"),
+        *("positive_passages", "negative_passages", "positive_ctxs", "hard_negative_ctxs"),
     ]
 )
 

@@ -56,8 +56,8 @@ def test_made_queries_are_split_by_passage_and_labelled(tmp_path: Path) -> None:
             text = collection.queries.texts[collection.queries.index[query]]
             assert query == derived_id(text)
             assert set(grades.values()) == {1}
-    assert collection.notes[0].startswith("queries: there are none, so 120 were made from 40 of 40")
-    assert collection.notes[1].startswith("synthetic: ")
+    assert collection.notes[1].startswith("queries: there are none, so 120 were made from 40 of 40")
+    assert collection.notes[2].startswith("synthetic: ")
 
 
 def test_the_same_corpus_gives_the_same_queries_whatever_its_order(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_the_same_corpus_gives_the_same_queries_whatever_its_order(tmp_path: Pat
 def test_check_says_that_queries_are_made(tmp_path: Path) -> None:
     report = check(corpus(tmp_path / "docs", ROWS))
     assert not report.errors
-    assert any(warning.startswith("synthetic: ") for warning in report.warnings)
+    assert any(note.startswith("synthetic: ") for note in report.notes)
 
 
 def test_queries_of_their_own_are_never_mixed_with_made_ones(tmp_path: Path) -> None:

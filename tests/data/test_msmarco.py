@@ -40,7 +40,10 @@ def test_a_good_folder(tmp_path: Path) -> None:
     assert collection.labelled == ["q0"]
     assert collection.unlabelled == ["q2"]
     assert collection.notes == (
+        "layout: MS MARCO's, by collection.tsv",
         "queries.dev.tsv: 1 repeated lines (same id, same text) merged",
+        "qrels.train.tsv: 2 lines read as the four columns of TREC",
+        "qrels.dev.small.tsv: 1 lines read as the four columns of TREC",
         "queries of dev and test: 3 without judgements left out",
         "test: no judgements, so there are no test figures",
     )

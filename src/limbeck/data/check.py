@@ -1,7 +1,7 @@
 """Can this data be used, and what should its owner know about it?
 
-A `Report` has every kind of error at its first place, warnings, and counts. Errors are exactly what
-reading the collection refuses; warnings stop nothing.
+A `Report` has every kind of error at its first place, warnings, notes and counts. Errors are
+exactly what reading the collection refuses; warnings stop nothing; notes say how it was read.
 
 This module knows no tokenizer, no model and no recipe.
 """
@@ -27,20 +27,23 @@ class Report:
     """What was found in a collection.
 
     `errors` are what distilling would refuse, one line per kind with its first place and its count;
+    `notes` are the collection's own, on what was decided while reading;
     `counts` are nested by subject and ready for JSON.
     """
 
     data: str
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
     counts: dict[str, dict[str, object]]
 
     def lines(self) -> list[str]:
-        """The report for people: counts, then warnings, then errors, then the verdict."""
+        """The report for people: counts, notes, warnings, errors, then the verdict."""
         lines = [
             f"{subject}: " + ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
             for subject, values in self.counts.items()
         ]
+        lines += [f"note: {note}" for note in self.notes]
         lines += [f"warning: {warning}" for warning in self.warnings]
         lines += [f"error: {error}" for error in self.errors]
         verdict = "cannot be used" if self.errors else "can be used"
@@ -53,6 +56,7 @@ class Report:
             "usable": not self.errors,
             "errors": list(self.errors),
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
             "counts": self.counts,
         }
 
@@ -80,7 +84,8 @@ def check(data: str | Path, *, drop_unknown_judgements: bool = False) -> Report:
     return Report(
         str(data),
         tuple(errors),
-        (*(collection.notes if str(data) != "pydocs" else ()), *_warnings(collection)),
+        tuple(_warnings(collection)),
+        collection.notes,
         _counts(collection),
     )
 

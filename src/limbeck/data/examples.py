@@ -3,13 +3,14 @@
     FILE.jsonl                                   all of them train
     FOLDER/train.jsonl, dev.jsonl, test.jsonl    those that are there
 
-Each line is an example as FlagEmbedding or sentence-transformers write them
-(`limbeck.data.example_rows`). Files may be packed as .gz.
+Each line is an example as FlagEmbedding, sentence-transformers, Tevatron or DPR write them
+(`limbeck.data.example_rows`); a note says as which of them a file was read. Files may be gzipped.
 
-Such files have texts and no ids. The passages are the distinct texts in all of them, and an id is
-the digest of the text, so a text is one passage or query wherever it stands. A given positive is a
-judgement of grade 1, a given negative one of grade 0; a text that is both to one query is a
-positive, and counted. Scores of a teacher are no judgements: `--teacher scores:FILE` reads them.
+Such files have texts; ids in them are not read. The passages are the distinct texts in all of them,
+and an id is the digest of the text, so a text is one passage or query wherever it stands. A given
+positive is a judgement of grade 1, a given negative one of grade 0; a text that is both to one
+query is a positive, and counted. Scores of a teacher are no judgements: `--teacher scores:FILE`
+reads them.
 
 This module knows no tokenizer and no model.
 """
@@ -17,6 +18,7 @@ This module knows no tokenizer and no model.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,9 +35,10 @@ SHAPE = (
 )
 
 
-def holds_examples(folder: Path) -> bool:
-    """Whether a folder has one of the files of examples."""
-    return any(find(folder, f"{split}.jsonl", []) for split in SPLITS)
+def examples_in(folder: Path) -> list[Path]:
+    """The files of a folder that are called as files of examples are."""
+    found = [find(folder, f"{split}.jsonl", []) for split in SPLITS]
+    return [file for file in found if file]
 
 
 def scan_examples(path: Path, report: Report) -> Collection:
@@ -54,21 +57,24 @@ def scan_examples(path: Path, report: Report) -> Collection:
         title = file.name.removesuffix(".gz")
         judged = grades.setdefault(split, {})
         unread: dict[str, None] = {}
+        shapes: Counter[str] = Counter()
         conflicts = 0
         for number, example in read_examples(file, title, passages.report):
             unread |= dict.fromkeys(example.unread)
+            shapes[example.shape] += 1
             query = content_id(example.query)
             if query not in queries:
                 queries.add(title, number, query, example.query)
-            for text, grade in zip(example.passages, example.grades, strict=True):
-                passage = content_id(text)
+            for (heading, text), grade in zip(example.passages, example.grades, strict=True):
+                passage = passage_id(heading, text)
                 if passage not in passages:
-                    passages.add(title, number, passage, text)
+                    passages.add(title, number, passage, text, heading)
                 before = judged.setdefault((query, passage), grade)
                 conflicts += before != grade
                 judged[query, passage] = max(before, grade)
         if not judged and not passages.report.count:
             passages.report(Problem(f"empty {title}", title, "empty, there are no examples", SHAPE))
+        notes += [f"{title}: {lines:,} lines read as {whose}" for whose, lines in shapes.items()]
         if unread:
             notes.append(f"{title}: not read: {', '.join(unread)}")
         if conflicts:
@@ -107,3 +113,8 @@ def content_id(text: str) -> str:
     """
     content = text.strip().encode("utf-8", "surrogatepass")
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def passage_id(title: str, text: str) -> str:
+    """The id of a passage that has none: the digest of its title, if any, and its text."""
+    return content_id(f"{title.strip()} {text.strip()}")

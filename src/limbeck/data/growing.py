@@ -13,8 +13,11 @@ from array import array
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+import numpy as np
+
 from limbeck.data.collection import LONE_SURROGATE, Collection, Texts, positives
 from limbeck.data.lines import Counter, Problem, Report, decoded
+from limbeck.data.ranks import could_be_ranks
 from limbeck.types import SPLITS, PassageId, Qrels, QueryId, Split
 
 SPLIT_WORDS: dict[str, Split] = {  # what splits are called elsewhere
@@ -22,7 +25,9 @@ SPLIT_WORDS: dict[str, Split] = {  # what splits are called elsewhere
     **dict.fromkeys(("dev", "val", "valid", "validation"), "dev"),
     **dict.fromkeys(("test", "eval"), "test"),
 }
-GRADE = re.compile(r"[+-]?\d{1,9}")  # what trec_eval's 32-bit integers hold
+# what trec_eval's 32-bit integers hold; tools that keep grades as floats write 1 as 1.0
+GRADE = re.compile(r"([+-]?\d{1,9})(?:\.0*)?")
+LONGEST_SCALE = 10  # passages of one query whose grades all differ: a longer one is of ranks
 _EXPECTED = "query-id, corpus-id and score, separated by tabs, or the four columns of TREC qrels"
 
 
@@ -199,7 +204,10 @@ class GrowingQrels:
     def add_lines(self, numbered: Iterable[tuple[int, bytes]]) -> None:
         """Take the lines of a file: query id, passage id and grade between tabs, or TREC's query
         id, any word, passage id and grade between tabs or spaces; a header may stand on line 1.
+
+        Grades of three columns that count up like ranks are refused, unless a header is there.
         """
+        header, of_trec = False, 0
         for number, raw in numbered:
             where = f"{self._name}:{number}"
             text = decoded(raw, where, self.report)
@@ -219,11 +227,14 @@ class GrowingQrels:
                         )
                     )
                     continue
+                of_trec += 1
                 columns = [words[0], *words[2:]]
             query, passage, grade = columns
-            if GRADE.fullmatch(grade.strip()):
-                self.add(where, query, passage, int(grade))
-            elif number > 1 or query in self._queries.index:  # else it is the header
+            if whole := GRADE.fullmatch(grade.strip()):
+                self.add(where, query, passage, int(whole[1]))
+            elif number == 1 and query not in self._queries.index:
+                header = True
+            else:
                 self.report(
                     Problem(
                         "bad score",
@@ -232,6 +243,24 @@ class GrowingQrels:
                         "Write 0 for not relevant, 1 or more for relevant.",
                     )
                 )
+        if of_trec:
+            self._notes.append(f"{self._name}: {of_trec:,} lines read as the four columns of TREC")
+        elif not header and self._looks_ranked():
+            self.report(
+                Problem(
+                    "ranks for grades",
+                    self._name,
+                    "the numbers in the third column count up in every query, as ranks do",
+                    "A run is no judgement: give it with --candidates. If they are grades, say so "
+                    "in a first line: query-id, corpus-id and score, separated by tabs.",
+                )
+            )
+
+    def _looks_ranked(self) -> bool:
+        """Whether the grades could be a run's ranks."""
+        grades = [(query, grade) for query, own in self._judged.items() for grade in own.values()]
+        numbers = np.array([grade for _, grade in grades], dtype=np.float64)
+        return could_be_ranks([query for query, _ in grades], numbers, several=LONGEST_SCALE + 1)
 
 
 def without_unjudged(

@@ -1,7 +1,8 @@
 """What stands on each line of a file, and where is that?
 
-Every text file of a collection is read through here: plain or packed as .gz, line by line, with the
-number of the line in the unpacked file. What cannot be used is a `Problem` that names its place.
+Every text file of a collection is read through here: plain or gzipped, as its first bytes say and
+not its name, line by line, with the number of the line in the unpacked file. What cannot be used is
+a `Problem` that names its place.
 
 This module knows no collection and no format.
 """
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+GZIP = b"\x1f\x8b"  # how a gzipped file begins; no text in UTF-8 does
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,9 @@ def lines(path: Path, name: str, report: Report) -> Iterator[tuple[int, bytes]]:
     """Number (from 1) and bytes of each line that is not blank; in reports the file is `name`."""
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with path.open("rb") as file:
+            packed = file.read(len(GZIP)) == GZIP
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
                 line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
                 if line.strip():

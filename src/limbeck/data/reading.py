@@ -6,20 +6,22 @@
     FOLDER             BEIR's layout, MS MARCO's, or training examples, by its files
     FILE.jsonl         training examples
 
-This module knows no format: it looks at names alone.
+A note says which layout a folder was read in, and by which file. This module knows no format: it
+looks at names alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from limbeck.data import hub, irds
-from limbeck.data.beir import scan_beir
+from limbeck.data.beir import is_corpus_only, scan_beir
 from limbeck.data.collection import Collection, with_dev
-from limbeck.data.examples import ENDINGS, holds_examples, scan_examples
+from limbeck.data.examples import ENDINGS, examples_in, scan_examples
 from limbeck.data.lines import Problem, Report, find
 from limbeck.data.made_queries import queries_of_words, with_made_queries
 from limbeck.data.msmarco import COLLECTION, scan_msmarco
@@ -101,11 +103,23 @@ def _scanner(
             f"{path} has both {beir.name} and {marco.name}, so it is BEIR's layout and MS MARCO's. "
             "Keep the files of one of them there."
         )
-    if marco:
-        return partial(scan_msmarco, path, drop_unknown_judgements=drop), f"{path}/"
-    if not beir and not find(path, "queries.jsonl", []) and holds_examples(path):
+    examples = examples_in(path)
+    if not (beir or marco or find(path, "queries.jsonl", [])) and examples:
         return partial(scan_examples, path), f"{path}/"
-    return partial(scan_beir, path, drop_unknown_judgements=drop), f"{path}/"
+    if examples and is_corpus_only(path):
+        raise ConfigError(
+            f"{path} has corpus.jsonl without queries, and {examples[0].name}, which may be "
+            "training examples. Give that file, or keep the passages in a folder of their own."
+        )
+    scan = partial(scan_msmarco if marco else scan_beir, path, drop_unknown_judgements=drop)
+    told = "layout: MS MARCO's, by collection.tsv" if marco else "layout: BEIR's, by corpus.jsonl"
+    if examples:
+        told += f"; not read: {', '.join(file.name for file in examples)}"
+    return lambda report: _with_note(scan(report), told), f"{path}/"
+
+
+def _with_note(collection: Collection, note: str) -> Collection:
+    return replace(collection, notes=(note, *collection.notes))
 
 
 def _existing(data: str | Path) -> Path:

@@ -3,13 +3,14 @@
     FILE.parquet         columns `query_id`, `passage_id` and `score`
     FILE.tsv             query id, passage id and score separated by tabs; a header is optional
     FILE.trec            six columns, as a search engine writes its runs: query id, Q0, passage id,
-                         rank, score, tag; the rank is not read
+                         rank, score, tag; the scores count, and must not rise with the ranks
     FILE.jsonl           training examples with their scores, of a collection that was read from
                          such examples (`limbeck.data.examples`)
 
-Text may be packed as .gz, and a line says by its columns which of the two layouts it has. Nothing
-is guessed: an id that is not in the collection, a score that is no number, or two scores of one
-pair are refused, naming the line or row.
+Text may be gzipped, and a line says by its columns which of the two layouts it has; a note says how
+the file was read. Nothing is guessed: an id that is not in the collection, a score that is no
+number, or two scores of one pair are refused, naming the line or row. So are three columns whose
+numbers could be ranks, unless a header says what they are; ranks order candidates, and that is all.
 
 This module knows no model and no teacher.
 """
@@ -26,8 +27,9 @@ import numpy.typing as npt
 import polars as pl
 
 from limbeck.data.collection import Collection
-from limbeck.data.examples import ENDINGS, content_id, read_examples
+from limbeck.data.examples import ENDINGS, content_id, passage_id, read_examples
 from limbeck.data.lines import Problem, decoded, lines
+from limbeck.data.ranks import NAMES, could_be_ranks, scores_rise_with
 from limbeck.errors import DataError
 from limbeck.store import check_whole
 
@@ -64,7 +66,7 @@ def read_candidates(path: Path, collection: Collection) -> ScoredPairs:
     Raises:
         DataError: as `read_scores`, and when no pair is left.
     """
-    found = read_scores(path, collection)
+    found = _checked(_read(path, collection), collection)
     index = collection.queries.index
     training = [index[query] for query in (*collection.labelled, *collection.unlabelled)]
     kept = np.isin(found.pairs[:, 0], training)
@@ -84,9 +86,21 @@ def read_scores(path: Path, collection: Collection) -> ScoredPairs:
     """The scores in a file, of queries and passages of a collection.
 
     Raises:
-        DataError: when there is no such file, or at the first thing in it that cannot be used.
+        DataError: when there is no such file, at the first thing in it that cannot be used, and
+            when it holds ranks.
         StoreError: when it is a run's of our own, and is not what was written.
     """
+    found = _read(path, collection)
+    if found.ranks:
+        raise DataError(
+            f"{path} holds ranks, by its header, and a rank is no score. Write scores there; as "
+            "--candidates the file can be used as it is."
+        )
+    return _checked(found, collection)
+
+
+def _read(path: Path, collection: Collection) -> _Raw:
+    """What a file says, whatever its layout."""
     if not path.is_file():
         raise DataError(f"There is no file of scores {path}. Check the path.")
     check_whole(path, anew=True)
@@ -98,19 +112,24 @@ def read_scores(path: Path, collection: Collection) -> ScoredPairs:
         found = _text(path, collection)
     if not len(found.scores):
         raise DataError(f"{path} is empty: it holds no score. {_SHAPE}.")
-    return _checked(found, collection)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Raw:
-    """What was written, row by row; `rows` [n] are line or row numbers, from 1."""
+    """What was written, row by row; `rows` [n] are line or row numbers, from 1.
+
+    `shape` says in words what it was read as. Where it is `ranks`, `scores` are those times -1.
+    """
 
     path: Path
     place: str  # between the file's name and the number
+    shape: str
     queries: list[str]
     passages: list[str]
     scores: npt.NDArray[np.float64]
     rows: npt.NDArray[np.int64]
+    ranks: bool = False
 
     def where(self, at: int) -> str:
         """The place of a row, for a message."""
@@ -152,6 +171,7 @@ def _parquet(path: Path) -> _Raw:
     return _Raw(
         path,
         ", row ",
+        f"a table, by its columns {', '.join(COLUMNS)}",
         frame["query_id"].to_list(),
         frame["passage_id"].to_list(),
         frame["score"].to_numpy(),
@@ -165,22 +185,25 @@ def _text(path: Path, collection: Collection) -> _Raw:
     passages: list[str] = []
     scores: list[float] = []
     rows: list[int] = []
+    ranks: list[float] = []  # of the lines of a TREC run
+    header = ""
     for number, raw in lines(path, str(path), _refuse):
         line = decoded(raw, f"{path}:{number}", _refuse) or ""
         columns = line.split("\t")
         if len(columns) != 3:
             columns = line.split()
             if len(columns) != 6:
-                raise DataError(
-                    f"{path}:{number}: {len(columns)} column{'s' * (len(columns) != 1)} instead of "
-                    f"3. {_SHAPE}."
-                )
+                told = f"{len(columns)} column{'s' * (len(columns) != 1)}"
+                told += " between spaces" if len(columns) == 3 else " instead of 3"
+                raise DataError(f"{path}:{number}: {told}. {_SHAPE}.")
+            ranks.append(_number(columns[3]))
             columns = [columns[0], columns[2], columns[4]]
         try:
             score = float(columns[2])
         except ValueError as error:
             if number == 1 and columns[0] not in collection.queries.index:
-                continue  # the header
+                header = columns[2].strip()
+                continue
             raise DataError(
                 f"{path}:{number}: score {columns[2]!r} is not a number. {_SHAPE}."
             ) from error
@@ -188,7 +211,37 @@ def _text(path: Path, collection: Collection) -> _Raw:
         passages.append(columns[1])
         scores.append(score)
         rows.append(number)
-    return _Raw(path, ":", queries, passages, np.array(scores), np.array(rows, dtype=np.int64))
+    found, at = np.array(scores, dtype=np.float64), np.array(rows, dtype=np.int64)
+    if not ranks:
+        by_rank = header.lower() in NAMES
+        if not header and could_be_ranks(queries, found):
+            raise DataError(
+                f"{path}: the numbers in the third column could be ranks, the lowest best, as in "
+                "MS MARCO's runs, or scores, the highest best. Say which in a first line, "
+                "separated by tabs: query_id, passage_id and rank, or query_id, passage_id and "
+                "score."
+            )
+        what = "rank (by its header)" if by_rank else "score"
+        shape = f"query id, passage id and {what}, separated by tabs"
+        scores_of = -found if by_rank else found
+        return _Raw(path, ":", shape, queries, passages, scores_of, at, by_rank)
+    said = np.array(ranks, dtype=np.float64)
+    known = len(said) == len(found) and np.isfinite(said).all()
+    if known and scores_rise_with(said, queries, found):
+        raise DataError(
+            f"{path}: in every query the scores rise with the rank, so what is ranked first has "
+            "the lowest score. Write scores that are higher for better passages, such as distances "
+            "times -1, or correct the ranks."
+        )
+    return _Raw(path, ":", "a TREC run, by its scores", queries, passages, found, at)
+
+
+def _number(word: str) -> float:
+    """The number that a word is, or NaN."""
+    try:
+        return float(word)
+    except ValueError:
+        return float("nan")
 
 
 def _examples(path: Path) -> _Raw:
@@ -198,12 +251,14 @@ def _examples(path: Path) -> _Raw:
     scores: list[float] = []
     rows: list[int] = []
     for number, example in read_examples(path, str(path), _refuse):
-        for text, score in zip(example.passages, example.scores or (), strict=False):
+        for passage, score in zip(example.passages, example.scores or (), strict=False):
             queries.append(content_id(example.query))
-            passages.append(content_id(text))
+            passages.append(passage_id(*passage))
             scores.append(score)
             rows.append(number)
-    return _Raw(path, ":", queries, passages, np.array(scores), np.array(rows, dtype=np.int64))
+    shape = "training examples, by the scores in them"
+    at = np.array(rows, dtype=np.int64)
+    return _Raw(path, ":", shape, queries, passages, np.array(scores), at)
 
 
 def _refuse(problem: Problem) -> NoReturn:
@@ -251,9 +306,11 @@ def _checked(raw: _Raw, collection: Collection) -> ScoredPairs:
         )
     kept = np.setdiff1d(np.arange(len(scores)), second)
     kept = kept[np.lexsort((passages[kept], -scores[kept], queries[kept]))]
-    note = f"{raw.path.name}: {len(second):,} repeated pairs (same score) merged"
+    notes = [f"{raw.path.name}: read as {raw.shape}"]
+    if len(second):
+        notes.append(f"{raw.path.name}: {len(second):,} repeated pairs (same score) merged")
     return ScoredPairs(
         np.stack([queries[kept], passages[kept]], axis=1),
         scores[kept],
-        (note,) if len(second) else (),
+        tuple(notes),
     )
