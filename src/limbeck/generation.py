@@ -22,6 +22,7 @@ from limbeck.data.collection import Texts
 from limbeck.data.derived import SCHEMA, DerivedTexts
 from limbeck.errors import ModelError
 from limbeck.models.quiet import quiet
+from limbeck.models.whole import refuse_foreign_tokenizer
 from limbeck.store import StageFolder, digest, digest_folder
 from limbeck.types import Progress
 
@@ -82,6 +83,10 @@ def load_writer(folder: Path) -> Writer:
             f"--query-model {folder}: the weight {min(info['missing_keys'])} is not in the file "
             "and would be random. Name a folder that holds the whole model."
         )
+    try:
+        refuse_foreign_tokenizer(tokenizer, folder, model)
+    except ModelError as error:
+        raise ModelError(f"--query-model {folder}: {error}") from error
     return Writer(folder, model.eval(), tokenizer)
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 
+from conftest import tiny_tokenizer
 from limbeck.errors import ModelError
 from limbeck.models import loading
 from limbeck.models.loading import kind_of, load_encoder, load_ranker, offline_model
@@ -127,6 +129,63 @@ def test_a_pretraining_head_may_be_dropped_only_when_the_kind_is_given(
     with pytest.raises(ModelError, match=r"cls\.predictions\.bias are in the file"):
         load_encoder(folder)
     assert load_encoder(f"SentenceTransformer:{folder}").dimension == 32
+
+
+@pytest.mark.parametrize(
+    ("architecture", "heads"),
+    [
+        ("ElectraForPreTraining", "discriminator_predictions."),
+        ("ElectraForMaskedLM", "generator_"),
+        ("AlbertForPreTraining", "predictions. sop_classifier."),
+        ("AlbertForMaskedLM", "predictions."),
+        ("AlbertForQuestionAnswering", "qa_outputs."),
+        ("DebertaV2ForMaskedLM", "cls."),
+        ("DebertaV2ForQuestionAnswering", "qa_outputs."),
+        ("BertForQuestionAnswering", "qa_outputs."),
+        ("DistilBertForQuestionAnswering", "qa_outputs."),
+    ],
+)
+def test_checkpoints_of_pretraining_and_of_answering_are_students(
+    architecture: str, heads: str, tmp_path: Path
+) -> None:
+    """Their bodies are whole, and the kind in front says that only these are wanted."""
+    import transformers
+
+    cls = getattr(transformers, architecture)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"intermediate_size": 64, "embedding_size": 32, "max_position_embeddings": 64}
+    if architecture.startswith("Distil"):
+        sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+    tokenizer = tiny_tokenizer()
+    config = cls.config_class(vocab_size=len(tokenizer), pad_token_id=0, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = cls(config)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as file:
+        stored = file.keys()
+    assert all(any(name.startswith(head) for name in stored) for head in heads.split())
+    with pytest.raises(ModelError, match=rf"architectures: {architecture}\).*SentenceTransformer:"):
+        load_encoder(tmp_path)
+    encoder = load_encoder(f"SentenceTransformer:{tmp_path}")
+    assert encoder.dimension == 32
+    body = getattr(model, model.base_model_prefix).state_dict()
+    kept = encoder.transformer.state_dict()
+    assert [name for name in kept if name not in body and "pooler" not in name] == []
+    assert all(torch.equal(kept[name], body[name]) for name in kept if name in body)
+
+
+def test_the_heads_of_published_deberta_v3_are_dropped(
+    tiny_encoder_folder: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(tiny_encoder_folder, tmp_path)
+    for head in ("lm_predictions.lm_head.bias", "mask_predictions.classifier.bias"):
+        edit_weights(folder, add=head)
+    assert load_encoder(f"SentenceTransformer:{folder}").dimension == 32
+    edit_weights(folder, add="classifier.bias")  # of a ranker: that is no head of pre-training
+    with pytest.raises(ModelError, match=r"classifier\.bias are in the file and would be dropped"):
+        load_encoder(f"SentenceTransformer:{folder}")
 
 
 def test_a_passage_prompt_of_another_name_is_used(

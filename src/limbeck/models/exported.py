@@ -24,6 +24,7 @@ from limbeck.limit import Lengths
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.graph import onnx_session, openvino
 from limbeck.models.quiet import quiet
+from limbeck.models.whole import refuse_foreign_tokenizer
 from limbeck.store import (
     check_whole,
     checksums,
@@ -120,6 +121,7 @@ class _Graph(nn.Module):
         try:
             with quiet():
                 self.tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            refuse_foreign_tokenizer(self.tokenizer, folder, None)
             self.graph = (
                 openvino().Core().read_model(str(path))
                 if self.runtime == "openvino"
@@ -127,6 +129,8 @@ class _Graph(nn.Module):
             )
         except ConfigError:  # its runtime is not installed
             raise
+        except ModelError as error:
+            raise ModelError(f"{folder}: {error}") from error
         except Exception as error:  # the libraries raise many unrelated types for a damaged folder
             reason = str(error).strip().partition("\n")[0]
             raise ModelError(

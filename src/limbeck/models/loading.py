@@ -25,6 +25,7 @@ from limbeck.errors import ModelError
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.quiet import quiet
 from limbeck.models.reading import LateReader, SparseReader
+from limbeck.models.whole import refuse_incomplete, refuse_missing_files
 from limbeck.store import check_whole, digest_file
 
 Kind = Literal["SentenceTransformer", "CrossEncoder", "SparseEncoder", "MultiVectorEncoder"]
@@ -36,9 +37,6 @@ OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 _PYLATE = "ColBERT"  # the model_type of late-interaction models that PyLate saved
 _PYLATE_DENSE = "pylate.models.Dense.Dense"  # which sentence-transformers opens as its own Dense
-
-# Heads of pre-training: a kind in front of the path says that only the body is wanted.
-_PRETRAINING_HEADS = ("cls.", "lm_head.", "vocab_", "generator_", "mlm_", "head.", "decoder.")
 
 
 def kind_of(path_or_name: str | Path) -> Kind:
@@ -79,7 +77,9 @@ def load_encoder(path: str | Path) -> Encoder:
                 "start with a Transformer; name another model."
             )
         unused_pooler = _needs_no_pooler(transformer)
-        _refuse_partial(transformer.model, body, unused_pooler, heads_dropped=given is not None)
+        refuse_incomplete(
+            transformer, body, unused_pooler=unused_pooler, heads_dropped=given is not None
+        )
         _name_passage_prompt(model.prompts)
         return Encoder(model)
 
@@ -105,7 +105,7 @@ def load_ranker(path: str | Path) -> Ranker:
                 f"It is a CrossEncoder made of {parts}. Limbeck reads rankers with a "
                 "sequence-classification head; name another model."
             )
-        _refuse_partial(model[0].model, body, unused_pooler=False, heads_dropped=False)
+        refuse_incomplete(model[0], body, unused_pooler=False)
         return Ranker(model)
 
 
@@ -148,7 +148,7 @@ def _opened_reader(path: str | Path, kind: Kind, cls: Any) -> Iterator[Any]:
     with _opening(folder):
         model = cls(str(folder), **_arguments())
         _refuse_new_parts(model, modules, kind)
-        _refuse_partial(model[0].model, body, _needs_no_pooler(model[0]), heads_dropped=False)
+        refuse_incomplete(model[0], body, unused_pooler=_needs_no_pooler(model[0]))
         _name_passage_prompt(model.prompts)
         yield model
 
@@ -316,6 +316,7 @@ def _body_folder(folder: Path, modules: list[dict[str, Any]]) -> Path:
                 else f"{body} holds no weights: there is no model.safetensors. Copy the whole "
                 "folder again."
             )
+        refuse_missing_files(folder, body, [str(module["type"]) for module in modules])
     return body
 
 
@@ -382,38 +383,6 @@ def _refuse_new_parts(model: Any, modules: list[dict[str, Any]], kind: str) -> N
             raise ModelError(
                 f"It is not a whole {kind}: the weights of its {type(part).__name__} are not in "
                 "the folder and would be random. Name a model of the right kind."
-            )
-
-
-def _refuse_partial(model: Any, folder: Path, unused_pooler: bool, *, heads_dropped: bool) -> None:
-    """Refuse weights that the file lacks, or that the class has no place for.
-
-    Read a second time because only transformers' own call knows which names of a file mean which
-    weights.
-    """
-    _, info = type(model).from_pretrained(
-        folder, config=model.config, output_loading_info=True, use_safetensors=True
-    )
-    excused: tuple[str, ...] = _PRETRAINING_HEADS if heads_dropped else ()
-
-    def counts(name: str) -> bool:
-        return not (unused_pooler and "pooler." in name)
-
-    shapes = sorted(str(key[0]) for key in info["mismatched_keys"])
-    missing = sorted(name for name in info["missing_keys"] if counts(name))
-    dropped = sorted(
-        name for name in info["unexpected_keys"] if counts(name) and not name.startswith(excused)
-    )
-    for names, what in (
-        (missing, "are not in the file and would be random"),
-        (shapes, "have another shape in the file and would be random"),
-        (dropped, "are in the file and would be dropped"),
-    ):
-        if names:
-            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
-            raise ModelError(
-                f"It is not a whole {type(model).__name__}: the weights {listed} {what}. Name a "
-                "model of the right kind, or copy the whole folder again."
             )
 
 
