@@ -29,6 +29,16 @@ from limbeck.models.quiet import quiet
 from limbeck.store import digest, digest_tensors, new_folder
 from limbeck.types import Role
 
+# The parts of sentence-transformers that may follow the Transformer of an encoder: each turns what
+# the part before gave into something else, the same for queries and passages.
+ENCODER_PARTS = (
+    *("CNN", "Dense", "Dropout", "LayerNorm", "Normalize", "Pooling"),
+    *("WeightedLayerPooling", "WordWeights"),
+)
+_GIVEN = ("sentence_embedding", "token_embeddings")  # what such parts hand on
+# What a Transformer's configuration may say of how texts become tokens; here a tokenizer says it.
+_READING_KEYS = ("query_length", "document_length", "query_expansion")
+
 SEEN = 64  # numbers of a tensor that tell whether it is still the same
 
 _digests: WeakKeyDictionary[nn.Module, tuple[object, str]] = WeakKeyDictionary()
@@ -104,7 +114,8 @@ class WrappedModel(nn.Module):
         parts = [
             {"type": type(part).__name__, "config": part.get_config_dict()} for part in self.model
         ]
-        return digest([config, parts, self.model.prompts, self.max_length, self._kind_of_score()])
+        shaping = [config, parts, self.model.prompts, self.max_length, self._kind_of_score()]
+        return digest(shaping + self._cut_to())
 
     def content_digest(self) -> str:
         """Both digests in one, taken again only when a look says that weights changed.
@@ -138,6 +149,10 @@ class WrappedModel(nn.Module):
     def _kind_of_score(self) -> str:
         """What a score of this model is: cosine, dot, logit, maxsim or meanmaxsim."""
 
+    def _cut_to(self) -> list[int]:
+        """To how many numbers vectors are cut, if they are."""
+        return []
+
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer alone into a folder that is there, as `save` would."""
         self.tokenizer.save_pretrained(str(folder))
@@ -161,9 +176,11 @@ class WrappedModel(nn.Module):
 class Encoder(WrappedModel):
     """One text in, one vector out: a `SentenceTransformer` whose first module is a Transformer.
 
+    Its vectors are those of sentence-transformers' `encode_query` and `encode_document`.
+
     Raises:
-        ModelError: when its similarity is neither cosine nor dot product, or it leaves prompts out
-            of its pooling.
+        ModelError: when its similarity is neither cosine nor dot product, or it has a part or a
+            setting that is not honoured here.
     """
 
     def __init__(self, model: Any) -> None:
@@ -173,6 +190,7 @@ class Encoder(WrappedModel):
                 f"The encoder compares vectors by {model.similarity_fn_name}; Limbeck knows "
                 "cosine and dot. Name another model."
             )
+        _refuse_other_readings(model, "encoder", ENCODER_PARTS)
         leaves_out = any(getattr(part, "include_prompt", True) is False for part in model)
         if leaves_out and any(model.prompts.values()):
             raise ModelError(
@@ -201,10 +219,15 @@ class Encoder(WrappedModel):
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """The vectors of a batch, [B, D], fp32."""
         vectors: Tensor = self.model(dict(features))["sentence_embedding"]
-        return vectors.float()
+        cut = self.model.truncate_dim
+        return (vectors if cut is None else vectors[:, :cut]).float()
 
     def _kind_of_score(self) -> str:
         return self.similarity
+
+    def _cut_to(self) -> list[int]:
+        cut = self.model.truncate_dim
+        return [] if cut is None else [int(cut)]
 
 
 class Ranker(WrappedModel):
@@ -226,6 +249,7 @@ class Ranker(WrappedModel):
                 f"The ranker puts a prompt before its inputs ({model.default_prompt_name}), which "
                 "Limbeck does not do. Name another model."
             )
+        _refuse_other_readings(model, "ranker", ())
 
     @property
     def collator(self) -> Collator:
@@ -239,6 +263,41 @@ class Ranker(WrappedModel):
 
     def _kind_of_score(self) -> str:
         return "logit"
+
+
+def _refuse_other_readings(model: Any, what: str, known: tuple[str, ...]) -> None:
+    """Refuse parts and settings by which sentence-transformers reads texts otherwise than by a
+    tokenizer and a forward pass that is the same for queries and passages.
+    """
+    first, *others = model
+    for part in others:
+        if type(part).__name__ not in known:
+            raise ModelError(
+                f"The {what} has a part {type(part).__name__}, which Limbeck does not know how to "
+                "run for queries and passages. Name another model, or score pairs with "
+                "sentence-transformers and give the file as --teacher scores:PATH."
+            )
+    for part in others:
+        written = getattr(part, "module_output_name", _GIVEN[0])
+        if written not in _GIVEN:
+            raise ModelError(
+                f"The {what}'s {type(part).__name__} writes to {written}, which nothing reads. "
+                "Take the part out of modules.json, or name another model."
+            )
+    asked = [name for name in _READING_KEYS if getattr(first, name, None)]
+    asked += [
+        f"processing_kwargs.{name}"
+        for name in ("common", "text")
+        if name in first.processing_kwargs
+    ]
+    if "message" in first.modality_config:
+        asked.append("a chat template (modality_config.message)")
+    if asked:
+        raise ModelError(
+            f"The {what} sets {', '.join(asked)}: its texts would be read otherwise than by its "
+            "tokenizer alone, which Limbeck does not do. Name another model, or, where it is not "
+            "wanted, take it out of sentence_bert_config.json."
+        )
 
 
 def _longest_input(model: Any) -> int:

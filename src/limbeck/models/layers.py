@@ -107,16 +107,18 @@ def with_dimension(encoder: Encoder, dimension: int, seed: int) -> Encoder:
         raise ConfigError(
             f"A vector of {dimension} numbers is none. Choose a dimension of at least 1."
         )
-    weight = torch.empty(dimension, encoder.dimension)
+    old = copy.deepcopy(encoder.model)
+    old.truncate_dim = None  # the map takes the place of the cut
+    width = int(old.get_embedding_dimension())
+    weight = torch.empty(dimension, width)
     nn.init.orthogonal_(weight, generator=torch.Generator().manual_seed(seed))
     dense = Dense(
-        encoder.dimension,
+        width,
         dimension,
         bias=False,
         activation_function=nn.Identity(),
         init_weight=weight,
     )
-    old = copy.deepcopy(encoder.model)
     parts = list(old)
     at = next((i for i, part in enumerate(parts) if isinstance(part, Normalize)), len(parts))
     with quiet():
