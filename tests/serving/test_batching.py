@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from limbeck.serving.batching import ModelThread
+from limbeck.serving import batching
+from limbeck.serving.batching import WorkThread
 from limbeck.serving.limits import Limits, Refused
 
 
@@ -29,12 +30,12 @@ class Recorder:
 
         return work  # type: ignore[return-value]
 
-    def thread(self, limits: Limits) -> ModelThread:
+    def thread(self, limits: Limits) -> WorkThread:
         works = {name: self.named(name) for name in ("a", "b")}
-        return ModelThread(works, limits, lambda *batch: None)  # type: ignore[arg-type]
+        return WorkThread("work", works, limits, lambda *batch: None)  # type: ignore[arg-type]
 
 
-async def busy(recorder: Recorder, model: ModelThread) -> asyncio.Task[list[int]]:
+async def busy(recorder: Recorder, model: WorkThread) -> asyncio.Task[list[int]]:
     """A first item that is being computed, so that what comes now has to wait."""
     first = asyncio.create_task(model.ask("a", [0]))
     while not recorder.busy.is_set():
@@ -42,7 +43,7 @@ async def busy(recorder: Recorder, model: ModelThread) -> asyncio.Task[list[int]
     return first
 
 
-def test_what_waits_is_batched_by_work_oldest_first() -> None:
+def test_what_waits_is_batched_by_work_and_requests_take_turns() -> None:
     async def run() -> list[list[int]]:
         recorder = Recorder()
         async with recorder.thread(Limits(max_batch=3)) as model:
@@ -52,7 +53,7 @@ def test_what_waits_is_batched_by_work_oldest_first() -> None:
                 await asyncio.sleep(0)
             recorder.go.set()
             answers = await asyncio.gather(*tasks)
-        assert recorder.batches == [("a", [0]), ("a", [1, 2, 4]), ("b", [3, 6]), ("a", [5])]
+        assert recorder.batches == [("a", [0]), ("a", [1, 4, 2]), ("b", [3, 6]), ("a", [5])]
         return answers
 
     assert asyncio.run(run()) == [[0], [10, 20], [30], [40, 50], [60]]
@@ -74,20 +75,57 @@ def test_a_bad_item_spoils_no_other() -> None:
     asyncio.run(run())
 
 
+def test_a_large_request_holds_a_small_one_for_a_turn() -> None:
+    async def run() -> None:
+        recorder = Recorder()
+        async with recorder.thread(Limits(max_batch=2)) as model:
+            tasks = [await busy(recorder, model)]
+            for work, items in (("a", [*range(1, 7)]), ("b", [7]), ("a", [8])):
+                tasks.append(asyncio.create_task(model.ask(work, items)))
+                await asyncio.sleep(0)
+            recorder.go.set()
+            await asyncio.gather(*tasks)
+        batches = [("a", [0]), ("a", [1, 8]), ("b", [7]), ("a", [2, 3]), ("a", [4, 5]), ("a", [6])]
+        assert recorder.batches == batches
+
+    asyncio.run(run())
+
+
+def test_slow_work_is_done_in_small_batches_while_others_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batching, "TURN_SECONDS", 1e-9)  # shorter than any item takes
+
+    async def run() -> None:
+        recorder = Recorder()
+        async with recorder.thread(Limits()) as model:
+            tasks = [await busy(recorder, model)]
+            for work, items in (("a", [1, 2, 3]), ("b", [4])):
+                tasks.append(asyncio.create_task(model.ask(work, items)))
+                await asyncio.sleep(0)
+            recorder.go.set()
+            await asyncio.gather(*tasks)
+        # once nobody else waits, the rest is done together
+        assert recorder.batches == [("a", [0]), ("a", [1]), ("b", [4]), ("a", [2, 3])]
+
+    asyncio.run(run())
+
+
 def test_what_does_not_fit_into_the_queue_is_refused_whole() -> None:
     async def run() -> None:
         recorder = Recorder()
-        async with recorder.thread(Limits(max_queue=3)) as model:
+        async with recorder.thread(Limits(max_batch=2, max_queue=3)) as model:
             first = await busy(recorder, model)
-            second = asyncio.create_task(model.ask("a", [1, 2]))
+            # of many texts no more than a batch counts, since they take turns
+            second = asyncio.create_task(model.ask("a", [1, 2, 3, 4, 5]))
             await asyncio.sleep(0)
-            assert model.waiting == 2
-            with pytest.raises(Refused, match="2 texts are waiting") as refused:
-                await model.ask("a", [3, 4])
+            assert model.waiting == 5
+            with pytest.raises(Refused, match="1 requests are waiting") as refused:
+                await model.ask("a", [6, 7])
             assert refused.value.status == 503
-            assert model.waiting == 2
+            assert model.waiting == 5
             recorder.go.set()
-            assert await first + await second == [0, 10, 20]
+            assert await first + await second == [0, 10, 20, 30, 40, 50]
 
     asyncio.run(run())
 
@@ -103,6 +141,17 @@ def test_nobody_computes_for_a_client_that_left() -> None:
             recorder.go.set()
             assert await first + await model.ask("a", [2]) == [0, 20]
         assert recorder.batches == [("a", [0]), ("a", [2])]
+
+    asyncio.run(run())
+
+
+def test_other_work_is_not_forgotten_when_batches_wait_for_more() -> None:
+    async def run() -> None:
+        recorder = Recorder()
+        recorder.go.set()
+        async with recorder.thread(Limits(max_wait_ms=5)) as model:
+            tasks = [asyncio.create_task(model.ask(work, [1])) for work in ("a", "b")]
+            assert await asyncio.wait_for(asyncio.gather(*tasks), 10) == [[10], [10]]
 
     asyncio.run(run())
 

@@ -1,6 +1,6 @@
 """`limbeck serve`: answer over HTTP.
 
-Parses, calls `limbeck.serving.serve`, prints where it listens.
+Parses, calls `limbeck.serving.prepare`, prints where it listens.
 """
 
 from typing import Annotated
@@ -19,6 +19,24 @@ def serve(
     port: Annotated[
         int, typer.Option(help="The port to listen on; 0 takes a free one.", min=0, max=65535)
     ] = 8000,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another name that requests may be addressed to, such as a proxy's; `*.NAME` for "
+            "all below it, `*` for any.",
+            metavar="NAME",
+            show_default="loopback names and --host",
+        ),
+    ] = None,
+    allowed_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A web site whose pages may ask (CORS), such as https://app.example.org; `*` for "
+            "any.",
+            metavar="ORIGIN",
+            show_default="none",
+        ),
+    ] = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -41,11 +59,18 @@ def serve(
     ] = 0.0,
     max_queue: Annotated[
         int,
-        typer.Option(help="Texts that may wait; beyond, requests are refused for a while.", min=1),
+        typer.Option(
+            help="Texts that may wait, of a request at most --max-batch; beyond, requests are "
+            "refused for a while.",
+            min=1,
+        ),
     ] = 1024,
-    max_texts: Annotated[int, typer.Option(help="Texts in one request.", min=1)] = 256,
+    max_texts: Annotated[int, typer.Option(help="Texts in one request.", min=1)] = 2048,
     max_characters: Annotated[int, typer.Option(help="Characters of one text.", min=1)] = 32_000,
-    max_body: Annotated[int, typer.Option(help="Bytes of one request.", min=1000)] = 4_000_000,
+    max_body: Annotated[int, typer.Option(help="Bytes of one request.", min=1000)] = 16_000_000,
+    read_seconds: Annotated[
+        float, typer.Option(help="Seconds in which a request must have arrived.", min=0.1)
+    ] = 30.0,
     backend: options.Backend = "auto",
     precision: options.Precision = "auto",
 ) -> None:
@@ -59,6 +84,7 @@ def serve(
         max_texts=max_texts,
         max_characters=max_characters,
         max_body=max_body,
+        read_seconds=read_seconds,
     )
     with on_stderr() as progress:
         server = serving.prepare(
@@ -68,10 +94,12 @@ def serve(
             name=name,
             teacher=teacher,
             bm25=bm25,
+            hosts=allowed_host or (),
+            origins=allowed_origin or (),
             limits=limits,
             backend=backend,
             precision=precision,
             progress=progress,
         )
-    typer.echo(f"Serving {server.name} on {server.address} (Ctrl-C ends it)")
-    server.run()
+    address = f"Serving {server.name} on {server.address} (Ctrl-C ends it)"
+    server.run(lambda: typer.echo(address))

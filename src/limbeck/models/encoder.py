@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import json
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -202,6 +202,17 @@ class Encoder(WrappedModel):
     def dimension(self) -> int:
         """How many numbers a vector has."""
         return int(self.model.get_embedding_dimension())
+
+    @property
+    def shorter_dimensions(self) -> Sequence[int]:
+        """To how many first numbers a vector may be cut, as Matryoshka training allows.
+
+        As its config.json says: `matryoshka_dimensions`, or any number with `is_matryoshka`.
+        """
+        config = self.transformer.config
+        if dimensions := getattr(config, "matryoshka_dimensions", None):
+            return sorted(each for each in dimensions if each < self.dimension)
+        return range(1, self.dimension) if getattr(config, "is_matryoshka", False) else ()
 
     @property
     def similarity(self) -> Literal["cosine", "dot"]:

@@ -14,6 +14,7 @@ good.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -189,6 +190,11 @@ class _Exported(nn.Module):
 
 class ExportedEncoder(_Exported, Encoder):
     """An encoder whose vectors come from a graph."""
+
+    @property
+    def shorter_dimensions(self) -> Sequence[int]:
+        """None: an export keeps nothing of the configuration that would tell."""
+        return ()
 
 
 class ExportedRanker(_Exported, Ranker):

@@ -3,29 +3,35 @@
     GET  /                 a page to search with
     GET  /search?q=&k=&by= POST /search    {"query", "k", "by"}
     POST /v1/embeddings    as OpenAI's, with texts
-    POST /rerank           {"query", "documents", "top_n"}, as Cohere's and Jina's
+    GET  /v1/models        what may be asked for, as OpenAI's
+    POST /rerank           {"query", "documents", "top_n"}, as Cohere's and Jina's; /v1/rerank and
+                           /v2/rerank are the same
     GET  /healthz          what is served
     GET  /metrics          for Prometheus
 
-Every refusal has the shape of OpenAI's errors. This module needs the extra `serve` to be imported;
-it knows no socket and no folder.
+Every refusal has the shape of OpenAI's errors. Searches by words have a thread of their own, so
+that they never wait for a model. This module needs the extra `serve` to be imported; it knows no
+socket and no folder.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
+import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
-from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from time import perf_counter, time
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -35,71 +41,43 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from limbeck.indexing import By, Hit, Searcher
 from limbeck.indexing.searching import RERANKED, reranked
-from limbeck.serving.batching import ModelThread
+from limbeck.serving.batching import WorkThread
+from limbeck.serving.bodies import EmbeddingsBody, RerankBody, SearchBody
+from limbeck.serving.hosts import AllowedHosts
 from limbeck.serving.limits import MOST_HITS, Limits, Refused, shown
+from limbeck.serving.middleware import Counted, HostCheck, WholeBody, refusal
 from limbeck.types import Role
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float32]
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_UNREADABLE = {
+    RecursionError: "The body is nested too deeply. Send flatter JSON.",
+    UnicodeDecodeError: "The body is not UTF-8. Send UTF-8 JSON.",
+    ValueError: "The body holds a number of thousands of digits. Send smaller numbers.",
+}
 
 
-class _Body(BaseModel):
-    """What requests share: no key that is not known, no number in quotes."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class SearchBody(_Body):
-    """The body of POST /search."""
-
-    query: str
-    k: int = Field(10, ge=1, le=MOST_HITS)
-    by: By = "student"
-
-
-def _one_or_more(value: object) -> object:
-    """The texts of `input`; ids of tokens are refused in words of their own."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list) and any(isinstance(each, int | list) for each in value):
-        raise ValueError(
-            "ids of tokens are not taken, since they are of another model's vocabulary. Send texts "
-            "(in LangChain: check_embedding_ctx_length=False)"
-        )
-    return value
-
-
-class EmbeddingsBody(_Body):
-    """The body of POST /v1/embeddings."""
-
-    input: Annotated[list[str], BeforeValidator(_one_or_more)]
-    model: str
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = None
-    user: str | None = None  # whose request it is, which OpenAI's clients may say
-    input_type: Literal["query", "passage"] = "passage"
-
-
-class RerankBody(_Body):
-    """The body of POST /rerank."""
-
-    query: str
-    documents: list[str]
-    top_n: int | None = Field(None, ge=1)
-    model: str | None = None
-    return_documents: bool = False
-
-
-def create_app(searcher: Searcher, limits: Limits, *, name: str, bm25: bool = True) -> FastAPI:
+def create_app(
+    searcher: Searcher,
+    limits: Limits,
+    *,
+    name: str,
+    bm25: bool = True,
+    hosts: AllowedHosts,
+    origins: Sequence[str] = (),
+) -> FastAPI:
     """The application that answers for a searcher; `name` is what it calls the model.
+
+    It answers to `hosts`; pages of other `origins` may ask, too.
 
     Raises:
         ConfigError: when the limits do not fit each other.
@@ -136,15 +114,16 @@ def create_app(searcher: Searcher, limits: Limits, *, name: str, bm25: bool = Tr
         batch_texts.labels(work).observe(items)
         batch_seconds.labels(work).observe(took)
 
-    works = _works(searcher)
-    model = ModelThread(works, limits, observe)
+    model = WorkThread("model", _model_works(searcher), limits, observe)
+    words = WorkThread("words", {"bm25": _search(searcher, "bm25")}, limits, observe)
     queue = Gauge("limbeck_queue_texts", "Texts that wait to be computed.", registry=registry)
-    queue.set_function(lambda: model.waiting)
+    queue.set_function(lambda: model.waiting + words.waiting)
+    started = int(time())
     rankers = [by for by, there in _rankers(searcher, bm25).items() if there]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with model:
+        async with model, words:
             yield
 
     # No pages of FastAPI's own: theirs load scripts from elsewhere.
@@ -154,10 +133,17 @@ def create_app(searcher: Searcher, limits: Limits, *, name: str, bm25: bool = Tr
         requests.labels(endpoint, str(status)).inc()
         seconds.labels(endpoint).observe(took)
 
-    app.add_middleware(_Counted, count=count, max_body=limits.max_body)
-
-    def refusal(refused: Refused) -> JSONResponse:
-        return JSONResponse(refused.body(), refused.status, dict(refused.headers))
+    app.add_middleware(WholeBody, most=limits.max_body)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
+        )
+    app.add_middleware(HostCheck, hosts=hosts)
+    app.add_middleware(Counted, count=count)  # which sees every request first
 
     @app.exception_handler(Refused)
     async def on_refused(request: Request, error: Refused) -> JSONResponse:
@@ -172,8 +158,7 @@ def create_app(searcher: Searcher, limits: Limits, *, name: str, bm25: bool = Tr
         told = {
             404: f"There is no {request.url.path} here. See / or docs/serving.md.",
             405: f"{request.url.path} does not take {request.method}.",
-            400: "The body cannot be read as JSON. Send UTF-8 JSON.",
-            413: _too_large(limits.max_body),
+            400: _unreadable(error.__cause__),
         }
         message = told.get(error.status_code, str(error.detail))
         return refusal(Refused(error.status_code, message, headers=error.headers))
@@ -181,6 +166,11 @@ def create_app(searcher: Searcher, limits: Limits, *, name: str, bm25: bool = Tr
     @app.exception_handler(Exception)
     async def on_bug(request: Request, error: Exception) -> JSONResponse:
         return refusal(Refused(500, "This should not have happened; the server's log says more."))
+
+    served = [name] if searcher.teacher is None else [name, searcher.teacher.name]
+
+    def described(id_: str) -> dict[str, object]:
+        return {"id": id_, "object": "model", "created": started, "owned_by": "limbeck"}
 
     async def find(query: str, k: int, by: By) -> dict[str, object]:
         """The answer of /search."""
@@ -196,7 +186,12 @@ def create_app(searcher: Searcher, limits: Limits, *, name: str, bm25: bool = Tr
             )
         depth = max(k, RERANKED) if by == "teacher" else k
         hits: list[Hit]
-        [hits] = await model.ask("bm25" if by == "bm25" else "search", [(query, depth)])
+        asked = (
+            words.ask("bm25", [(query, k)])
+            if by == "bm25"
+            else model.ask("search", [(query, depth)])
+        )
+        [hits] = await asked
         if by == "teacher" and hits:
             scores = await model.ask("score", [(query, hit.text) for hit in hits])
             hits = reranked(hits, scores, k)
@@ -224,54 +219,56 @@ def create_app(searcher: Searcher, limits: Limits, *, name: str, bm25: bool = Tr
     async def embeddings(body: EmbeddingsBody) -> Response:
         """Vectors of texts, in the shape of OpenAI's API."""
         if body.model != name:
-            raise Refused(
-                404,
-                f"There is no model {shown(body.model)} here. Ask for {shown(name)}.",
-                param="model",
-                code="model_not_found",
-            )
-        width = searcher.encoder.dimension
-        if body.dimensions not in (None, width):
-            raise Refused(
-                400,
-                f"`dimensions` is {body.dimensions}, but vectors of {name} have {width} numbers. "
-                "Leave it out.",
-                param="dimensions",
-            )
+            raise _no_model(body.model, [name])
+        encoder = searcher.encoder
+        width = encoder.dimension if body.dimensions is None else body.dimensions
+        if width != encoder.dimension and width not in encoder.shorter_dimensions:
+            raise _no_width(width, encoder.dimension, encoder.shorter_dimensions, name)
         limits.check_texts("input", body.input)
         found = await model.ask(f"embed {body.input_type}", body.input)
-        packed = body.encoding_format == "base64"
+        for at, (vector, _) in enumerate(found):
+            if not np.isfinite(vector).all():
+                raise Refused(500, f"The model's vector of `input[{at}]` is not finite.")
+        vectors = (_shortened(vector, width) for vector, _ in found)
         tokens = sum(read for _, read in found)
-        data = [
-            {"object": "embedding", "index": at, "embedding": _written(vector, packed)}
-            for at, (vector, _) in enumerate(found)
-        ]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "model": name, "data": data, "usage": usage})
+        pieces = _embeddings(vectors, body.encoding_format == "base64", name, tokens)
+        if len(found) <= limits.max_batch:
+            return Response(b"".join(pieces), media_type="application/json")
+        return StreamingResponse(_in_turns(pieces), media_type="application/json")
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        """The models that may be asked for, in the shape of OpenAI's API."""
+        return JSONResponse({"object": "list", "data": [described(each) for each in served]})
+
+    @app.get("/v1/models/{id:path}")
+    async def one_model(id: str) -> Response:  # noqa: A002, as OpenAI calls it
+        """One of the models, in the shape of OpenAI's API."""
+        if id not in served:
+            raise _no_model(id, served)
+        return JSONResponse(described(id))
 
     @app.post("/rerank")
+    @app.post("/v1/rerank")
+    @app.post("/v2/rerank")
     async def rerank(body: RerankBody) -> Response:
         """Documents in the order of the teacher's scores for a query."""
         if searcher.teacher is None:
             raise _no_teacher(name)
-        if body.model not in (None, searcher.teacher.name):
-            raise Refused(
-                404,
-                f"There is no model {shown(body.model)} here. Ask for "
-                f"{shown(searcher.teacher.name)}, or leave `model` out.",
-                param="model",
-                code="model_not_found",
-            )
+        if body.model not in (None, *served):
+            raise _no_model(body.model, [searcher.teacher.name])
         limits.check_text("query", body.query)
-        limits.check_texts("documents", body.documents)
-        scores = await model.ask("score", [(body.query, text) for text in body.documents])
+        texts = _texts(body)
+        limits.check_texts("documents", texts)
+        scores = await model.ask("score", [(body.query, text) for text in texts])
         order = sorted(range(len(scores)), key=lambda at: -scores[at])[: body.top_n]
         results: list[dict[str, Any]] = [
             {"index": at, "relevance_score": scores[at]} for at in order
         ]
         if body.return_documents:
             for each in results:
-                each["document"] = {"text": body.documents[each["index"]]}
+                given = body.documents[each["index"]]
+                each["document"] = {"text": given} if isinstance(given, str) else given
         return JSONResponse({"model": searcher.teacher.name, "results": results})
 
     @app.get("/healthz")
@@ -297,62 +294,21 @@ def create_app(searcher: Searcher, limits: Limits, *, name: str, bm25: bool = Tr
     return app
 
 
-class _Counted:
-    """Tells of every request where it went, how it ended and how long it took, and reads no more
-    of its body than is allowed.
-    """
+def _search(searcher: Searcher, by: By) -> Any:
+    """The work of searching, for pairs of a query and how many hits it asks for."""
 
-    def __init__(self, app: ASGIApp, count: Any, max_body: int) -> None:
-        self._app = app
-        self._count = count
-        self._max_body = max_body
+    def work(items: Sequence[tuple[str, int]]) -> list[list[Hit]]:
+        found = searcher.search([query for query, _ in items], max(k for _, k in items), by=by)
+        return [hits[:k] for hits, (_, k) in zip(found, items, strict=True)]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        begun = perf_counter()
-        status = 500
-        received = 0
-
-        async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_body:  # of a body that did not say how large it is
-                raise HTTPException(413)
-            return message
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        try:
-            if length.isdigit() and int(length) > self._max_body:
-                refused = Refused(413, _too_large(self._max_body))
-                await JSONResponse(refused.body(), 413)(scope, receive, watched)
-            else:
-                await self._app(scope, limited, watched)
-        finally:
-            route = scope.get("route")
-            self._count(getattr(route, "path", "other"), status, perf_counter() - begun)
+    return work
 
 
-def _works(searcher: Searcher) -> dict[str, Any]:
+def _model_works(searcher: Searcher) -> dict[str, Any]:
     """What the model's thread can do, by name."""
 
-    def search(by: By) -> Any:
-        def work(items: Sequence[tuple[str, int]]) -> list[list[Hit]]:
-            found = searcher.search([query for query, _ in items], max(k for _, k in items), by=by)
-            return [hits[:k] for hits, (_, k) in zip(found, items, strict=True)]
-
-        return work
-
     def embed(role: Role) -> Any:
-        def work(texts: Sequence[str]) -> list[tuple[np.ndarray, int]]:
+        def work(texts: Sequence[str]) -> list[tuple[Vector, int]]:
             vectors, lengths = searcher.embed(texts, role)
             return list(zip(vectors, lengths.tolist(), strict=True))
 
@@ -366,8 +322,7 @@ def _works(searcher: Searcher) -> dict[str, Any]:
         return [float(each) for each in scores]
 
     return {
-        "search": search("student"),
-        "bm25": search("bm25"),
+        "search": _search(searcher, "student"),
         "embed query": embed("query"),
         "embed passage": embed("passage"),
         "score": score,
@@ -379,12 +334,63 @@ def _rankers(searcher: Searcher, bm25: bool) -> dict[By, bool]:
     return {"student": True, "bm25": bm25, "teacher": searcher.teacher is not None}
 
 
-def _written(vector: np.ndarray, packed: bool) -> str | list[float]:
+def _shortened(vector: Vector, width: int) -> Vector:
+    """The first numbers of a vector, brought back to length 1 if the whole has it."""
+    if width == len(vector):
+        return vector
+    short = vector[:width]
+    has_length_1 = np.isclose(np.linalg.norm(vector), 1, atol=1e-3)
+    return short / max(float(np.linalg.norm(short)), 1e-12) if has_length_1 else short
+
+
+def _embeddings(vectors: Iterable[Vector], packed: bool, name: str, tokens: int) -> Iterator[bytes]:
+    """The JSON of an answer of /v1/embeddings, a vector after the other."""
+    yield b'{"object":"list","model":' + _json(name) + b',"data":['
+    for at, vector in enumerate(vectors):
+        entry = {"object": "embedding", "index": at, "embedding": _written(vector, packed)}
+        yield (b"," if at else b"") + _json(entry)
+    yield b'],"usage":' + _json({"prompt_tokens": tokens, "total_tokens": tokens}) + b"}"
+
+
+def _written(vector: Vector, packed: bool) -> str | list[float]:
     """A vector as the numbers of JSON, or as base64 of little-endian fp32."""
     if packed:
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()
     numbers: list[float] = vector.tolist()
     return numbers
+
+
+def _json(value: object) -> bytes:
+    """A value as compact JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+async def _in_turns(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+    """Pieces of an answer, between which others are answered."""
+    for piece in pieces:
+        yield piece
+        await asyncio.sleep(0)
+
+
+def _texts(body: RerankBody) -> list[str]:
+    """The text of each document.
+
+    Raises:
+        Refused: naming a document that has none.
+    """
+    texts = []
+    for at, document in enumerate(body.documents):
+        if isinstance(document, str):
+            texts.append(document)
+            continue
+        parts = [document[field] for field in body.rank_fields if field in document]
+        if not parts or not all(isinstance(part, str) for part in parts):
+            fields = " or ".join(f"`{field}`" for field in body.rank_fields)
+            raise Refused(
+                400, f"`documents[{at}]` has no text under {fields}. Send one.", param="documents"
+            )
+        texts.append(" ".join(parts))
+    return texts
 
 
 def _invalid(error: dict[str, Any]) -> Refused:
@@ -398,8 +404,6 @@ def _invalid(error: dict[str, Any]) -> Refused:
             return Refused(400, f"The body is not JSON ({why} at character {at}). Send JSON.")
         case "missing" if name:
             return Refused(400, f"`{name}` is missing. Send it.", param=name)
-        case "extra_forbidden":
-            return Refused(400, f"`{name}` is not known here. Leave it out.", param=name)
         case _ if name is None:
             return Refused(
                 400,
@@ -420,9 +424,37 @@ def _no_teacher(name: str) -> Refused:
     )
 
 
-def _too_large(most: int) -> str:
-    """What is said of a body that is too large."""
-    return f"The body is larger than {most:,} bytes. Send fewer texts in one request."
+def _no_model(asked: str | None, served: Sequence[str]) -> Refused:
+    """The refusal of those who ask for a model that is not served."""
+    return Refused(
+        404,
+        f"There is no model {shown(asked)} here. Ask for {' or '.join(map(shown, served))}.",
+        param="model",
+        code="model_not_found",
+    )
+
+
+def _no_width(asked: int, width: int, shorter: Sequence[int], name: str) -> Refused:
+    """The refusal of those who ask for vectors of a width that the model was not trained for."""
+    if isinstance(shorter, range):
+        there = f"can be cut to any width from 1 to {width}"
+    elif shorter:
+        there = f"have {', '.join(map(str, shorter))} or {width} numbers"
+    else:
+        there = f"have {width} numbers, and it was not trained for fewer"
+    return Refused(
+        400,
+        f"`dimensions` is {asked}, but vectors of {name} {there}. Leave it out for {width}.",
+        param="dimensions",
+    )
+
+
+def _unreadable(cause: BaseException | None) -> str:
+    """Why a body could not be read as JSON."""
+    for kind, message in _UNREADABLE.items():
+        if isinstance(cause, kind):
+            return message
+    return "The body cannot be read. Send UTF-8 JSON."
 
 
 def _policy(page: str) -> str:

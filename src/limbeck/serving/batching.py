@@ -1,9 +1,12 @@
-"""Which requests are computed together, and when?
+"""Which texts are computed together, and whose turn is it?
 
-One thread computes; everything that is asked waits in one queue. When the thread is free, the
-oldest item and those behind it that ask for the same work become a batch, up to `max_batch`. So an
-idle server answers at once, and a busy one in larger batches: `max_wait_ms` is only for those who
-would rather wait for more. Items that do not fit into the queue are refused.
+One thread computes; requests wait in one queue and take turns. When the thread is free, the first
+request's work is done: its next item, one of every other request that asks for the same work, its
+next but one, and so on, up to `max_batch` items. Requests with items left wait again behind all
+others. So an idle server answers at once, a busy one in larger batches, and a request of thousands
+of texts holds a short one for a turn or two: while requests wait, a turn is cut to about
+`TURN_SECONDS`, judged by the last batch of that work. `max_wait_ms` is only for those who would
+rather wait for fuller batches. Requests that do not fit into the queue are refused.
 
 This module does not know what the work is.
 """
@@ -19,21 +22,26 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from limbeck.serving.limits import Limits, Refused
+from limbeck.serving.limits import RETRY_SECONDS, Limits, Refused
 
 Work = Callable[[Sequence[Any]], Sequence[Any]]
-RETRY_SECONDS = 1  # what a refused client is told to wait
+TURN_SECONDS = 0.2  # how long a batch may take while others wait
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    work: str
     item: Any
     answer: asyncio.Future[Any]
 
 
-class ModelThread:
-    """The one thread that computes, and the queue before it.
+@dataclass(frozen=True, slots=True)
+class _Request:
+    work: str
+    items: deque[_Waiting]
+
+
+class WorkThread:
+    """A thread that computes, and the queue before it; `name` is for whoever looks at threads.
 
     `works` give an answer for each of some items, by the name of the work. `observe` is told of
     every batch: the work, its items and its seconds.
@@ -41,6 +49,7 @@ class ModelThread:
 
     def __init__(
         self,
+        name: str,
         works: Mapping[str, Work],
         limits: Limits,
         observe: Callable[[str, int, float], None],
@@ -48,17 +57,18 @@ class ModelThread:
         self._works = works
         self._limits = limits
         self._observe = observe
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[_Request] = deque()
+        self._pace: dict[str, float] = {}  # seconds per item in the last batch of each work
         self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._task: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
         """How many items are in the queue."""
-        return len(self._queue)
+        return sum(len(request.items) for request in self._queue)
 
-    async def __aenter__(self) -> ModelThread:
+    async def __aenter__(self) -> WorkThread:
         self._task = asyncio.create_task(self._run())
         return self
 
@@ -76,16 +86,18 @@ class ModelThread:
             Refused: when the queue has no room for them.
             Exception: whatever the work raised on one of them.
         """
-        if self.waiting + len(items) > self._limits.max_queue:
+        most = self._limits.max_batch  # a request takes turns, so no more of it counts
+        taken = sum(min(len(request.items), most) for request in self._queue)
+        if taken + min(len(items), most) > self._limits.max_queue:
             raise Refused(
                 503,
-                f"{self.waiting:,} texts are waiting already. Try again in a while.",
+                f"{len(self._queue):,} requests are waiting already. Try again in a while.",
                 code="overloaded",
                 headers={"Retry-After": str(RETRY_SECONDS)},
             )
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(work, item, loop.create_future()) for item in items]
-        self._queue.extend(waiting)
+        waiting = [_Waiting(item, loop.create_future()) for item in items]
+        self._queue.append(_Request(work, deque(waiting)))
         self._arrived.set()
         # all of them are waited for, so that no failure is left that nobody asks about
         found = await asyncio.gather(*(each.answer for each in waiting), return_exceptions=True)
@@ -100,16 +112,19 @@ class ModelThread:
         while True:
             await self._arrived.wait()
             await self._gather()
-            batch = self._take()
-            if not self._queue:
+            name, batch = self._take()
+            if self._queue:
+                self._arrived.set()
+            else:
                 self._arrived.clear()
             if not batch:
                 continue
-            name = batch[0].work
             items = [each.item for each in batch]
             begun = perf_counter()
             answers = await loop.run_in_executor(self._thread, _each, self._works[name], items)
-            self._observe(name, len(items), perf_counter() - begun)
+            took = perf_counter() - begun
+            self._pace[name] = took / len(items)
+            self._observe(name, len(items), took)
             for each, answer in zip(batch, answers, strict=True):
                 if each.answer.done():  # its client left
                     continue
@@ -126,17 +141,26 @@ class ModelThread:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._arrived.wait(), left)
 
-    def _take(self) -> list[_Waiting]:
-        """The oldest item and those of the same work behind it, out of the queue."""
+    def _take(self) -> tuple[str, list[_Waiting]]:
+        """The work whose turn it is, and the next items that ask for it, out of the queue."""
+        work = self._queue[0].work
+        most = self._limits.max_batch
+        if len(self._queue) > 1 and (pace := self._pace.get(work)):
+            most = max(1, min(most, int(TURN_SECONDS / pace)))
+        sharing = deque(request for request in self._queue if request.work == work)
+        self._queue = deque(request for request in self._queue if request.work != work)
         batch: list[_Waiting] = []
-        passed: list[_Waiting] = []
-        while self._queue and len(batch) < self._limits.max_batch:
-            each = self._queue.popleft()
-            if each.answer.done():  # its client left
-                continue
-            (batch if not batch or each.work == batch[0].work else passed).append(each)
-        self._queue.extendleft(reversed(passed))
-        return batch
+        while sharing and len(batch) < most:
+            request = sharing.popleft()
+            while request.items:
+                each = request.items.popleft()
+                if not each.answer.done():  # or else its client left
+                    batch.append(each)
+                    break
+            if request.items:
+                sharing.append(request)
+        self._queue.extend(sharing)
+        return work, batch
 
 
 def _each(work: Work, items: Sequence[Any]) -> Sequence[Any]:

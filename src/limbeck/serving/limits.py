@@ -16,6 +16,7 @@ from limbeck.data.collection import LONE_SURROGATE
 from limbeck.errors import ConfigError
 
 MOST_HITS = 100  # of one search
+RETRY_SECONDS = 1  # what a client is told to wait when too much is asked at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +24,17 @@ class Limits:
     """What a server takes.
 
     Units: `max_batch`, `max_queue`, `max_texts` texts; `max_characters` of one text; `max_body`
-    bytes of one request; `max_wait_ms` milliseconds.
+    bytes of one request; `max_wait_ms` milliseconds; `read_seconds` seconds in which a request must
+    have arrived. Of each request at most `max_batch` texts count as waiting.
     """
 
     max_batch: int = 32
     max_wait_ms: float = 0.0
     max_queue: int = 1024
-    max_texts: int = 256
+    max_texts: int = 2048
     max_characters: int = 32_000
-    max_body: int = 4_000_000
+    max_body: int = 16_000_000
+    read_seconds: float = 30.0
 
     def check(self) -> None:
         """Refuse limits under which some allowed request could never be answered.
@@ -39,12 +42,11 @@ class Limits:
         Raises:
             ConfigError: naming the two that do not fit.
         """
-        for name, least in (("--max-texts", self.max_texts), ("one search", MOST_HITS)):
-            if self.max_queue < least:
-                raise ConfigError(
-                    f"--max-queue {self.max_queue} has no room for the {least} texts of {name}. "
-                    f"Allow at least {least}."
-                )
+        if self.max_queue < self.max_batch:
+            raise ConfigError(
+                f"--max-queue {self.max_queue} has no room for the {self.max_batch} texts of "
+                f"--max-batch. Allow at least {self.max_batch}."
+            )
 
     def check_texts(self, name: str, texts: Sequence[str]) -> None:
         """Refuse too many texts, and texts that are empty, too long or hold half a character.
@@ -119,6 +121,11 @@ class Refused(Exception):
                 "code": self.code,
             }
         }
+
+
+def too_large(most: int) -> Refused:
+    """The refusal of a body of more bytes."""
+    return Refused(413, f"The body is larger than {most:,} bytes. Send fewer texts in one request.")
 
 
 def shown(value: object) -> str:

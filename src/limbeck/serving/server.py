@@ -4,14 +4,16 @@ Everything that can be refused is refused before the port is opened: a missing e
 use, a folder without an index. SIGTERM and Ctrl-C end it: no new connection is taken, requests that
 are being answered are finished, and the exit code is 0.
 
-What is answered is `limbeck.serving.app`.
+What is answered is `limbeck.serving.app`, how connections are bounded `limbeck.serving.listening`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,13 +22,12 @@ from limbeck.errors import ConfigError
 from limbeck.indexing import Searcher, open_searcher
 from limbeck.inference import Engine, choose_engine
 from limbeck.models.graph import openvino_installed
+from limbeck.serving.hosts import ANY, AllowedHosts
 from limbeck.serving.limits import Limits
 from limbeck.types import Progress, Silent
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-
-GRACE_SECONDS = 30  # for requests that are being answered when the server is to end
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Server:
     name: str
     app: FastAPI
     socket: socket.socket
+    read_seconds: float
 
     @property
     def address(self) -> str:
@@ -43,22 +45,20 @@ class Server:
         host, port = self.socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    def run(self) -> None:
-        """Listen until SIGTERM or SIGINT."""
-        import uvicorn
+    def run(self, listening: Callable[[], None] | None = None) -> None:
+        """Answer until SIGTERM or SIGINT; `listening` is called once connections are taken."""
+        from limbeck.serving.listening import listen
 
-        config = uvicorn.Config(
-            self.app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
         # uvicorn ends gracefully and then raises the signal again for whoever handled it before:
         # nobody has to, this was its end.
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, lambda *_: None)
-        uvicorn.Server(config).run(sockets=[self.socket])
+        listen(
+            self.app,
+            self.socket,
+            read_seconds=self.read_seconds,
+            listening=listening or (lambda: None),
+        )
 
 
 def prepare(
@@ -69,6 +69,8 @@ def prepare(
     name: str | None = None,
     teacher: str | None = None,
     bm25: bool = True,
+    hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
     limits: Limits | None = None,
     backend: str = "auto",
     precision: str = "auto",
@@ -76,8 +78,11 @@ def prepare(
 ) -> Server:
     """A server of the run or index in a folder, everything loaded; `run` it.
 
+    It answers to `hosts` besides the loopback ones and its own, and to pages of other `origins`.
+
     Raises:
-        ConfigError: when the extra is missing, the address cannot be had or the limits do not fit.
+        ConfigError: when the extra is missing, the address cannot be had, the limits do not fit, or
+            a host or an origin is none.
         ConfigError, DataError, ModelError, StoreError: as `open_searcher`.
     """
     progress, limits = progress or Silent(), limits or Limits()
@@ -85,6 +90,8 @@ def prepare(
     from limbeck.serving.app import create_app
 
     limits.check()
+    allowed = AllowedHosts.of(host, hosts)
+    _check_origins(origins)
     bound = _bound(host, port)
     try:
         engine = serving_engine(backend, precision)
@@ -97,11 +104,11 @@ def prepare(
         )
         _warm_up(searcher, bm25, progress)
         served = name or searcher.name
-        app = create_app(searcher, limits, name=served, bm25=bm25)
+        app = create_app(searcher, limits, name=served, bm25=bm25, hosts=allowed, origins=origins)
     except BaseException:
         bound.close()
         raise
-    return Server(served, app, bound)
+    return Server(served, app, bound, limits.read_seconds)
 
 
 def serving_engine(backend: str, precision: str) -> Engine:
@@ -148,6 +155,20 @@ def _bound(host: str, port: int) -> socket.socket:
             "--host."
         ) from error
     return bound
+
+
+def _check_origins(origins: Sequence[str]) -> None:
+    """Refuse what no browser would send as the origin of a page.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    for origin in origins:
+        if origin != ANY and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+            raise ConfigError(
+                f"--allowed-origin {origin} is not an origin. Give a scheme, a host and perhaps a "
+                "port without a path, such as https://app.example.org, or * for every page."
+            )
 
 
 def _check_extra() -> None:
