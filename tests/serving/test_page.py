@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Running
+from .conftest import PASSAGES, Running
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")
@@ -68,7 +68,7 @@ def search(browser: Any, query: str) -> None:
 
 
 def test_student_and_bm25_stand_side_by_side(page: Any, server: Running) -> None:
-    assert texts(page, "#about") == ["here, 61 passages"]
+    assert texts(page, "#about") == ["here, 65 passages"]
     search(page, "the red cat")
     assert [each.split("\n")[0] for each in texts(page, "h2")] == ["Student", "BM25"]
     assert all(" ms" in each for each in texts(page, "h2"))
@@ -97,6 +97,61 @@ def test_what_passages_hold_is_shown_and_never_run(page: Any) -> None:
     assert shown == "<img src=x onerror=alert(1)> </script><script>alert(2)</script> cat"
     assert page.find_elements("css selector", "img") == []
     assert texts(page, "#bm25 li")
+
+
+def passage(page: Any, id_: str) -> Any:
+    """The text of a passage among those that BM25 found."""
+    [shown] = [
+        item.find_element("css selector", "p")
+        for item in page.find_elements("css selector", "#bm25 li")
+        if item.find_element("css selector", ".id").text == id_
+    ]
+    return shown
+
+
+def left_edge(page: Any, text: Any, at: int) -> float:
+    """Where a character of a text is shown."""
+    code = """
+        const range = document.createRange();
+        range.setStart(arguments[0].firstChild, arguments[1]);
+        range.setEnd(arguments[0].firstChild, arguments[1] + 1);
+        return range.getBoundingClientRect().left;
+    """
+    return float(page.execute_script(code, text, at))
+
+
+@pytest.mark.parametrize(("id_", "query"), [("hebrew", "חתול"), ("arabic", "القطة")])
+def test_what_runs_from_right_to_left_is_shown_so(page: Any, id_: str, query: str) -> None:
+    search(page, query)
+    text = passage(page, id_)
+    asked = page.find_element("id", "q")
+    assert text.value_of_css_property("direction") == "rtl"
+    assert asked.value_of_css_property("direction") == "rtl"
+    last = len(PASSAGES[id_]) - 1  # a mark that is drawn at the left end, not at the right one
+    assert left_edge(page, text, last) < left_edge(page, text, last - 1) < left_edge(page, text, 0)
+    box, card = text.rect, page.find_element("id", "bm25").rect
+    assert left_edge(page, text, 0) > box["x"] + box["width"] / 2  # it begins at the right edge
+    assert box["x"] >= card["x"]
+    assert box["x"] + box["width"] <= card["x"] + card["width"]
+    # what stands around it keeps its direction
+    ranks = page.find_elements("css selector", "#bm25 li div")
+    assert all(each.value_of_css_property("direction") == "ltr" for each in ranks)
+
+
+@pytest.mark.parametrize(
+    ("id_", "query", "language"),
+    [("chinese", "红猫在垫子上睡觉", "zh"), ("japanese", "赤い猫はマットの上で眠る", "ja")],
+)
+def test_what_has_no_spaces_is_broken_into_lines(
+    page: Any, id_: str, query: str, language: str
+) -> None:
+    search(page, PASSAGES[id_] if id_ == "chinese" else query)
+    text = passage(page, id_)
+    assert text.get_attribute("lang") == language
+    assert page.execute_script("return document.documentElement.scrollWidth") <= 1280
+    wide = "return [arguments[0].scrollWidth, arguments[0].clientWidth]"
+    needed, there = page.execute_script(wide, text)
+    assert needed <= there
 
 
 def test_a_refusal_is_told(page: Any) -> None:
