@@ -80,7 +80,7 @@ def digest_file(path: Path) -> str:
 
 def digest_folder(path: Path) -> str:
     """The SHA-256 (hex) of every file below a folder and its relative name."""
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != SEEN)
     return digest({str(file.relative_to(path)): digest_file(file) for file in files})
 
 

@@ -17,9 +17,10 @@ from limbeck.errors import ConfigError, DataError, ModelError, StoreError
 from limbeck.indexing import Index, Searcher, open_index
 from limbeck.indexing.approximate import choose_effort
 from limbeck.indexing.building import load_embedder
+from limbeck.indexing.files import read_card, write_card
 from limbeck.inference import Engine
 from limbeck.search import search_dense
-from limbeck.store import digest_folder, read_json, write_json
+from limbeck.store import digest_folder, read_json
 
 ENGINE = Engine("cpu", "fp32")
 
@@ -177,10 +178,8 @@ def test_an_open_index_does_not_see_what_changes(folder: Path) -> None:
 
 
 def test_another_model_or_a_missing_one_is_refused(folder: Path) -> None:
-    card = read_json(folder / "index.json")
-    write_json(
-        folder / "index.json", card | {"model": card["model"] | {"digest": "0" * 64}}, stage="x"
-    )
+    card = read_card(folder)
+    write_card(folder, card | {"model": card["model"] | {"digest": "0" * 64}})
     with pytest.raises(ModelError, match=r"made with another model \(digest 0000"):
         searcher(folder)
     (folder / "model").rename(folder / "elsewhere")
@@ -208,7 +207,7 @@ def test_a_damaged_or_foreign_folder_is_refused(
     vectors.write_bytes(vectors.read_bytes()[:-4])
     with pytest.raises(StoreError, match=r"vectors.npy has \d+ bytes, \d+ bytes expect"):
         open_index(folder)
-    write_json(folder / "index.json", read_json(folder / "index.json") | {"format": 9}, stage="x")
+    write_card(folder, read_card(folder) | {"format": 9})
     with pytest.raises(StoreError, match="later version"):
         open_index(folder)
 

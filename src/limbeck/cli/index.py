@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from limbeck.cli import options
 from limbeck.cli.output import print_json
 from limbeck.cli.progress import on_stderr
+from limbeck.errors import StoreError
 
 if TYPE_CHECKING:
     from limbeck.indexing import Changed
@@ -128,6 +129,31 @@ def delete(
     from limbeck import indexing
 
     _say(indexing.delete(index, ids), as_json)
+
+
+@app.command("check")
+def check(index: Folder, as_json: options.Json = False) -> None:
+    """Read every byte of an index; exits 2 when something is not what was written."""
+    from limbeck import indexing
+
+    with on_stderr() as progress:
+        found = indexing.check(index, progress=progress)
+    if as_json:
+        print_json(asdict(found) | {"folder": str(found.folder)})
+    else:
+        size = f"{found.files:,} files, {found.bytes / 2**20:,.1f} MiB"
+        typer.echo(f"{found.folder}: {found.passages:,} passages; {size} compared by SHA-256")
+        if found.unrecorded:
+            typer.echo(
+                f"No SHA-256 is recorded of {', '.join(found.unrecorded)}: an older version wrote "
+                "that. What it holds was looked at instead."
+            )
+        for line in (*(f"Damaged: {why}" for why in found.faults), *found.advice):
+            typer.echo(line)
+        if not found.faults:
+            typer.echo("Nothing is damaged.")
+    if found.faults:
+        raise typer.Exit(StoreError.exit_code)
 
 
 def _say(changed: "Changed", as_json: bool) -> None:

@@ -82,7 +82,7 @@ class Approximate:
         faiss = _faiss()
         try:
             found = cls(faiss.read_index(str(path)), about["kind"], int(about["effort"]))
-        except (RuntimeError, KeyError, ValueError) as error:
+        except (RuntimeError, MemoryError, KeyError, ValueError) as error:
             raise damaged(path, str(error).strip().partition("\n")[0]) from error
         if found.rows != about["rows"]:
             raise damaged(path, f"it has {found.rows} rows, {about['rows']} expected")

@@ -35,12 +35,18 @@ from limbeck.indexing.files import (
     CARD,
     FORMAT,
     MODEL,
+    RECOPY,
+    REMAKE,
     STAGE,
+    Damaged,
     Index,
     changing,
     holds_segment,
     is_begun,
+    open_exactly,
     open_index,
+    read_card,
+    segment_entry,
     segment_name,
     unknown_ids,
     write_card,
@@ -52,7 +58,17 @@ from limbeck.inference import Engine, choose_engine, embed_batches, plan_batches
 from limbeck.models.encoder import Encoder
 from limbeck.models.exported import is_exported, runtime_of
 from limbeck.similarity import comparable
-from limbeck.store import digest, held, new_folder
+from limbeck.store import (
+    SEEN,
+    Checksum,
+    checksum,
+    checksums,
+    digest,
+    faults,
+    files_below,
+    held,
+    new_folder,
+)
 from limbeck.teachers.teachers import DualTeacher, load_teacher
 from limbeck.types import Progress, Role, Silent
 
@@ -93,7 +109,8 @@ def build(
 
     `model` is an encoder, or a run, whose student it then is and whose folder `index` is where the
     index goes by default. The same call goes on where an earlier one stopped, and opens what is
-    finished; with another `kind` or `least_recall` it does only what that takes.
+    finished; with another `kind` or `least_recall` it does only what that takes. The copy of the
+    model and what approximates the index are made again when they are damaged.
 
     Raises:
         ConfigError: when `out` holds something else, or the kind or engine cannot be had.
@@ -124,25 +141,33 @@ def build(
         card = _begun_card(teacher, collection, engine, beside)
         if (out / CARD).is_file():
             card = _checked_card(out, card)
+            if not _has_model(out, card["model"]):
+                card["model"]["files"] = _copy_model(model, teacher.encoder, out)
+                write_card(out, card)
         else:
             if beside is None:
-                _copy_model(model, teacher.encoder, out / MODEL)
+                card["model"]["files"] = _copy_model(model, teacher.encoder, out)
             card["segments"] = list(
                 _encoded(teacher, collection.passages, out, engine, progress, first=0)
             )
-        if not (out / CARD).is_file():
             write_card(out, card)  # exact in the meantime: encoding is the dear part
         approximate = chosen != "exact"
         wanted = {"kind": chosen, "least_recall": least_recall if approximate else None}
-        if wanted != {key: card[key] for key in wanted}:
-            index = open_index(out)
-            made = (
-                _approximate(index, chosen, least_recall, teacher, collection, engine, progress)
-                if approximate
-                else None
-            )
-            change = int(card["changes"]) + 1
-            write_card(out, {**card, **wanted, "approximate": made, "changes": change})
+        if wanted == {key: card[key] for key in wanted}:
+            try:
+                return open_index(out)
+            except Damaged as error:
+                if error.advice != REMAKE:
+                    raise
+                progress.say(f"Damaged: {error.why}")
+        index = open_exactly(out)
+        made = (
+            _approximate(index, chosen, least_recall, teacher, collection, engine, progress)
+            if approximate
+            else None
+        )
+        change = int(card["changes"]) + 1
+        write_card(out, {**card, **wanted, "approximate": made, "changes": change})
         return open_index(out)
 
 
@@ -164,7 +189,7 @@ def add(
     folder = index_of(Path(folder))
     passages = read_passages(Path(file).expanduser())
     with changing(folder) as index:
-        teacher = model_of(index)
+        teacher = model_of(index.folder, index.card)
         model = folder / index.card["model"]["path"]
         if backend == "auto" and is_exported(model):
             backend = runtime_of(model)
@@ -208,26 +233,36 @@ def load_embedder(model: str) -> DualTeacher:
     return found
 
 
-def model_of(index: Index) -> DualTeacher:
-    """The encoder that an index was made with.
+def model_of(folder: Path, card: Mapping[str, Any]) -> DualTeacher:
+    """The encoder that the index in a folder was made with, as its card says.
 
     Raises:
         ModelError: when it is not there, or not that encoder any more.
+        StoreError: when the copy of it in the index is damaged.
     """
-    about = index.card["model"]
-    folder = index.folder / about["path"]
-    if not folder.is_dir():
+    about = card["model"]
+    place = folder / about["path"]
+    is_copy = about["path"] == MODEL
+    advice = RECOPY if is_copy else "Repeat the command that made it, or put a copy of it back."
+    if not place.is_dir():
         raise ModelError(
-            f"{index.folder} was made with the model in {folder}, which is not there. Put it back, "
-            "or build the index again."
+            f"{folder} was made with the model in {place}, which is not there. {advice}"
         )
-    found = load_embedder(str(folder))
+    for why in faults(folder, checksums_of(about)).values():
+        raise Damaged(folder, why, RECOPY)
+    found = load_embedder(str(place))
     if found.digest != about["digest"]:
         raise ModelError(
-            f"{index.folder} was made with another model (digest {about['digest'][:16]}) than is "
-            f"in {folder} now ({found.digest[:16]}). Delete the index and build it again."
+            f"{folder} was made with another model (digest {about['digest'][:16]}) than is in "
+            f"{place} now ({found.digest[:16]}). {advice} If the new one is meant, delete "
+            f"the index, build it again, and add again what had been added to it."
         )
     return found
+
+
+def checksums_of(about: Mapping[str, Any]) -> dict[str, Checksum]:
+    """The checksums of the copy of the encoder, as far as the card has them."""
+    return {name: Checksum(**each) for name, each in (about.get("files") or {}).items()}
 
 
 def encoded(
@@ -267,7 +302,7 @@ def _encoded(
                     advance(len(rows))
                 vectors = comparable(vectors, teacher.similarity)
                 write_segment(out, name, made_from, part, vectors)
-            yield {"name": name, "passages": len(part)}
+            yield segment_entry(out, name)
 
 
 def _change(index: Index, segments: Sequence[Mapping[str, object]], hidden: list[int]) -> None:
@@ -325,7 +360,7 @@ def _checked_card(out: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: naming what differs.
     """
-    card = dict(open_index(out).card)
+    card = read_card(out)
     for what in ("model", "data"):
         if card[what]["digest"] != wanted[what]["digest"]:
             raise ConfigError(
@@ -354,13 +389,21 @@ def _check_folder(out: Path) -> None:
         )
 
 
-def _copy_model(model: str, encoder: Encoder, folder: Path) -> None:
-    """Put the encoder into the index, which then needs nothing else."""
+def _copy_model(model: str, encoder: Encoder, out: Path) -> dict[str, object]:
+    """Put the encoder into the index, which then needs nothing else; the checksums of its files."""
     if is_exported(model):
-        with new_folder(folder, stage=STAGE) as temporary:
-            shutil.copytree(Path(model).expanduser(), temporary, dirs_exist_ok=True)
+        with new_folder(out / MODEL, stage=STAGE) as temporary:
+            source, seen = Path(model).expanduser(), shutil.ignore_patterns(SEEN)
+            shutil.copytree(source, temporary, ignore=seen, dirs_exist_ok=True)
     else:
-        encoder.save(folder, card="The encoder of this index.\n", stage=STAGE)
+        encoder.save(out / MODEL, card="The encoder of this index.\n", stage=STAGE)
+    found = checksums(out, files_below(out, MODEL))
+    return {name: each.model_dump() for name, each in found.items()}
+
+
+def _has_model(out: Path, about: Mapping[str, Any]) -> bool:
+    """Whether the encoder is where the card of an index says; a copy, unharmed."""
+    return (out / about["path"]).is_dir() and not faults(out, checksums_of(about))
 
 
 def _approximate(
@@ -398,6 +441,7 @@ def _approximate(
     return {
         "file": name,
         "kind": kind,
+        "checksum": checksum(index.folder / name).model_dump(),
         "rows": built.rows,
         "effort": effort,
         "measured_on": f"{len(measuring)} {what}",

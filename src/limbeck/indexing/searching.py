@@ -67,7 +67,7 @@ class Searcher:
         self.engine = engine
         self.name = name
         self.teacher = teacher
-        self.encoder: Encoder = model_of(index).encoder
+        self.encoder: Encoder = model_of(index.folder, index.card).encoder
 
     def search(self, queries: Sequence[str], k: int, *, by: By = "student") -> list[list[Hit]]:
         """The k best passages for each query, best first, or as many as there are.
