@@ -20,6 +20,8 @@ def test_what_is_not_given_takes_its_default(invoke: Invoke, pipeline: FakePipel
         "student_layers": None,
         "layer_choice": "spread",
         "dim": None,
+        "query_prompt": None,
+        "passage_prompt": None,
         "recipe": "auto",
         "settings": {},
         "labels": None,
@@ -43,7 +45,9 @@ def test_every_option_reaches_the_pipeline(
     file = tmp_path / "settings.toml"
     file.write_text("updates = 100\ntemperature = 2.0\n[teacher_dual]\nupdates = 9\n")
     options = "--teacher dual:t --teacher scores:u --teacher-weights 0.7,0.3 --student s "
-    options += "--student-layers 2 --layer-choice first --dim 64 "
+    options += (
+        "--student-layers 2 --layer-choice first --dim 64 --query-prompt q: --passage-prompt= "
+    )
     options += "--recipe kl --labels 500 --seed 7 --budget 1.5h --store kept --backend torch "
     options += "--precision fp32 --workers 4 --force-teacher --drop-unknown-judgements --force "
     options += "--candidates a.trec --candidates b.tsv --query-model t5 "
@@ -61,6 +65,8 @@ def test_every_option_reaches_the_pipeline(
         "student_layers": 2,
         "layer_choice": "first",
         "dim": 64,
+        "query_prompt": "q:",
+        "passage_prompt": "",
         "recipe": "kl",
         "settings": {
             "updates": "5",

@@ -171,6 +171,20 @@ StudentLayers = Annotated[
 ]
 LayerChoice = Annotated[Literal["spread", "first"], typer.Option(help="Which layers to keep.")]
 Dim = Annotated[int | None, typer.Option(help="Give the student vectors of this width.", min=1)]
+QueryPrompt = Annotated[
+    str | None,
+    typer.Option(
+        help="Put this before every query that the student reads; kept in its folder, where "
+        "sentence-transformers finds it, too.",
+        show_default="what its folder names, or nothing",
+    ),
+]
+PassagePrompt = Annotated[
+    str | None,
+    typer.Option(
+        help="The same before every passage.", show_default="what its folder names, or nothing"
+    ),
+]
 Recipe = Annotated[
     str,
     typer.Option(

@@ -199,6 +199,25 @@ def _resolve(path_or_name: str | Path) -> tuple[Kind | None, Path]:
     return given, _download(name)
 
 
+def _refuse_adapter(folder: Path) -> None:
+    """Refuse the weights that LoRA adds to a model, told how to add them."""
+    about = _read_object(folder / "adapter_config.json")
+    if not about:
+        return
+    base = about.get("base_model_name_or_path") or "the model it was trained from"
+    ranks = about.get("task_type") == "SEQ_CLS"
+    cls = f"AutoPeftModelFor{'SequenceClassification' if ranks else 'FeatureExtraction'}"
+    kind = "CrossEncoder" if ranks else "SentenceTransformer"
+    raise ModelError(
+        f"{folder} holds an adapter (LoRA) to {base}, not a model. Merge the two and name what "
+        f"comes of it. After `pip install peft`, in Python: from peft import {cls}; from "
+        f'transformers import AutoTokenizer; {cls}.from_pretrained("{folder}").merge_and_unload()'
+        f'.save_pretrained("merged"); AutoTokenizer.from_pretrained("{base}")'
+        f'.save_pretrained("merged"). Then name {kind}:merged (or, if the weights here are merged '
+        "already, delete adapter_config.json)."
+    )
+
+
 def _download(name: str) -> Path:
     """The local copy of a hub model, fetched when it is not there yet."""
     from huggingface_hub import snapshot_download
@@ -227,6 +246,7 @@ def _download(name: str) -> Path:
 
 def _kind_of_folder(folder: Path) -> Kind:
     """The kind that the files of a folder say."""
+    _refuse_adapter(folder)
     model_type = _read_object(folder / "config_sentence_transformers.json").get("model_type")
     if model_type == _PYLATE:
         return "MultiVectorEncoder"
@@ -305,6 +325,7 @@ def _class_name(module: dict[str, Any]) -> str:
 def _body_folder(folder: Path, modules: list[dict[str, Any]]) -> Path:
     """The folder that holds the transformer's config and weights."""
     body = folder / str(modules[0]["path"]) if modules else folder
+    _refuse_adapter(body)
     if not modules or _class_name(modules[0]) == "Transformer":
         _read_json(body / "config.json")
         if not any(body.glob("model*.safetensors*")):

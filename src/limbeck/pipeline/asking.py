@@ -23,9 +23,11 @@ from limbeck.generation import Writer, load_writer
 from limbeck.models.encoder import Encoder
 from limbeck.models.layers import cut_layers, with_dimension
 from limbeck.models.loading import OFFLINE, load_encoder
+from limbeck.models.prompts import missing_prompts, with_prompts
 from limbeck.recipes import AUTO, Recipe, find, find_preset
 from limbeck.settings import parse_settings
 from limbeck.teachers.teachers import (
+    DualTeacher,
     EnsembleTeacher,
     ScoresTeacher,
     Teacher,
@@ -100,6 +102,9 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
             "queries to queries.jsonl, or use --recipe embed, which can learn from passages alone."
         )
     base, student = _students(asked)
+    given_prompts = [asked.get(key) for key in ("query_prompt", "passage_prompt")]
+    if given_prompts == [None, None]:
+        notes += prompt_notes("student", str(asked["student"] or OFFLINE), base)
     teacher = None
     if not fits and ("teacher" in recipe.needs or recipe.fits):
         teacher, said = _given(given, weights, collection)
@@ -160,6 +165,21 @@ def teacher_named(spec: str, collection: Collection) -> Teacher:
     return load_scores(spec, collection) if names_scores(spec) else load_teacher(spec)
 
 
+def prompt_notes(what: str, spec: str, encoder: Encoder) -> list[str]:
+    """What there is to say of an encoder that is used without the prompts it was trained with."""
+    if (prompts := missing_prompts(spec, encoder)) is None:
+        return []
+    query, passage = prompts
+    how = (
+        f"give --query-prompt {query!r} and --passage-prompt {passage!r}"
+        if what == "student"
+        else f"name {{'query': {query!r}, 'document': {passage!r}}} as prompts in its "
+        "config_sentence_transformers.json"
+    )
+    without = "by its name, but its folder names none, and it is read without"
+    return [f"{what}: {spec} was trained with prompts, {without}; {how}"]
+
+
 def _fits(given: Sequence[str]) -> bool:
     """Whether the run is asked to fit its teacher.
 
@@ -206,9 +226,11 @@ def _given(
     """
     found = [teacher_named(spec, collection) for spec in given]
     notes = []
-    for each in found:
+    for spec, each in zip(given, found, strict=True):
         if isinstance(each, ScoresTeacher):
             notes += [*each.known.notes, _coverage(each, collection)]
+        if isinstance(each, DualTeacher):
+            notes += prompt_notes("teacher", spec, each.encoder)
     if len(found) == 1:
         teacher = renamed(found[0], "teacher")
     else:
@@ -364,6 +386,8 @@ def _check_labels(collection: Collection, recipe: Recipe, teacher: str) -> None:
 def _students(asked: Mapping[str, Any]) -> tuple[Encoder, Encoder]:
     """The encoder as it comes, and the student cut from it."""
     base = load_encoder(asked["student"] or OFFLINE)
+    if asked.get("query_prompt") is not None or asked.get("passage_prompt") is not None:
+        base = with_prompts(base, asked.get("query_prompt"), asked.get("passage_prompt"))
     layers = asked["student_layers"]
     if layers is None and asked["student"] is None:
         layers = OFFLINE_LAYERS

@@ -27,6 +27,7 @@ from limbeck.pipeline.asking import (
     FITTED,
     checked,
     measured_split,
+    prompt_notes,
     specs,
     teacher_named,
     teachers_wanted,
@@ -64,6 +65,8 @@ def distill(
     student_layers: int | None = None,
     layer_choice: LayerChoice = "spread",
     dim: int | None = None,
+    query_prompt: str | None = None,
+    passage_prompt: str | None = None,
     recipe: str = "auto",
     settings: Mapping[str, object] | None = None,
     labels: int | None = None,
@@ -88,12 +91,13 @@ def distill(
     `settings` are the recipe's, as in `limbeck recipes NAME`; those of the recipes that fit a
     teacher carry its name: `teacher_dual.updates`. `budget_seconds` chooses updates, list length
     and candidate depth to fit; settings that are given win. Of several teachers the weighted mean
-    teaches, each brought to one scale; without `teacher_weights` they count alike. `workers`
-    processes encode and score, as many as may change from call to call. `candidates` are files of
-    scored pairs, such as runs: their passages join the pools of their training queries. On a corpus
-    without queries the `query_model`, a folder of a seq2seq model, writes them. `student_alone`
-    measures no other system in the end, for data on which another run has done so. `alike` are the
-    folders of runs from which stages are taken that they made from the same inputs.
+    teaches, each brought to one scale; without `teacher_weights` they count alike. `query_prompt`
+    and `passage_prompt` come before every text that the student reads, and are saved with it.
+    `workers` processes encode and score, as many as may change from call to call. `candidates` are
+    files of scored pairs, such as runs: their passages join the pools of their training queries. On
+    a corpus without queries the `query_model`, a folder of a seq2seq model, writes them.
+    `student_alone` measures no other system in the end, for data on which another run has done so.
+    `alike` are the folders of runs from which stages are taken that they made from the same inputs.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used, before any work.
@@ -109,6 +113,8 @@ def distill(
         "student_layers": student_layers,
         "layer_choice": layer_choice,
         "dim": dim,
+        "query_prompt": query_prompt,
+        "passage_prompt": passage_prompt,
         "recipe": recipe,
         "settings": {key: str(value) for key, value in (settings or {}).items()},
         "labels": labels,
@@ -274,7 +280,10 @@ def evaluate(
                 "another --split."
             )
         systems = [measure_bm25(task, split), measure_teacher(task, "model", asked, split)]
-        return report(task, Path(out) if out else None, systems, list(collection.notes), seed)
+        notes = list(collection.notes)
+        if isinstance(asked, DualTeacher):
+            notes += prompt_notes("model", model, asked.encoder)
+        return report(task, Path(out) if out else None, systems, notes, seed)
 
 
 def demo(
