@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -354,3 +354,26 @@ def test_nan_vectors_stop_the_mining(tmp_path: Path) -> None:
             depth=5,
             folder=tmp_path / "mine",
         )
+
+
+def test_a_querys_own_passage_is_no_candidate_of_it(tmp_path: Path) -> None:
+    """Of these passages every tenth is a query, too; each finds as many others as before."""
+    collection = make_collection()
+    asked = Texts([f"p{at}" for at in range(0, 40, 10)], collection.passages.texts[::10])
+    own = replace(collection, queries=asked, qrels={})
+    queries, places = np.arange(4, dtype=np.int32), range(0, 40, 10)
+    given = vectors(40, 1)
+    mined = {
+        "bm25": lambda it, name: mine_lexical(it, queries, depth=5, folder=tmp_path / name),
+        "dense": lambda it, name: mine_dense(
+            it, queries, given[::10], given, source="d", depth=5, folder=tmp_path / name
+        ),
+    }
+    for name, mine in mined.items():
+        kept = lists_of(mine(replace(own, keep_own_passage=True), f"{name}-kept"))
+        found = lists_of(mine(own, name))
+        for at, before, after in zip(places, kept, found, strict=True):
+            assert at in before
+            assert at not in after
+            assert after[:4] == [passage for passage in before if passage != at]
+            assert len(after) == 5

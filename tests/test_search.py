@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limbeck.errors import ConfigError, ScoreError
-from limbeck.search import BM25, search_dense
+from limbeck.search import BM25, search_dense, search_others
 
 TEXTS = ["red apple pie", "green apple", "blue sky", "apple apple apple"]
 
@@ -212,3 +212,21 @@ def test_masked_passages_are_never_found() -> None:
     positions, scores = search_dense(passages[:1], passages, 4, mask=mask, memory_bytes=2048)
     assert positions.tolist() == [[1, 3, 2, -1]]
     assert scores.tolist() == [[1.0, 1.0, 0.0, -np.inf]]
+
+
+def test_no_query_finds_its_own_passage() -> None:
+    """As if it were not there: for own passages that are found first, in between, last, not at all
+    and for queries without one.
+    """
+    chance = np.random.default_rng(0)
+    queries = chance.standard_normal((40, 6)).astype(np.float32)
+    passages = chance.standard_normal((9, 6)).astype(np.float32)
+    own = np.arange(40) % 10 - 1
+    for k in (1, 4, 8, 12):
+        found, scores = search_others(lambda n: search_dense(queries, passages, n), k, own)
+        for row, left_out in enumerate(own):
+            mask = np.arange(9) != left_out
+            expected = search_dense(queries[row : row + 1], passages, k, mask=mask)
+            kept = expected[1][0] > -np.inf
+            assert found[row].tolist() == np.where(kept, expected[0][0], -1).tolist()
+            np.testing.assert_allclose(scores[row], expected[1][0], rtol=1e-6)

@@ -1,8 +1,9 @@
 """Which passages could answer each query, and who found them?
 
 `mine_lexical` and `mine_dense` search in blocks of queries and write each block as one shard, so a
-killed mining goes on after the last whole shard. `merge` puts several pools into one, by rank, and
-keeps what every source said. Files carry ids beside positions; ids count when they are read.
+killed mining goes on after the last whole shard. A query's own passage is never its candidate.
+`merge` puts several pools into one, by rank, and keeps what every source said. Files carry ids
+beside positions; ids count when they are read.
 
 This module knows no model, no teacher score and no rule for false negatives.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 from limbeck.data.collection import Collection, Texts
 from limbeck.errors import StoreError
-from limbeck.search import BM25, Positions, Vectors, search_dense
+from limbeck.search import BM25, Positions, Vectors, search_dense, search_others
 from limbeck.store import StageFolder, damaged, digest, read_parquet, write_parquet
 from limbeck.types import PassageId, Progress, Qrels, QueryId, Silent
 
@@ -233,7 +235,7 @@ def mine_lexical(
         texts = collection.passages.texts
         index = BM25.build(texts, language=language, progress=progress)
         asked = collection.queries.texts
-        return lambda block: index.search([asked[query] for query in queries[block]], depth)
+        return lambda block, k: index.search([asked[query] for query in queries[block]], k)
 
     settings = {"language": language}
     job = _Job(collection, queries, "bm25", depth, shard_queries, settings)
@@ -271,8 +273,8 @@ def mine_dense(
         )
 
     def prepare() -> _Search:
-        return lambda block: search_dense(
-            query_vectors[block], passage_vectors, depth, memory_bytes=memory_bytes
+        return lambda block, k: search_dense(
+            query_vectors[block], passage_vectors, k, memory_bytes=memory_bytes
         )
 
     settings = {
@@ -284,7 +286,8 @@ def mine_dense(
     return _mine(job, folder, prepare, progress or Silent())
 
 
-_Search = Callable[[slice], tuple[Positions, Vectors]]  # a block of the queries -> what was found
+# a block of the queries, and how many passages of each -> what was found
+_Search = Callable[[slice, int], tuple[Positions, Vectors]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +338,12 @@ def _mine(job: _Job, path: Path, prepare: Callable[[], _Search], progress: Progr
         search = prepare()
         with progress.task(f"mine {job.source}", count, "queries") as advance:
             for name, block in missing.items():
-                found = Candidates.of(job.source, job.queries[block], *search(block))
+                own = job.collection.own_passages[job.queries[block]]
+                found = Candidates.of(
+                    job.source,
+                    job.queries[block],
+                    *search_others(partial(search, block), job.depth, own),
+                )
                 write_parquet(path / name, found.to_frame(job.collection), stage=folder.name)
                 advance(len(found))
     mined = _read_shards(job, path)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,6 +175,28 @@ class BM25:
         )
         shape = (len(asked), self.postings.shape[0])
         return csr_array((times, terms, offsets), shape=shape) @ self.postings
+
+
+def search_others(
+    search: Callable[[int], tuple[Positions, Vectors]], k: int, own: NDArray[np.integer[Any]]
+) -> tuple[Positions, Vectors]:
+    """The k best of a search without each query's own passage.
+
+    `search` gives the positions and scores [Q, n] of the n best; `own` [Q] are positions, -1 where
+    a query has none.
+
+    Example:
+        >>> found = np.array([[2, 0, 1], [1, 2, 0]], dtype=np.int32)
+        >>> search = lambda n: (found[:, :n], -found[:, :n].astype(np.float32))
+        >>> search_others(search, 2, np.array([2, -1]))[0].tolist()
+        [[0, 1], [1, 2]]
+    """
+    if (own < 0).all():
+        return search(k)
+    positions, scores = search(k + 1)
+    later = np.cumsum(positions == np.where(own < 0, -2, own)[:, None], axis=1)[:, :k]
+    places = np.arange(k) + later  # from its own passage on, everything moves up by one
+    return np.take_along_axis(positions, places, 1), np.take_along_axis(scores, places, 1)
 
 
 def search_dense(

@@ -35,6 +35,7 @@ def test_what_is_not_given_takes_its_default(invoke: Invoke, pipeline: FakePipel
         "query_model": None,
         "force_teacher": False,
         "drop_unknown_judgements": False,
+        "keep_own_passage": False,
         "force": False,
     }
 
@@ -50,7 +51,7 @@ def test_every_option_reaches_the_pipeline(
     )
     options += "--recipe kl --labels 500 --seed 7 --budget 1.5h --store kept --backend torch "
     options += "--precision fp32 --workers 4 --force-teacher --drop-unknown-judgements --force "
-    options += "--candidates a.trec --candidates b.tsv --query-model t5 "
+    options += "--keep-own-passage --candidates a.trec --candidates b.tsv --query-model t5 "
     result = invoke(
         *["distill", "docs", "--out", "run", *options.split(), "--settings", file],
         *["--set", "updates=5", "--set", "name=a=b"],
@@ -85,6 +86,7 @@ def test_every_option_reaches_the_pipeline(
         "query_model": Path("t5"),
         "force_teacher": True,
         "drop_unknown_judgements": True,
+        "keep_own_passage": True,
         "force": True,
     }
 

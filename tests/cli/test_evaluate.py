@@ -8,7 +8,7 @@ def test_every_option_reaches_the_pipeline(invoke: Invoke, pipeline: FakePipelin
     result = invoke(
         *["evaluate", "model", "docs", "--split", "dev", "--out", "there", "--seed", "3"],
         *["--backend", "torch", "--precision", "bf16", "--workers", "2"],
-        "--drop-unknown-judgements",
+        *["--drop-unknown-judgements", "--keep-own-passage"],
     )
     assert result.exit_code == 0, result.stderr
     assert pipeline.data == ("model", "docs")
@@ -21,6 +21,7 @@ def test_every_option_reaches_the_pipeline(invoke: Invoke, pipeline: FakePipelin
         "precision": "bf16",
         "workers": 2,
         "drop_unknown_judgements": True,
+        "keep_own_passage": True,
     }
     assert result.stdout.startswith("model    nDCG@10\n")
 

@@ -1,3 +1,7 @@
+from array import array
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from limbeck.data.collection import Collection, Texts, with_dev, with_labels
@@ -123,3 +127,38 @@ def test_queries_with_only_negatives_stay_in_train() -> None:
     collection = with_dev(toy({"train": judged(**train)}, queries=11), seed=0)
     assert "q3" in collection.qrels["train"]
     assert len(collection.qrels["dev"]) == 1
+
+
+def own(qrels: dict[Split, Qrels] | None = None, **more: Any) -> Collection:
+    """a, b and c are passages and queries; b's text is another, c's passage has a title."""
+    passages = Texts(["a", "b", "c", "d"], ["red cat", "old dog", "Birds blue  bird", "red cat"])
+    titled = replace(passages, title_ends=array("q", [0, 0, 5, 0]))
+    queries = Texts(["c", "b", "a", "e"], ["blue bird", "who barks?", "red  cat", "old dog"])
+    return Collection("own", titled, queries, qrels or {}, **more)
+
+
+def test_a_querys_own_passage_has_its_id_and_its_text() -> None:
+    assert own().own_passages.tolist() == [2, -1, 0, -1]
+    assert own(keep_own_passage=True).own_passages.tolist() == [-1] * 4
+
+
+def test_an_own_passage_that_is_judged_relevant_is_an_answer() -> None:
+    assert own({"dev": judged(a={"a": 1})}).own_passages.tolist() == [2, -1, -1, -1]
+    assert own({"dev": judged(a={"a": 0})}).own_passages.tolist() == [2, -1, 0, -1]
+
+
+def test_what_is_left_out_is_part_of_the_digest() -> None:
+    assert own().digest != own(keep_own_passage=True).digest
+
+
+def test_equal_ids_of_other_texts_are_left_alone() -> None:
+    """As in Cranfield, which numbers both from 1: the digest is what it always was."""
+    numbered = Collection(
+        "numbered",
+        Texts(["1", "2", "3"], ["wings in a stream", "heat in a plate", "flow past a cone"]),
+        Texts(["1", "2"], ["what of wings?", "how is heat conducted?"]),
+        {"test": judged(**{"1": {"1": 1}, "2": {"2": 2, "3": 0}})},
+    )
+    assert numbered.own_passages.tolist() == [-1, -1]
+    known = "fca2f30a8ba53f175f0aa9dc0b8a2876a3b5bf57e79f08f46d4866ba8f3b63d1"
+    assert numbered.digest == known == replace(numbered, keep_own_passage=True).digest

@@ -331,6 +331,53 @@ def test_positives_of_a_query_with_the_same_text_are_no_negatives(
     assert [entry.spared.tolist() for entry in lists] == [[1], [0], []]
 
 
+@pytest.fixture
+def own(tmp_path: Path, tiny_encoder: Encoder) -> Retrieval:
+    """The queries p0 (judged), p3 (not judged) and p1 (dev) are passages; p5 repeats p3's text."""
+    words = ["cat", "dog", "bird", "fish", "sea", "fish", "moon"]
+    collection = Collection(
+        "own",
+        Texts([f"p{at}" for at in range(7)], words),
+        Texts(["p0", "p3", "p1"], ["cat", "fish", "dog"]),
+        {
+            "train": {QueryId("p0"): {PassageId("p2"): 1}},
+            "dev": {QueryId("p1"): {PassageId("p4"): 1, PassageId("p1"): 0}},
+        },
+    )
+    return a_task(tmp_path, tiny_encoder, collection)
+
+
+def test_a_querys_own_text_is_no_negative_of_it(own: Retrieval) -> None:
+    """Neither in its list, from whatever pool, nor where another query brings it."""
+    lists = own.lists(pools([0, 4, 6], [5, 0, 4]))
+    assert [entry.pool.tolist() for entry in lists] == [[4, 6], [0, 4]]
+    assert [entry.spared.tolist() for entry in lists] == [[0], [3]]
+    batch = ListSource(lists, 2, 3, seed=0).batch(0)
+    [row] = np.flatnonzero(batch.queries == 0)
+    assert batch.spared[row].tolist() == [at in (0, 2) for at in batch.passages]
+    kept = replace(own, collection=replace(own.collection, keep_own_passage=True))
+    lists = kept.lists(pools([0, 4, 6], [5, 0, 4]))
+    assert [entry.pool.tolist() for entry in lists] == [[0, 4, 6], [3, 0, 4]]
+
+
+def test_an_own_passage_that_others_found_is_left_out(own: Retrieval) -> None:
+    teacher = scores_of(own.collection, [(0, 0, 9.0), (0, 2, 1.0), (0, 4, 2.0), (1, 0, 1.0)])
+    found = own.pools(np.arange(2), depth=8, teacher=own.base, asked=teacher)
+    assert [found.for_query(place).tolist() for place in range(2)] == [[4, 2], [0]]
+    given = ScoredPairs(np.array([[0, 0], [0, 6], [1, 3]]), np.ones(3, dtype=np.float32))
+    found = replace(own, given=[given]).pools(np.arange(2), depth=8, teacher=own.base)
+    assert all(at not in found.for_query(place) for place, at in enumerate([0, 3]))
+
+
+def test_dev_is_measured_without_own_passages(own: Retrieval, student: Encoder) -> None:
+    queries = np.array([2, 0])
+    found = own.first_stage(student, queries, np.array([1, 2, 4]), depth=3)
+    assert {query: set(passages) for query, passages in found.items()} == {
+        "p1": {"p2", "p4"},
+        "p0": {"p1", "p2", "p4"},
+    }
+
+
 def test_a_source_is_scored_where_it_is_drawn_and_nowhere_else(listed: Retrieval) -> None:
     """Three updates of two queries: what they show has its score, and only that was asked for."""
     lists = listed.lists(pools([4, 5, 9, 6, 7], [3, 7, 6, 5, 9], [5, 9, 4, 3], [6, 5, 9, 4]))

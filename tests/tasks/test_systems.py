@@ -3,17 +3,27 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from collections_here import made_up
+from limbeck.data.collection import Collection
 from limbeck.data.scores import ScoredPairs
+from limbeck.evaluation.measures import read_trec
 from limbeck.evaluation.table import Cost
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import cut_layers
 from limbeck.store import read_json
-from limbeck.tasks.systems import TIMED_RERANKINGS, live_ranker, measure_teacher
+from limbeck.tasks.systems import (
+    TIMED_RERANKINGS,
+    live_ranker,
+    measure_bm25,
+    measure_encoder,
+    measure_teacher,
+)
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.teachers import (
     CrossTeacher,
@@ -24,7 +34,7 @@ from limbeck.teachers.teachers import (
     Teacher,
     load_teacher,
 )
-from retrieval_here import a_task
+from retrieval_here import a_task, in_memory
 
 Made = Callable[[str], Teacher]
 
@@ -142,3 +152,39 @@ def test_scores_that_were_computed_elsewhere_have_no_cost_here(
     scores = np.linspace(0, 1, len(pairs), dtype=np.float32)
     teacher = ScoresTeacher("file", task.collection, ScoredPairs(pairs, scores))
     assert measure_teacher(task, "teacher", teacher, "test").cost == Cost()
+
+
+@pytest.mark.parametrize("kind", ["bm25", "student", "dual", "cross", "scores"])
+def test_no_system_finds_a_querys_own_passage(
+    tmp_path: Path, tiny_encoder: Encoder, made: Made, kind: str
+) -> None:
+    """Every query of test is a passage, too. What is kept finds it first, in its run and table."""
+    files = made_up(passages=40, labelled=12, unlabelled=6)
+    for at, query in enumerate(files.qrels["test"]):
+        files.qrels["test"][query] = {f"p{at + 20}": 1}
+        files.corpus[query] = files.queries[query]
+    collection = in_memory(files)
+
+    def ranked(collection: Collection, folder: Path) -> list[list[str]]:
+        task = a_task(folder, tiny_encoder, collection)
+        if kind == "bm25":
+            found = measure_bm25(task, "test")
+        elif kind == "student":
+            found = measure_encoder(task, "student", cut_layers(tiny_encoder, 2), "test")
+        elif kind == "scores":
+            asked = task.split_queries("test")
+            pairs = np.stack([np.repeat(asked, 46), np.tile(np.arange(46), len(asked))], axis=1)
+            scores = (pairs[:, 1] >= 40).astype(np.float32) - np.arange(len(pairs)) / 1e4
+            order = np.lexsort((-scores, pairs[:, 0]))
+            known = ScoredPairs(pairs[order], scores[order])
+            teacher = ScoresTeacher("file", collection, known)
+            found = measure_teacher(task, "file", teacher, "test")
+        else:
+            found = measure_teacher(task, kind, made(kind), "test")
+        run = read_trec(folder / "stages" / found.stage / "run.trec")
+        assert list(found.per_query["query_id"]) == list(files.qrels["test"])
+        return [[query, *passages] for query, passages in run.items()]
+
+    assert all(query not in found for query, *found in ranked(collection, tmp_path / "without"))
+    kept = ranked(replace(collection, keep_own_passage=True), tmp_path / "kept")
+    assert all(query in found for query, *found in kept)

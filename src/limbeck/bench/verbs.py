@@ -155,6 +155,7 @@ def bench(
     store: str | Path | None = None,
     precision: str = "auto",
     drop_unknown_judgements: bool = False,
+    keep_own_passage: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Benched:
@@ -185,6 +186,7 @@ def bench(
         store=store,
         precision=precision,
         drop_unknown_judgements=drop_unknown_judgements,
+        keep_own_passage=keep_own_passage,
         force=force,
     )
     check_writable(out, "--out")
@@ -253,6 +255,7 @@ def _planned(
     store: str | Path | None,
     precision: str,
     drop_unknown_judgements: bool,
+    keep_own_passage: bool,
     force: bool,
 ) -> Plan:
     """The arms, once everything that can be refused was."""
@@ -270,6 +273,7 @@ def _planned(
         "precision": precision,
         "store": Path(store) if store else out / STORE,
         "drop_unknown_judgements": drop_unknown_judgements,
+        "keep_own_passage": keep_own_passage or None,
         "force_teacher": True,
         "force": force,
     }
@@ -456,7 +460,8 @@ def _check_same_arm(arm: Arm) -> None:
     given = {**arm.arguments, "data": str(arm.arguments["data"])}
     given["settings"] = {key: str(value) for key, value in given["settings"].items()}
     asked = {key: given.get(key, value) for key, value in found["asked"].items()}
-    new = {key: given[key] for key in ("student", "student_layers", "labels")}
+    added = ("student", "student_layers", "labels", "keep_own_passage")
+    new = {key: given[key] for key in added}
     check_same_run(arm.out, found, {**asked, **new}, force=bool(given["force"]))
 
 

@@ -61,6 +61,7 @@ def bench(
     ] = None,
     precision: options.Precision = "auto",
     drop_unknown_judgements: options.DropUnknownJudgements = False,
+    keep_own_passage: options.KeepOwnPassage = False,
     force: Annotated[
         bool,
         typer.Option(
@@ -87,6 +88,7 @@ def bench(
         "store": store,
         "precision": precision,
         "drop_unknown_judgements": drop_unknown_judgements,
+        "keep_own_passage": keep_own_passage,
         "force": force,
     }
     if dry_run:

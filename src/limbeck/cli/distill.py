@@ -40,6 +40,7 @@ def distill(
     query_model: options.QueryModel = None,
     force_teacher: options.ForceTeacher = False,
     drop_unknown_judgements: options.DropUnknownJudgements = False,
+    keep_own_passage: options.KeepOwnPassage = False,
     force: Annotated[
         bool,
         typer.Option(
@@ -76,6 +77,7 @@ def distill(
         query_model=query_model,
         force_teacher=force_teacher,
         drop_unknown_judgements=drop_unknown_judgements,
+        keep_own_passage=keep_own_passage,
     )
     arguments |= {"out": out, "force": force}
     with on_stderr() as progress:

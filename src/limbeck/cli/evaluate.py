@@ -37,6 +37,7 @@ def evaluate(
     precision: options.Precision = "auto",
     workers: options.Workers = None,
     drop_unknown_judgements: options.DropUnknownJudgements = False,
+    keep_own_passage: options.KeepOwnPassage = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure a model: nDCG@10, RR@10 and R@100 with intervals, speed and size."""
@@ -53,6 +54,7 @@ def evaluate(
             precision=precision,
             workers=workers,
             drop_unknown_judgements=drop_unknown_judgements,
+            keep_own_passage=keep_own_passage,
             progress=progress,
         )
     if as_json:

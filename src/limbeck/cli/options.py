@@ -130,6 +130,13 @@ DropUnknownJudgements = Annotated[
         help="Leave out judgements of ids that are in no file, and count them, rather than refuse.",
     ),
 ]
+KeepOwnPassage = Annotated[
+    bool,
+    typer.Option(
+        "--keep-own-passage",
+        help="Let a query that is a passage itself (same id, same text) find that passage.",
+    ),
+]
 Place = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="A run of `limbeck distill`, or the folder of an index."),

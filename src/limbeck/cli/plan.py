@@ -45,6 +45,7 @@ def plan(
     query_model: options.QueryModel = None,
     force_teacher: options.ForceTeacher = False,
     drop_unknown_judgements: options.DropUnknownJudgements = False,
+    keep_own_passage: options.KeepOwnPassage = False,
     as_json: options.Json = False,
 ) -> None:
     """Foretell time, memory and disk of a `distill` with the same options, from a short probe."""
@@ -73,6 +74,7 @@ def plan(
         query_model=query_model,
         force_teacher=force_teacher,
         drop_unknown_judgements=drop_unknown_judgements,
+        keep_own_passage=keep_own_passage,
     )
     with on_stderr() as progress:
         found = pipeline.plan(data, out=out, **arguments, progress=progress)

@@ -19,6 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from limbeck.errors import ConfigError
 from limbeck.types import SPLITS, PassageId, Qrels, QueryId, Split
 
@@ -73,7 +76,8 @@ class Collection:
 
     `passages` hold title and text joined by one space; `qrels` have only the splits that exist and
     hold judgements. Where nobody wrote the queries and judged the passages, since the queries were
-    made from the passages, the collection is `synthetic`.
+    made from the passages, the collection is `synthetic`. With `keep_own_passage` a query's own
+    passage (`own_passages`) is a passage like any other.
     """
 
     name: str
@@ -82,6 +86,7 @@ class Collection:
     qrels: Mapping[Split, Qrels]
     notes: tuple[str, ...] = ()
     synthetic: bool = False
+    keep_own_passage: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -106,7 +111,42 @@ class Collection:
             for query in sorted(judged):
                 for passage in sorted(judged[query]):
                     add(query, passage, str(judged[query][passage]))
+        if left_out := int((self.own_passages >= 0).sum()):
+            add("own passages left out", str(left_out))
         return hasher.hexdigest()
+
+    @cached_property
+    def own_passages(self) -> NDArray[np.int64]:
+        """The position of each query's own passage, which no search for it gives; -1 without one.
+
+        That is a passage with the id and the text of the query, up to white space and the passage's
+        title, unless some split judges it relevant. Where queries are passages of the collection,
+        as in ArguAna, each would find itself first. Equal ids alone say nothing: many collections
+        number queries and passages alike.
+
+        Shapes: [Q], row-aligned with `queries`.
+        """
+        own = np.full(len(self.queries), -1, dtype=np.int64)
+        if self.keep_own_passage:
+            return own
+        for at, id_ in enumerate(self.queries.ids):
+            passage = self.passages.index.get(id_, -1)
+            if passage >= 0 and self._same_text(at, passage) and not self._relevant(id_):
+                own[at] = passage
+        return own
+
+    def _same_text(self, query: int, passage: int) -> bool:
+        """Whether a query has the text of a passage, with or without its title."""
+        asked = self.queries.texts[query].split()
+        whole = self.passages.texts[passage].split()
+        return asked == whole or asked == self.passages.parts(passage)[1].split()
+
+    def _relevant(self, id_: str) -> bool:
+        """Whether the passage of this id is judged relevant to the query of this id."""
+        return any(
+            judged.get(QueryId(id_), {}).get(PassageId(id_), 0) > 0
+            for judged in self.qrels.values()
+        )
 
     @cached_property
     def labelled(self) -> list[QueryId]:

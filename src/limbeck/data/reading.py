@@ -35,21 +35,32 @@ _LAYOUTS = (
 
 
 def read_collection(
-    data: str | Path, *, seed: int = 0, drop_unknown_judgements: bool = False
+    data: str | Path,
+    *,
+    seed: int = 0,
+    drop_unknown_judgements: bool = False,
+    keep_own_passage: bool = False,
 ) -> Collection:
     """The collection that DATA names, with a dev split where possible.
 
-    A corpus alone gets queries that are made from it: the collection then is `synthetic`.
+    A corpus alone gets queries that are made from it: the collection then is `synthetic`. A query
+    that is a passage itself does not find it, unless `keep_own_passage`.
 
     Raises:
         ConfigError: when DATA is nothing that can be read.
         DataError: when it holds something that cannot be used.
     """
-    collection = read_as_given(data, drop_unknown_judgements=drop_unknown_judgements)
+    collection = read_as_given(
+        data,
+        drop_unknown_judgements=drop_unknown_judgements,
+        keep_own_passage=keep_own_passage,
+    )
     return with_dev(with_queries(collection, seed), seed)
 
 
-def read_as_given(data: str | Path, *, drop_unknown_judgements: bool = False) -> Collection:
+def read_as_given(
+    data: str | Path, *, drop_unknown_judgements: bool = False, keep_own_passage: bool = False
+) -> Collection:
     """The collection that DATA names as it is, without a dev split or queries of our making.
 
     Raises:
@@ -61,7 +72,7 @@ def read_as_given(data: str | Path, *, drop_unknown_judgements: bool = False) ->
     def refuse(problem: Problem) -> NoReturn:
         raise DataError(f"{before}{problem}")
 
-    return scan(refuse)
+    return _with_own_passages(scan(refuse), keep=keep_own_passage)
 
 
 def scan(data: str | Path, report: Report, *, drop_unknown_judgements: bool = False) -> Collection:
@@ -70,7 +81,17 @@ def scan(data: str | Path, report: Report, *, drop_unknown_judgements: bool = Fa
     Raises:
         ConfigError: when DATA is nothing that can be read.
     """
-    return _scanner(data, drop_unknown_judgements)[0](report)
+    found = _scanner(data, drop_unknown_judgements)[0](report)
+    return _with_own_passages(found, keep=False)
+
+
+def _with_own_passages(collection: Collection, *, keep: bool) -> Collection:
+    """The collection with a note on queries that are passages themselves, kept or left out."""
+    if not (own := int((collection.own_passages >= 0).sum())):
+        return collection
+    does = "finds it, too" if keep else "does not find it, nor learn from it (--keep-own-passage)"
+    note = f"own passages: {own:,} queries have the id and the text of a passage; each {does}"
+    return replace(_with_note(collection, note), keep_own_passage=keep)
 
 
 def with_queries(collection: Collection, seed: int) -> Collection:

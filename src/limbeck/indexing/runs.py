@@ -67,15 +67,21 @@ def data_of(run: Path) -> Collection:
         "command will find that index."
     )
     drop = asked.get("drop_unknown_judgements", False)
+    keep = asked.get("keep_own_passage", False)
     try:
         if asked.get("query_model"):  # whose queries the run has kept
-            given = read_as_given(asked["data"], drop_unknown_judgements=drop)
+            given = read_as_given(
+                asked["data"], drop_unknown_judgements=drop, keep_own_passage=keep
+            )
             kept = sorted((run / MADE_QUERIES).glob("*.parquet"))
             made = DerivedTexts(pl.concat([DerivedTexts.read(path).frame for path in kept]))
             collection = with_dev(with_made_queries(given, made, DATA_SEED), DATA_SEED)
         else:
             collection = read_collection(
-                asked["data"], seed=DATA_SEED, drop_unknown_judgements=drop
+                asked["data"],
+                seed=DATA_SEED,
+                drop_unknown_judgements=drop,
+                keep_own_passage=keep,
             )
     except ConfigError as error:
         raise ConfigError(f"{run} learned from {asked['data']}. {error} {instead}") from error

@@ -89,7 +89,11 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
     fits = _fits(given)
     wanted = teachers_wanted(given[0]) if fits else ()
     weights = _weights(given, asked["teacher_weights"])
-    read = read_as_given(asked["data"], drop_unknown_judgements=asked["drop_unknown_judgements"])
+    read = read_as_given(
+        asked["data"],
+        drop_unknown_judgements=asked["drop_unknown_judgements"],
+        keep_own_passage=bool(asked["keep_own_passage"]),
+    )
     writer = _writer(asked, given, read)
     collection = with_dev(with_queries(read, DATA_SEED), DATA_SEED)
     if asked["labels"] is not None:

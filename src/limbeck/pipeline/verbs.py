@@ -80,6 +80,7 @@ def distill(
     query_model: str | Path | None = None,
     force_teacher: bool = False,
     drop_unknown_judgements: bool = False,
+    keep_own_passage: bool = False,
     student_alone: bool = False,
     alike: Sequence[str | Path] = (),
     force: bool = False,
@@ -126,6 +127,7 @@ def distill(
         "query_model": None if query_model is None else str(query_model),
         "force_teacher": force_teacher,
         "drop_unknown_judgements": drop_unknown_judgements,
+        "keep_own_passage": keep_own_passage or None,
     }
     open_folder(out)
     if found := read_record(out):
@@ -234,6 +236,7 @@ def evaluate(
     precision: str = "auto",
     workers: int | None = None,
     drop_unknown_judgements: bool = False,
+    keep_own_passage: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Measure a retriever or ranker on a split, beside BM25.
@@ -255,7 +258,11 @@ def evaluate(
                 f"--out {out} holds a run of `limbeck distill`, whose figures would be "
                 "overwritten. Name a new folder."
             )
-    collection = read_collection(data, drop_unknown_judgements=drop_unknown_judgements)
+    collection = read_collection(
+        data,
+        drop_unknown_judgements=drop_unknown_judgements,
+        keep_own_passage=keep_own_passage,
+    )
     if split not in collection.qrels:
         there = ", ".join(collection.qrels) or "none"
         raise DataError(

@@ -30,7 +30,7 @@ from limbeck.inference import embed, score
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.negatives import drop_by_margin, drop_by_rank
 from limbeck.schedules import linear_warmup_decay, shared_out
-from limbeck.search import search_dense
+from limbeck.search import search_dense, search_others
 from limbeck.selection import first_rank
 from limbeck.settings import Settings
 from limbeck.similarity import comparable, matrix_similarity
@@ -220,13 +220,18 @@ class Retrieval:
         are the candidates instead.
         """
         if asked is not None and asked.answers is not None:
-            return _answered(asked.answers, queries, depth, asked.name)
+            return _answered(self.without_own(asked.answers), queries, depth, asked.name)
         lexical = self.lexical(queries, depth=depth)
         given = [
-            _answered(found.pairs, queries, depth, f"given-{number}")
+            _answered(self.without_own(found.pairs), queries, depth, f"given-{number}")
             for number, found in enumerate(self.given, start=1)
         ]
         return merge([self.mined(queries, depth=depth, miner=teacher), lexical, *given], depth)
+
+    def without_own(self, pairs: np.ndarray) -> np.ndarray:
+        """The (query, passage) positions [n, 2] without queries beside their own passage."""
+        kept: np.ndarray = pairs[self.collection.own_passages[pairs[:, 0]] != pairs[:, 1]]
+        return kept
 
     def lexical(self, queries: np.ndarray, *, depth: int) -> Candidates:
         """The `depth` candidates of each query by words, best first."""
@@ -293,8 +298,9 @@ class Retrieval:
         """What each query of the pools may be shown with: its positives, and candidates to draw.
 
         Judged positives leave the pool, and so does a passage with the text of another: no list or
-        update shows a text twice. With a teacher, everything is scored by it; an unlabelled
-        query's pool is put in its order. A positive that it cannot be asked about is left out.
+        update shows a text twice. What has the text of the query's own passage leaves it, too. With
+        a teacher, everything is scored by it; an unlabelled query's pool is put in its order. A
+        positive that it cannot be asked about is left out.
 
         Likely false negatives leave the pool of a labelled query: what is ranked before
         `first_rank`, and with a `margin` (in the teacher's units) what scores above the best
@@ -307,6 +313,7 @@ class Retrieval:
         spared: list[np.ndarray] = []
         relevant = self._positives_by_text()
         firsts = self._firsts("passage")
+        own_passages = self.collection.own_passages
         answers = None if teacher is None else self._answers_by_text(teacher)
         for place, query in enumerate(pools.queries.tolist()):
             judged, _ = _distinct(firsts[self.positives_of(query, "train")])
@@ -321,6 +328,9 @@ class Retrieval:
                 left_out = relevant[self.collection.queries.texts[query]]
                 left_out = left_out[~np.isin(left_out, judged)]
                 pool = pool[~np.isin(pool, left_out)]
+            if own_passages[query] >= 0 and (own := firsts[own_passages[query]]) not in judged:
+                left_out = np.append(left_out, own)
+                pool = pool[pool != own]
             if len(judged) and first_rank:
                 kept = drop_by_rank(np.arange(len(pool)), (first_rank, first_rank + len(pool)))
                 self._count("candidates dropped: ranked too high", int((~kept).sum()))
@@ -598,7 +608,9 @@ class Retrieval:
     def first_stage(
         self, encoder: Encoder, queries: np.ndarray, passages: np.ndarray, *, depth: int
     ) -> Results:
-        """What an encoder in training finds for queries among passages, given as positions."""
+        """What an encoder in training finds for queries among passages, given as positions, the
+        passages' in order.
+        """
         engine, progress = self.run.engine.training(), self.run.progress
         asked = embed(
             encoder,
@@ -617,7 +629,13 @@ class Retrieval:
             progress=progress,
         )
         asked, answers = (comparable(each, encoder.similarity) for each in (asked, answers))
-        found, scores = search_dense(asked, answers, depth)
+        own = self.collection.own_passages[queries]
+        places = np.searchsorted(passages, own).clip(max=len(passages) - 1)
+        found, scores = search_others(
+            lambda k: search_dense(asked, answers, k),
+            depth,
+            np.where((own >= 0) & (passages[places] == own), places, -1),
+        )
         return self.results(queries, np.where(found < 0, -1, passages[found]), scores)
 
     def pool_pairs(self, pools: Candidates) -> np.ndarray:

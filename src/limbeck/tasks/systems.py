@@ -1,7 +1,8 @@
 """How good and how costly is a system on a split, and where is that kept?
 
 A system is BM25, an encoder or a teacher. Its results on a split are one artefact: the TREC run,
-the measures per query and the cost. It knows no recipe.
+the measures per query and the cost. No system is asked for a query's own passage. It knows no
+recipe.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from limbeck.inference import (
 from limbeck.limit import Effort
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.reading import Reader
-from limbeck.search import BM25, search_dense
+from limbeck.search import BM25, search_dense, search_others
 from limbeck.similarity import comparable, matrix_similarity
 from limbeck.store import digest, read_parquet, write_parquet
 from limbeck.tasks.retrieval import Retrieval
@@ -73,7 +74,8 @@ def measure_bm25(task: Retrieval, split: Split) -> Measured:
         index = BM25.build(task.collection.passages.texts)
         built = time.perf_counter() - started
         texts = [task.collection.queries.texts[query] for query in queries]
-        found, scores = index.search(texts, DEPTH)
+        own = task.collection.own_passages[queries]
+        found, scores = search_others(lambda k: index.search(texts, k), DEPTH, own)
         cost = Cost(
             ms_per_query=_median_ms(
                 _timed(texts[:TIMED_QUERIES], lambda text: index.search([text], 10))
@@ -283,8 +285,9 @@ def _measured_vectors(
 
     def search() -> tuple[Results, Cost]:
         asked, answers = (comparable(each, encoder.similarity) for each in vectors())
-        found, scores = search_dense(asked, answers, DEPTH)
         queries = task.split_queries(split)
+        own = task.collection.own_passages[queries]
+        found, scores = search_others(lambda k: search_dense(asked, answers, k), DEPTH, own)
         return task.results(queries, found, scores), _cost_of_searching(
             task, encoder, queries, answers
         )
