@@ -7,6 +7,8 @@ from limbeck.errors import ConfigError, StoreError
 
 ASKED: dict[str, object] = {
     "data": "docs",
+    "teacher": "train",
+    "recipe": "kl",
     "seed": 3,
     "dim": None,
     "budget_seconds": 60.0,
@@ -15,12 +17,15 @@ ASKED: dict[str, object] = {
 }
 
 
+COLLECTION = {"name": "docs", "digest": "abc", "passages": 3, "labelled": 2, "unlabelled": 0}
+
+
 def written(out: Path, asked: dict[str, object] = ASKED) -> dict[str, object]:
     record.write_record(
         out,
         {
             "asked": asked,
-            "collection": {"digest": "abc"},
+            "collection": COLLECTION,
             "decided": {"updates": 7, "depth": None},
             "environment": record.environment(),
         },

@@ -359,9 +359,14 @@ def _mine(job: _Job, path: Path, prepare: Callable[[], _Search], progress: Progr
 def _read_shards(job: _Job, path: Path) -> Candidates:
     """All shards as one, with never more than one shard in memory beside the result."""
     capacity = len(job.queries) * min(job.depth, len(job.collection.passages))
+    columns: dict[str, type[pl.DataType] | None] = {
+        **dict.fromkeys(("query_id", "passage_id"), pl.String),
+        "is_positive": pl.Boolean,
+        **dict.fromkeys((f"rank/{job.source}", f"score/{job.source}")),
+    }
     mined = _Growing((job.source,), job.queries, capacity)
     for name, block in job.blocks().items():
-        shard = Candidates.from_frame(read_parquet(path / name), job.collection)
+        shard = Candidates.from_frame(read_parquet(path / name, columns), job.collection)
         if not np.array_equal(shard.queries, job.queries[block]):
             raise damaged(path / name, "it holds other queries than it should")
         mined.add(shard)

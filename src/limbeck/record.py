@@ -19,12 +19,47 @@ import torch
 
 from limbeck.errors import ConfigError, StoreError
 from limbeck.settings import read_toml
-from limbeck.store import LEFT, write_text
+from limbeck.store import LEFT, Written, damaged, formed, write_text
 
 RECORD = "run.toml"
-TABLES = ("asked", "collection", "decided", "environment")
 MAY_CHANGE = ("force_teacher",)  # between two commands of one run: a refused teacher may be forced
 PACKAGES = ("limbeck", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
+_AGAIN = "Choose another --out, or delete the folder to begin again."
+
+
+class _Asked(Written):
+    """What is read of what was asked; a repeated command compares all of it."""
+
+    data: str
+    teacher: str | list[str]
+    recipe: str
+    seed: int
+    labels: int | None = None
+    query_model: str | None = None
+    force_teacher: bool = False
+    drop_unknown_judgements: bool = False
+
+
+class _Collection(Written):
+    name: str
+    digest: str
+    passages: int
+    labelled: int
+    unlabelled: int
+    candidates: list[str] | None = None
+
+
+class _Limit(Written):
+    matmul_flops_per_second: float | None = None
+
+
+class _Record(Written):
+    asked: _Asked
+    collection: _Collection
+    decided: dict[str, Any]
+    environment: dict[str, Any]
+    engine: dict[str, Any] | None = None
+    limit: _Limit | None = None
 
 
 def open_folder(out: Path) -> None:
@@ -75,10 +110,8 @@ def read_record(out: Path) -> dict[str, Any] | None:
     try:
         record = read_toml(path)
     except ConfigError as error:
-        raise _damaged(path, str(error)) from error
-    for table in TABLES:
-        if not isinstance(record.get(table), dict):
-            raise _damaged(path, f"it has no table [{table}]")
+        raise damaged(path, str(error), _AGAIN) from error
+    formed(path, record, _Record, advice=_AGAIN)
     return record
 
 
@@ -177,13 +210,6 @@ def _different(found: Mapping[str, object], wanted: Mapping[str, object]) -> lis
         for key in sorted({*found, *wanted})
         if found.get(key) != wanted.get(key)
     ]
-
-
-def _damaged(path: Path, why: str) -> StoreError:
-    """The error for a record that cannot be read back: what it decided is lost with it."""
-    return StoreError(
-        f"{path} is damaged ({why}). Choose another --out, or delete the folder to begin again."
-    )
 
 
 def _processor() -> str:

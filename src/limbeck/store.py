@@ -31,11 +31,11 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 import polars as pl
 import safetensors
@@ -252,7 +252,7 @@ def read_json(path: Path, form: Any = Any, *, advice: str = AGAIN) -> Any:
     """
     try:
         return _adapter(form).validate_json(path.read_bytes())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(f"{path} is missing. Run the command that makes it first.") from error
     except OSError as error:
         raise damaged(path, error.strerror or str(error), advice) from error
@@ -260,8 +260,21 @@ def read_json(path: Path, form: Any = Any, *, advice: str = AGAIN) -> Any:
         raise damaged(path, _first_fault(error), advice) from error
 
 
+def formed(path: Path, value: object, form: type[T], *, advice: str = AGAIN) -> T:
+    """A value that was read from a file, which must have this form.
+
+    Raises:
+        StoreError: when it has not.
+    """
+    try:
+        found: T = _adapter(cast(Hashable, form)).validate_python(value)
+    except ValidationError as error:
+        raise damaged(path, _first_fault(error), advice) from error
+    return found
+
+
 @lru_cache
-def _adapter(form: Any) -> TypeAdapter[Any]:
+def _adapter(form: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(form)
 
 
@@ -287,32 +300,50 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
     return dict(found)
 
 
-def read_parquet(path: Path) -> pl.DataFrame:
-    """The table in a parquet file.
+def read_parquet(
+    path: Path,
+    columns: Mapping[str, type[pl.DataType] | None] | None = None,
+    *,
+    others: type[pl.DataType] | None = None,
+) -> pl.DataFrame:
+    """The table in a parquet file, which must have these columns, of any type where none is named;
+    the `others`, if a type is named for them, are all of that.
 
     Raises:
-        StoreError: when it is missing or damaged.
+        StoreError: when it is missing, damaged or another table.
     """
     if not path.is_file():
         raise StoreError(f"{path} is missing. Run the command that makes it first.")
     try:
-        return pl.read_parquet(path)
+        frame = pl.read_parquet(path)
     except Exception as error:  # polars raises several unrelated types for a damaged file
         raise damaged(path, str(error)) from error
+    wanted = dict(columns or {})
+    for name in [*wanted, *(name for name in frame.columns if name not in wanted)]:
+        kind = wanted.get(name) if name in wanted else others
+        if name not in frame.columns:
+            raise damaged(path, f"it has no column {name!r}")
+        if kind is not None and frame.schema[name] != kind:
+            raise damaged(path, f"its column {name!r} holds {frame.schema[name]}, not {kind}")
+    return frame
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, in memory of their own.
+def read_tensors(path: Path, *names: str) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, these among them, in memory of their own.
 
     Raises:
         StoreError: when it is missing or damaged.
     """
     try:
-        return safetensors.torch.load(path.read_bytes())
+        found = safetensors.torch.load(path.read_bytes())
     except FileNotFoundError as error:
         raise StoreError(f"{path} is missing. Run the command that makes it first.") from error
     except safetensors.SafetensorError as error:
         raise damaged(path, str(error)) from error
+    for name in names:
+        if name not in found:
+            raise damaged(path, f"it has no tensor {name!r}")
+    return found
 
 
 def damaged(path: Path, why: str, advice: str = AGAIN) -> StoreError:
@@ -476,6 +507,43 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
+class Took(Written):
+    """What a stage took, without the stages within it, and the most memory of its process."""
+
+    seconds: float
+    peak_bytes: int
+
+
+class Done(Written):
+    """What a stage recorded when it finished; older runs have less of it."""
+
+    files: dict[str, Checksum]
+    metrics: dict[str, Any]
+    took: Took | None = None
+    place: int = 0
+
+
+class Inputs(Written):
+    """What a stage was made from, and the digest of that."""
+
+    digest: str
+    inputs: dict[str, Any]
+
+
+def read_done(stage: Path) -> Done:
+    """What the stage in a folder recorded when it finished.
+
+    Raises:
+        StoreError: when it is missing, or not what was written.
+    """
+    path = stage / "done.json"
+    found = read_json(path, dict[str, Any])
+    claimed = found.pop("digest", None)  # older runs have none
+    if claimed is not None and claimed != digest(found):
+        raise damaged(path, "it is not what was written")
+    return formed(path, found, Done)
+
+
 class StageFolder:
     """One stage's folder in a run: what it was made from, its files, and whether it is finished.
 
@@ -491,11 +559,11 @@ class StageFolder:
         found = path / "inputs.json"
         if not found.exists():
             write_json(found, {"digest": self.inputs_digest, "inputs": inputs}, stage=self.name)
-        elif (made_from := read_object(found, "digest", "inputs"))["digest"] != self.inputs_digest:
+        elif (made_from := read_json(found, Inputs)).digest != self.inputs_digest:
             differs = sorted(
                 key
-                for key in {*made_from["inputs"], *inputs}
-                if digest(made_from["inputs"].get(key)) != digest(inputs.get(key))
+                for key in {*made_from.inputs, *inputs}
+                if digest(made_from.inputs.get(key)) != digest(inputs.get(key))
             )
             raise StoreError(
                 f"{path} was made from other inputs ({', '.join(differs)} differ). "
@@ -511,7 +579,7 @@ class StageFolder:
             file.name != "inputs.json" for file in self.path.iterdir()
         ):
             return False
-        if read_object(other / "inputs.json", "digest")["digest"] != self.inputs_digest:
+        if read_json(other / "inputs.json", Inputs).digest != self.inputs_digest:
             return False
         with new_folder(self.path, stage=self.name) as folder:
             shutil.copytree(other, folder, dirs_exist_ok=True, copy_function=_link)
@@ -524,22 +592,16 @@ class StageFolder:
         Raises:
             StoreError: naming the first file that is missing or damaged.
         """
-        done = self.path / "done.json"
-        if not done.exists():
+        if not (self.path / "done.json").exists():
             return False
-        found = read_object(done, "files", "metrics")
-        claimed = found.pop("digest", None)  # older runs have none
-        if claimed is not None and claimed != digest(found):
-            raise damaged(done, "it is not what was written")
-        files = {name: Checksum(**each) for name, each in found["files"].items()}
-        for fault in faults(self.path, files, anew=True).values():
+        for fault in faults(self.path, read_done(self.path).files, anew=True).values():
             raise damaged(self.path, fault)
         return True
 
     @property
     def metrics(self) -> dict[str, Any]:
         """What the stage recorded when it finished."""
-        return dict(read_object(self.path / "done.json", "metrics")["metrics"])
+        return read_done(self.path).metrics
 
     def finish(self, **metrics: object) -> None:
         """Seal the folder: record size and digest of every file, the metrics given, what this

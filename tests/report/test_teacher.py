@@ -40,7 +40,9 @@ def run(tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "diagnosis.json").write_text(json.dumps(DIAGNOSIS))
     columns = ["query_id", "passage_id", "score", "relevant"]
-    pl.DataFrame(SCORES, schema=columns, orient="row").write_parquet(folder / "scores.parquet")
+    frame = pl.DataFrame(SCORES, schema=columns, orient="row")
+    frame = frame.with_columns(pl.col("score").cast(pl.Float32))
+    frame.write_parquet(folder / "scores.parquet")
     return tmp_path / "run"
 
 

@@ -48,7 +48,7 @@ class Trained:
 def stage_metrics(out: Path) -> dict[str, dict[str, Any]]:
     """What each finished stage of a run counted, by the stage's name."""
     return {
-        path.parent.name: store.read_json(path)["metrics"]
+        path.parent.name: store.read_done(path.parent).metrics
         for path in sorted((out / "stages").glob("*/done.json"))
     }
 

@@ -22,10 +22,9 @@ import polars as pl
 from limbeck.bench.arms import asked_of_teacher, trained
 from limbeck.bench.budget import BASELINES
 from limbeck.evaluation.comparison import against, mean_ci, mean_over_seeds
-from limbeck.pipeline.comparing import per_query
-from limbeck.pipeline.reporting import DECIDES, PER_QUERY
+from limbeck.pipeline.comparing import all_figures, per_query
+from limbeck.pipeline.reporting import DECIDES
 from limbeck.recipes import find_preset
-from limbeck.store import read_parquet
 
 FIXED = ("bm25", "zero_shot", "teacher", "undistilled")  # systems without a seed
 LEAST_GAP = 0.01  # nDCG@10 between teacher and baseline: below, a share of it means nothing
@@ -66,7 +65,7 @@ def rows_of(
 
 def _with_all(outs: Sequence[Path]) -> Path:
     """The arm of a recipe that measured what stands beside the student, too."""
-    return max(outs, key=lambda out: len(read_parquet(out / PER_QUERY)["model"].unique()))
+    return max(outs, key=lambda out: len(all_figures(out)["model"].unique()))
 
 
 def visible_differences(rows: Sequence[Row], baseline: str) -> dict[str, float | None]:

@@ -320,7 +320,7 @@ def _planned(
 def _run(plan: Plan, out: Path, progress: Progress) -> dict[str, float]:
     """Run every arm that is not finished; the seconds of those that ran in one go, by name."""
     known = out / SECONDS
-    seconds: dict[str, float] = read_json(known) if known.exists() else {}
+    seconds = read_json(known, dict[str, float]) if known.exists() else {}
     for number, arm in enumerate(plan.arms, start=1):
         state, where = arm.state, f"arm {number} of {len(plan.arms)}: {arm.title}"
         if state == "finished" and not damage(arm.out):

@@ -15,13 +15,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from limbeck.errors import ModelError, StoreError
-from limbeck.store import damaged, digest, digest_file, new_folder, read_object
+from limbeck.store import Written, damaged, digest, digest_file, new_folder, read_json
 from limbeck.types import Progress, Silent
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_TOKENS = 8192  # per text; far above what any encoder here reads
 BATCH_TEXTS = 1024
+_ARRAYS = ("ids.i32", "offsets.i64")
 BATCH_CHARACTERS = 4_000_000  # a batch's encodings take some 100 bytes per character
 # Texts that may follow a prompt: words, digits, punctuation, other scripts.
 CONTINUATIONS = ("a", "A", "1", "(", ":", "é", "的", "ع", "😀")
@@ -213,7 +214,7 @@ def _write(
                 "texts": len(texts),
                 "tokens": int(offsets[-1]),
                 "shortened": shortened,
-                "sha256": {name: digest_file(folder / name) for name in ("ids.i32", "offsets.i64")},
+                "sha256": {name: digest_file(folder / name) for name in _ARRAYS},
             },
             indent=1,
             sort_keys=True,
@@ -223,27 +224,36 @@ def _write(
     )
 
 
+class _About(Written):
+    """What is read of `tokens.json`."""
+
+    made_from: dict[str, Any]
+    sha256: dict[str, str]
+    tokens: int
+    shortened: int
+
+
 def _open(folder: Path, made_from: dict[str, object]) -> TokenStore:
     """The store in a folder, checked against its inputs and its digests."""
-    about = read_object(folder / "tokens.json", "made_from", "sha256", "tokens", "shortened")
-    if about["made_from"] != made_from:
-        differs = [key for key, value in made_from.items() if about["made_from"].get(key) != value]
+    about = read_json(folder / "tokens.json", _About)
+    if about.made_from != made_from:
+        differs = [key for key, value in made_from.items() if about.made_from.get(key) != value]
         raise StoreError(
             f"{folder} holds tokens of other inputs ({', '.join(sorted(differs))} differ). "
             "Use another --out, or delete that folder to make it again."
         )
-    for name, expected in about["sha256"].items():
+    for name in _ARRAYS:
         if not (folder / name).is_file():
             raise damaged(folder, f"{name} is missing")
-        if digest_file(folder / name) != expected:
+        if digest_file(folder / name) != about.sha256.get(name):
             raise damaged(folder / name, "its SHA-256 is not the recorded one")
     offsets = np.fromfile(folder / "offsets.i64", dtype="<i8")
     ids = (
         np.memmap(folder / "ids.i32", dtype="<i4", mode="r")
-        if about["tokens"]  # an empty file cannot be mapped
+        if about.tokens  # an empty file cannot be mapped
         else np.zeros(0, dtype=np.int32)
     )
-    return TokenStore(ids, offsets, shortened=about["shortened"])
+    return TokenStore(ids, offsets, shortened=about.shortened)
 
 
 def _encode(

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
 import polars as pl
+from pydantic import AfterValidator
 from rich.table import Table
 
 from limbeck.evaluation.comparison import mean_ci
+from limbeck.store import Written
 
 Row = Mapping[str, object]
 
@@ -57,6 +60,31 @@ _COSTS = {
     "share_of_limit": "read/limit",
     "training_share_of_limit": "train/limit",
 }
+
+
+def _is_row(found: dict[str, Any]) -> dict[str, Any]:
+    """A row with the keys that all rows have, and intervals where it has some.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    for key, kind in {"model": str, "split": str, "queries": int}.items():
+        if not isinstance(found.get(key), kind):
+            raise ValueError(f"a row's {key!r} is {found.get(key)!r}")
+    for key, value in found.items():
+        if key.endswith("_ci"):
+            ends = value if isinstance(value, list) else []
+            if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
+                raise ValueError(f"a row's {key!r} is {value!r}")
+    return found
+
+
+class Metrics(Written):
+    """What `metrics.json` holds."""
+
+    rows: list[Annotated[dict[str, Any], AfterValidator(_is_row)]]
+    notes: list[str]
+    advice: list[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,8 @@ from limbeck.data.derived import DerivedTexts
 from limbeck.data.made_queries import with_made_queries
 from limbeck.data.reading import read_as_given
 from limbeck.errors import ConfigError, DataError
-from limbeck.settings import read_toml
+from limbeck.record import RECORD, read_record
 
-RECORD = "run.toml"
 MADE_QUERIES = "stages/made-queries"
 INDEX, STUDENT, TEACHER = "index", "student", "teacher"
 
@@ -59,8 +58,11 @@ def data_of(run: Path) -> Collection:
     Raises:
         ConfigError: when it is not where it was.
         DataError: when it is not what it was.
+        StoreError: when the run's record is damaged.
     """
-    record = read_toml(run / RECORD)
+    record = read_record(run)
+    if record is None:
+        raise ConfigError(f"{run} holds no run: it has no {RECORD}. Name the folder of a run.")
     asked: dict[str, Any] = record["asked"]
     instead = (
         f"Run `limbeck index {run} DATA` with the data to search in; any folder will do, and this "

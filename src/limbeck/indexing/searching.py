@@ -20,10 +20,11 @@ import numpy as np
 from limbeck.errors import ConfigError, ModelError
 from limbeck.indexing.building import build, encoded, model_of
 from limbeck.indexing.files import CARD, Index, is_begun, open_index
-from limbeck.indexing.runs import RECORD, data_of, index_of, is_run, student_of, teacher_of
+from limbeck.indexing.runs import data_of, index_of, is_run, student_of, teacher_of
 from limbeck.inference import Engine, choose_engine
 from limbeck.models.encoder import Encoder
 from limbeck.models.exported import is_exported, runtime_of
+from limbeck.record import RECORD
 from limbeck.search import BM25
 from limbeck.similarity import comparable
 from limbeck.teachers.reranking import score_texts

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from limbeck.errors import ConfigError, ModelError
@@ -27,13 +28,14 @@ from limbeck.models.graph import onnx_session, openvino
 from limbeck.models.quiet import quiet
 from limbeck.models.whole import refuse_foreign_tokenizer
 from limbeck.store import (
+    Written,
     check_whole,
     checksums,
     digest,
     digest_file,
     files_below,
+    read_json,
     read_manifest,
-    read_object,
     write_json,
     write_manifest,
 )
@@ -44,7 +46,28 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 GRAPHS: dict[Runtime, str] = {"openvino": "openvino_model.xml", "onnxruntime": "model.onnx"}
 
 _ABOUT = "limbeck.json"
-_KEYS = ("kind", "format", "max_length", "prompts", "similarity", "dimension", "parameters")
+_AGAIN = "Export the model again, or copy the whole folder again."
+
+
+class _About(Written):
+    """What `limbeck.json` holds."""
+
+    kind: Literal["SentenceTransformer", "CrossEncoder"]
+    format: str
+    max_length: PositiveInt
+    prompts: dict[str, str]
+    similarity: str | None
+    dimension: int | None
+    parameters: int
+
+    @model_validator(mode="after")
+    def _encodes(self) -> Self:
+        if self.kind == "SentenceTransformer":
+            if self.dimension is None or self.similarity is None:
+                raise ValueError("an encoder has a dimension and a similarity")
+            if missing := {"query", "document"} - set(self.prompts):
+                raise ValueError(f"prompts: there is none for {min(missing)}")
+        return self
 
 
 def is_exported(path: str | Path) -> bool:
@@ -59,7 +82,7 @@ def runtime_of(path: str | Path) -> Runtime:
         StoreError, ModelError: when the folder is damaged, or written by a later version.
     """
     folder = Path(path).expanduser()
-    return _runtime(read_object(folder / _ABOUT, *_KEYS)["format"], folder)
+    return _runtime(_about(folder)["format"], folder)
 
 
 def write_exported(model: Encoder | Ranker, graph: Any, folder: Path, to: Format) -> None:
@@ -89,7 +112,7 @@ def write_exported(model: Encoder | Ranker, graph: Any, folder: Path, to: Format
     write_manifest(
         folder,
         checksums(folder, files_below(folder)),
-        advice="Export the model again, or copy the whole folder again.",
+        advice=_AGAIN,
         stage="export",
     )
 
@@ -103,11 +126,20 @@ def load_exported(path: str | Path) -> ExportedEncoder | ExportedRanker:
     """
     folder = Path(path).expanduser()
     check_whole(folder, anew=True)
-    about = read_object(folder / _ABOUT, *_KEYS)
+    about = _about(folder)
     graph = _Graph(folder, about)
     if about["kind"] == "SentenceTransformer":
         return ExportedEncoder(graph)
     return ExportedRanker(graph)
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """What a folder says of its model.
+
+    Raises:
+        StoreError: when that is damaged.
+    """
+    return read_json(folder / _ABOUT, _About, advice=_AGAIN).model_dump()
 
 
 class _Graph(nn.Module):

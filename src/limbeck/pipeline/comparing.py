@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from limbeck.errors import ConfigError, DataError, StoreError
+from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation import comparison
 from limbeck.evaluation.comparison import Estimate, mean_ci
 from limbeck.evaluation.table import aligned
@@ -205,18 +205,29 @@ def per_query(out: Path, model: str) -> tuple[str, pl.DataFrame]:
         DataError: when it measured nothing.
         StoreError: when its figures are damaged.
     """
+    table = all_figures(out)
+    frame = table.filter(pl.col("model") == model)
+    if not len(frame):
+        there = ", ".join(dict.fromkeys(table["model"]))
+        raise ConfigError(f"{out} has no system {model!r}. Choose one of --model {there}.")
+    return str(frame["split"][0]), frame.drop("model", "split")
+
+
+def all_figures(out: Path) -> pl.DataFrame:
+    """The figures per query of all systems of a finished run, with their `model` and `split`.
+
+    Raises:
+        DataError: when it measured nothing.
+        StoreError: when they are damaged.
+    """
     check_whole(out / PER_QUERY, anew=True)
     if not (out / PER_QUERY).exists():
         raise DataError(
             f"{out} has no {PER_QUERY}: its collection has no dev or test judgements, so nothing "
             "was measured. Add qrels/test.tsv to the data and run it again in a new folder."
         )
-    table = read_parquet(out / PER_QUERY)
-    frame = table.filter(pl.col("model") == model)
-    if not len(frame):
-        there = ", ".join(dict.fromkeys(table["model"]))
-        raise ConfigError(f"{out} has no system {model!r}. Choose one of --model {there}.")
-    return str(frame["split"][0]), frame.drop("model", "split")
+    texts = dict.fromkeys(("query_id", "model", "split"), pl.String)
+    return read_parquet(out / PER_QUERY, texts, others=pl.Float64)
 
 
 def _folders(runs: Sequence[str | Path], baseline: str | Path | None) -> list[Path]:
@@ -254,12 +265,6 @@ def _finished_record(folder: Path) -> Mapping[str, Any]:
             f"{folder} holds a run that is not finished: it has no {METRICS}. "
             "Repeat the command that made it; it goes on from where it stopped."
         )
-    for table, keys in (("collection", ("name", "digest")), ("asked", ("recipe", "seed"))):
-        for key in keys:
-            if key not in record[table]:
-                raise StoreError(
-                    f"{folder / RECORD} is damaged: [{table}] has no {key}. Make the run again."
-                )
     return record
 
 

@@ -33,6 +33,7 @@ from limbeck.pipeline.reporting import (
 )
 from limbeck.recipes import Recipe, Told, find
 from limbeck.record import (
+    RECORD,
     check_same_data,
     check_same_engine,
     environment,
@@ -41,7 +42,7 @@ from limbeck.record import (
 )
 from limbeck.settings import Settings, parse_settings
 from limbeck.sources import QueryList
-from limbeck.store import read_object, resident_bytes, write_json, write_parquet
+from limbeck.store import formed, read_done, resident_bytes, write_json, write_parquet
 from limbeck.tasks.budget import Decided, fit_budget
 from limbeck.tasks.costs import probed
 from limbeck.tasks.parts import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES, Forecast, Work
@@ -73,8 +74,7 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
         check_same_engine(task.run.folder, found, _engine(task))
         if found["asked"]["force_teacher"] != request.asked["force_teacher"]:
             write_record(task.run.folder, {**found, "asked": request.asked})
-        decided = found["decided"]
-        return Decided(**decided | {"fits": tuple(decided["fits"]) if "fits" in decided else None})
+        return formed(task.run.folder / RECORD, found["decided"], Decided)
     decided = Decided()
     if budget is not None:
         decided, plan = foretell(request, task, budget)
@@ -295,8 +295,8 @@ class Distillation:
         found = recipe.function(self.task, *arguments)
         effort = self.efforts[recipe.name] = Effort()
         for stage in self.task.trained:
-            done = self.task.run.folder / "stages" / stage / "done.json"
-            if speed := read_object(done, "metrics")["metrics"].get("speed"):
+            done = read_done(self.task.run.folder / "stages" / stage)
+            if speed := done.metrics.get("speed"):
                 effort.include(Effort(speed["tokens"], speed["useful_flops"], speed["seconds"]))
         return found
 

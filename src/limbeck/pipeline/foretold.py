@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.evaluation.table import aligned
-from limbeck.store import read_json, read_object, write_json
+from limbeck.store import Written, read_done, read_json, write_json
 from limbeck.tasks.parts import Part
 
 PLAN = "plan.json"
@@ -63,6 +63,13 @@ class Plan:
         }
 
 
+class _Kept(Written):
+    """What is read of `plan.json`."""
+
+    parts: list[Part]
+    peak_bytes: float
+
+
 def keep(plan: Plan, out: Path) -> None:
     """Write a plan into a run's folder, where the run will compare it with what it took."""
     write_json(out / PLAN, plan.as_json(), stage="plan")
@@ -76,20 +83,20 @@ def compared(out: Path) -> list[dict[str, Any]]:
     path = out / PLAN
     if not path.exists():
         return []
-    parts = read_object(path, "parts")["parts"]
+    parts = [part.as_json() for part in read_json(path, _Kept).parts]
     taken = dict.fromkeys((part["stage"] for part in parts), 0.0)
     for done in sorted((out / "stages").rglob("done.json")):
-        took = read_json(done).get("took")
+        took = read_done(done.parent).took
         mine = [name for name in taken if done.parent.name.startswith(name)]
         if took and mine:
-            taken[max(mine, key=len)] += took["seconds"]
+            taken[max(mine, key=len)] += took.seconds
     return [{**part, "actual_seconds": round(taken[part["stage"]], 3)} for part in parts]
 
 
 def peak_bytes(out: Path) -> int:
     """The most memory that a process had when it finished a stage of a run; 0 when none did."""
-    stages = [read_json(done) for done in (out / "stages").rglob("done.json")]
-    return max((each["took"]["peak_bytes"] for each in stages if "took" in each), default=0)
+    stages = [read_done(done.parent) for done in (out / "stages").rglob("done.json")]
+    return max((each.took.peak_bytes for each in stages if each.took), default=0)
 
 
 def as_notes(out: Path) -> list[str]:
@@ -101,7 +108,7 @@ def as_notes(out: Path) -> list[str]:
         if part["stage"] != TOKENS
     ]
     if lines:
-        foretold = read_object(out / PLAN, "peak_bytes")["peak_bytes"]
+        foretold = read_json(out / PLAN, _Kept).peak_bytes
         lines.append(
             f"plan: memory {foretold / 1e6:,.0f} MB foretold, {peak_bytes(out) / 1e6:,.0f} MB taken"
         )

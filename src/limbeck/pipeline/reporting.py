@@ -19,7 +19,7 @@ from limbeck.data.collection import Collection
 from limbeck.errors import StoreError
 from limbeck.evaluation.comparison import compare
 from limbeck.evaluation.measures import read_trec, write_trec
-from limbeck.evaluation.table import DIFFERENCE, advice, as_text, row, split_shown
+from limbeck.evaluation.table import DIFFERENCE, Metrics, advice, as_text, row, split_shown
 from limbeck.pipeline.foretold import compared
 from limbeck.record import RECORD
 from limbeck.report import run_page
@@ -220,6 +220,6 @@ def finished(out: Path) -> Result:
         StoreError: when they are damaged.
     """
     check_whole(out / METRICS, anew=True)
-    found = read_json(out / METRICS)
-    rows = found["rows"]
-    return Result(out, rows, found["notes"], found["advice"], as_text(rows) if rows else "")
+    found = read_json(out / METRICS, Metrics)
+    rows = found.rows
+    return Result(out, rows, found.notes, found.advice, as_text(rows) if rows else "")

@@ -87,7 +87,8 @@ def queries_of(run: Path, collection: Collection | None, measure: str) -> Querie
     """
     if not (run / "per_query.parquet").exists():
         return None
-    table = read_parquet(run / "per_query.parquet")
+    wanted = {**dict.fromkeys(("query_id", "model", "split"), pl.String), measure: pl.Float64}
+    table = read_parquet(run / "per_query.parquet", wanted)
     frames = {str(name): part for (name,), part in table.group_by("model", maintain_order=True)}
     student = frames.pop("student", None)
     if student is None or not frames:

@@ -13,14 +13,14 @@ from typing import Any
 from markupsafe import Markup
 
 from limbeck.data.collection import Collection
-from limbeck.evaluation.table import DIFFERENCE, NAMES, cost_cells, quality_cells
+from limbeck.evaluation.table import DIFFERENCE, NAMES, Metrics, cost_cells, quality_cells
+from limbeck.record import read_record
 from limbeck.report.charts import Interval, Named, intervals, scatter
 from limbeck.report.page import MOST_CHARACTERS, Table, render
 from limbeck.report.queries import TOP_PASSAGES, Queries, queries_of
 from limbeck.report.stages import all_stages, foretold_parts, trained_stages
 from limbeck.report.teacher import examined
-from limbeck.settings import read_toml
-from limbeck.store import digest_file, read_object
+from limbeck.store import digest_file, read_json
 
 MEASURE = "nDCG@10"  # the one that systems are compared by
 
@@ -39,9 +39,10 @@ def run_page(
     Raises:
         StoreError: when a file of the run is missing or damaged.
     """
-    found = read_object(run / "metrics.json", "rows", "notes", "advice")
-    record = read_toml(run / "run.toml")
-    rows: list[Row] = found["rows"]
+    found = read_json(run / "metrics.json", Metrics)
+    record = read_record(run)
+    assert record is not None  # the run is finished
+    rows = found.rows
     queries = queries_of(run, collection, MEASURE)
     return render(
         "run.html",
@@ -49,8 +50,8 @@ def run_page(
         facts=_facts(record),
         summary=_summary(rows),
         measure=MEASURE,
-        advice=found["advice"],
-        notes=found["notes"],
+        advice=found.advice,
+        notes=found.notes,
         quality=_table(quality_cells(rows), words=2),
         against=_against(rows, queries),
         quality_pictures=_quality_pictures(rows),

@@ -14,9 +14,29 @@ from markupsafe import Markup
 
 from limbeck.report.charts import averaged, curve
 from limbeck.report.page import Cell, Table
-from limbeck.store import read_object
+from limbeck.store import Inputs, Written, formed, read_done, read_json
 
 _OWN = ("models", "teacher", "collection")  # digests among a stage's settings
+
+
+class _Curves(Written):
+    losses: list[dict[str, float]]
+    measured: list[tuple[float, float]]  # update, value
+
+
+class _Training(Written):
+    """What a stage that trains counted."""
+
+    updates: int
+    seconds: float
+
+
+class _Settings(Written):
+    """What a stage that trains was asked for."""
+
+    settings: dict[str, Any]
+    clip: Any
+    updates: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +58,12 @@ def all_stages(run: Path) -> Table:
     """What every finished stage of a run took, and was made from."""
     rows: list[list[Cell]] = []
     for path in _finished(run, "*"):
-        done = read_object(path, "metrics")
-        metrics, took = done["metrics"], done.get("took", {})  # not in older runs
+        done = read_done(path.parent)
+        metrics, took = done.metrics, done.took  # not in older runs
         speed = metrics.get("speed") or {}
-        seconds = took.get("seconds", metrics.get("seconds", speed.get("seconds")))
-        peak = took.get("peak_bytes")
-        inputs = read_object(path.parent / "inputs.json", "digest")["digest"]
+        seconds = took.seconds if took else metrics.get("seconds", speed.get("seconds"))
+        peak = took.peak_bytes if took else None
+        inputs = read_json(path.parent / "inputs.json", Inputs).digest
         rows.append(
             [
                 path.parent.name,
@@ -64,8 +84,7 @@ def _finished(run: Path, names: str) -> list[Path]:
     """The `done.json` of finished stages, in order; older runs have them in that of their names."""
 
     def place(path: Path) -> int:
-        found: int = read_object(path, "metrics").get("place", 0)
-        return found
+        return read_done(path.parent).place
 
     return sorted(sorted(run.glob(f"stages/{names}/done.json")), key=place)
 
@@ -85,19 +104,19 @@ def foretold_parts(parts: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _trained(folder: Path) -> Trained:
-    curves = read_object(folder / "curves.json", "losses", "measured")
-    metrics = read_object(folder / "done.json", "metrics")["metrics"]
-    losses: list[dict[str, float]] = curves["losses"]
+    curves = read_json(folder / "curves.json", _Curves)
+    trained = formed(folder / "done.json", read_done(folder).metrics, _Training)
+    losses = curves.losses
     pictures, size = [], 1
     for part in dict.fromkeys(name for each in losses for name in each):
         points = [(float(n), each[part]) for n, each in enumerate(losses, 1) if part in each]
         shown, size = averaged(points)
         pictures.append(curve(f"Loss: {part}", shown, x="update", y="loss"))
-    dev = [(float(update), float(value)) for update, value in curves["measured"]]
+    dev = curves.measured
     if dev:
         title = "nDCG@10 on dev"
         pictures.append(curve(title, dev, x="update", y="nDCG@10", marked=True))
-    told = [f"{metrics['updates']:,} updates in {metrics['seconds']:,.0f} seconds."]
+    told = [f"{trained.updates:,} updates in {trained.seconds:,.0f} seconds."]
     if size > 1:
         told.append(f"A point of a loss is the mean of {size} updates.")
     if not dev:
@@ -106,8 +125,9 @@ def _trained(folder: Path) -> Trained:
 
 
 def _settings(folder: Path) -> Table:
-    inputs: dict[str, Any] = read_object(folder / "inputs.json", "inputs")["inputs"]
-    found = {**inputs["settings"], "clip": inputs["clip"], "updates": inputs["updates"]}
+    path = folder / "inputs.json"
+    made = formed(path, read_json(path, Inputs).inputs, _Settings)
+    found = {**made.settings, "clip": made.clip, "updates": made.updates}
     rows = [[key, _said(value)] for key, value in sorted(found.items()) if key not in _OWN]
     return Table(["setting", "value"], rows, words=2)
 

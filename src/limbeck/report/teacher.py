@@ -20,7 +20,7 @@ from markupsafe import Markup
 from limbeck.data.collection import Collection
 from limbeck.report.charts import histogram
 from limbeck.report.page import passage_text, query_text
-from limbeck.store import read_object, read_parquet
+from limbeck.store import Written, read_json, read_parquet
 
 BINS = 40
 MOST_DOUBTED = 50  # in a page
@@ -29,6 +29,29 @@ GROUPS = {  # of `relevant` in the table of scores: null where the query has no 
     "other candidates of judged queries": False,
     "candidates of queries without judgements": None,
 }
+
+
+_SCORES = {
+    "query_id": pl.String,
+    "passage_id": pl.String,
+    "score": pl.Float32,
+    "relevant": pl.Boolean,
+}
+
+
+class _Diagnosis(Written):
+    """What is read of a diagnosis; what no list could say is None."""
+
+    scores: int
+    lists: int
+    spread: float | None = None
+    entropy: float | None = None
+    saturation: float | None = None
+    agreement: float | None = None
+    agreement_error: float | None = None
+    agreement_lists: int = 0
+    refusal: str | None = None
+    doubt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +89,10 @@ def examined(run: Path, collection: Collection | None) -> Examined | None:
     folder = run / "stages" / "diagnose"
     if not (folder / "diagnosis.json").exists():
         return None
-    told = _lines(read_object(folder / "diagnosis.json", "scores", "lists"))
+    told = _lines(read_json(folder / "diagnosis.json", _Diagnosis))
     if not (folder / "scores.parquet").exists():
         return Examined(told, None, 0, 0, 0, [])
-    table = read_parquet(folder / "scores.parquet")
+    table = read_parquet(folder / "scores.parquet", _SCORES)
     found, judged = _above_the_best(table)
     doubted = [
         Doubted(
@@ -114,7 +137,7 @@ def _spread(table: pl.DataFrame) -> Markup:
     return histogram("The teacher's raw scores", edges.tolist(), groups, x="score")
 
 
-def _lines(diagnosis: dict[str, object]) -> list[str]:
+def _lines(found: _Diagnosis) -> list[str]:
     """A diagnosis in words; what no list could say is left out."""
     forms = {
         "spread": "Standard deviation within a list: {:.4g}, in the teacher's own units.",
@@ -124,19 +147,18 @@ def _lines(diagnosis: dict[str, object]) -> list[str]:
         ),
         "saturation": "At the lowest or highest value: {:.1%} of the scores.",
     }
-    told = [f"Examined on {diagnosis['scores']:,} scores in {diagnosis['lists']:,} lists."]
+    told = [f"Examined on {found.scores:,} scores in {found.lists:,} lists."]
     told += [
         form.format(value)
         for key, form in forms.items()
-        if isinstance(value := diagnosis.get(key), int | float)
+        if (value := getattr(found, key)) is not None
     ]
-    agreement, error = diagnosis.get("agreement"), diagnosis.get("agreement_error")
-    if isinstance(agreement, int | float):
-        spread = f" ± {1.96 * error:.1%}" if isinstance(error, int | float) else ""
+    if found.agreement is not None:
+        error = found.agreement_error
+        spread = "" if error is None else f" ± {1.96 * error:.1%}"
         told.append(
-            f"Agreement with the judgements: {agreement:.1%}{spread} of the pairs of a relevant "
-            f"and another passage are in the right order, over {diagnosis['agreement_lists']:,} "
+            f"Agreement with the judgements: {found.agreement:.1%}{spread} of the pairs of a "
+            f"relevant and another passage are in the right order, over {found.agreement_lists:,} "
             "lists; chance gives 50 %."
         )
-    told += [str(diagnosis[key]) for key in ("refusal", "doubt") if diagnosis.get(key)]
-    return told
+    return [*told, *(said for said in (found.refusal, found.doubt) if said)]

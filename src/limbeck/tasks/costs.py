@@ -23,7 +23,7 @@ from limbeck.inference import embed, plan_batches, text_lengths
 from limbeck.models.encoder import Encoder
 from limbeck.search import BM25
 from limbeck.sources import ListSource, QueryList
-from limbeck.store import read_json
+from limbeck.store import read_done
 from limbeck.tasks.retrieval import ListSettings, Retrieval
 from limbeck.tasks.systems import DEPTH
 from limbeck.teachers.scoring import known_texts
@@ -198,8 +198,8 @@ def _training(
         started = time.perf_counter()
         task.train_model(stage, encoder, source, turn, settings)
         seconds.append(time.perf_counter() - started)
-        done = read_json(task.run.folder / "stages" / f"train-{stage}" / "done.json")
-        kept = done["metrics"]["activation_bytes_per_token"]["student"]
+        done = read_done(task.run.folder / "stages" / f"train-{stage}")
+        kept = done.metrics["activation_bytes_per_token"]["student"]
     read = len(lists) * tokens["query"] + len(passages) * tokens["passage"]
     return max((seconds[1] - seconds[0]) / 2, seconds[1] / 6) / read, kept
 

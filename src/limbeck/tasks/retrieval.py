@@ -35,7 +35,7 @@ from limbeck.selection import first_rank
 from limbeck.settings import Settings
 from limbeck.similarity import comparable, matrix_similarity
 from limbeck.sources import ListBatch, ListSource, QueryList, TextBatch, TextSource
-from limbeck.store import digest, read_object
+from limbeck.store import digest, read_done
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.scoring import embed_collection, score_pairs
 from limbeck.teachers.teachers import DualTeacher, Teacher
@@ -811,8 +811,8 @@ class Retrieval:
         self.trained.append(stage.name)
         if stage.measure is None:
             return None
-        done = read_object(self.run.folder / "stages" / stage.name / "done.json", "metrics")
-        values = [value for _, value in done["metrics"]["measured"]]
+        done = read_done(self.run.folder / "stages" / stage.name)
+        values = [value for _, value in done.metrics["measured"]]
         return float(max(values) if settings.keep == "best" else values[-1])
 
 

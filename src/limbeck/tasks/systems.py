@@ -351,7 +351,9 @@ def _measured(
                 folder.path / "per_query.parquet", task.quality(results, split), stage=stage
             )
             folder.finish(cost=asdict(cost))
-        frame = read_parquet(folder.path / "per_query.parquet")
+        frame = read_parquet(
+            folder.path / "per_query.parquet", {"query_id": pl.String}, others=pl.Float64
+        )
         return Measured(name, split, stage, frame, Cost(**folder.metrics["cost"]))
 
     return task.run.first(work)

@@ -39,7 +39,7 @@ import safetensors.torch
 import torch
 
 from limbeck.errors import ConfigError, StoreError
-from limbeck.store import clear_abandoned, damaged, new_file, read_json, write_json
+from limbeck.store import Written, clear_abandoned, damaged, new_file, read_json, write_json
 
 KEY_BYTES = 16
 _STAGE = "store"
@@ -50,6 +50,12 @@ Kind = Literal["scores", "vectors"]
 KINDS: tuple[Kind, ...] = ("scores", "vectors")
 Floats = npt.NDArray[np.float32]
 Keys = Sequence[bytes]  # 16 bytes each
+
+
+class _About(Written):
+    """What `about.json` holds."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +305,7 @@ def _name_in(about: Path) -> str:
         StoreError: when the file is damaged.
     """
     try:
-        return str(read_json(about)["name"])
+        return read_json(about, _About).name
     except StoreError as error:
         if _is_missing(error):
             return ""

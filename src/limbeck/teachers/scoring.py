@@ -49,6 +49,7 @@ from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.reading import Reader
 from limbeck.store import (
     StageFolder,
+    Written,
     damaged,
     digest,
     new_folder,
@@ -237,7 +238,7 @@ class Work:
             write_parquet(path, shard, stage=self.stage)
 
         def read(path: Path, rows: Positions) -> Floats:
-            shard = read_parquet(path)
+            shard = read_parquet(path, {"query_id": pl.String, "score": pl.Float32})
             if shard["query_id"].to_list() != [queries.ids[at] for at in distinct[rows, 0]]:
                 raise damaged(path, "it holds other queries than planned")
             return shard["score"].to_numpy().astype(np.float32)
@@ -313,7 +314,7 @@ class Work:
             write_tensors(path, {"vectors": torch.from_numpy(values)}, stage=self.stage)
 
         def read(path: Path, rows: Positions) -> Floats:
-            found: Floats = read_tensors(path)["vectors"].numpy()
+            found: Floats = read_tensors(path, "vectors")["vectors"].numpy()
             if found.shape != (len(rows), encoder.dimension):
                 raise damaged(path, f"{found.shape[0]} vectors, {len(rows)} planned")
             return found
@@ -466,6 +467,13 @@ class _Distinct:
     place: Positions  # [n], into firsts
 
 
+class _About(Written):
+    """What `plan.json` holds."""
+
+    made_from: str
+    shard_batches: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """One planned and sharded computation in a folder."""
@@ -493,15 +501,15 @@ class _Part:
                     (temporary / "known.safetensors").write_bytes(known)
                 text = json.dumps(about, sort_keys=True) + "\n"
                 (temporary / "plan.json").write_text(text, encoding="utf-8")
-        elif read_json(folder / "plan.json")["made_from"] != about["made_from"]:
+        elif read_json(folder / "plan.json", _About).made_from != about["made_from"]:
             raise StoreError(
                 f"{self.path} was planned for another teacher or other texts. "
                 "Use another --out, or delete that folder to make it again."
             )
         vectors = folder / "known.safetensors"
         return (
-            read_parquet(folder / "plan.parquet"),
-            read_tensors(vectors) if vectors.exists() else {},
+            read_parquet(folder / "plan.parquet", {"row": None, "batch": None}),
+            read_tensors(vectors, "vectors") if vectors.exists() else {},
         )
 
     def finished(self, frame: pl.DataFrame, asking: _Asking) -> Iterator[tuple[Positions, Floats]]:
@@ -510,7 +518,7 @@ class _Part:
         rows = todo["row"].to_numpy().astype(np.int64)
         ends = np.cumsum(np.bincount(todo["batch"].to_numpy()))
         batches = np.split(rows, ends[:-1]) if len(todo) else []
-        size = int(read_json(self.path / "plan" / "plan.json")["shard_batches"])
+        size = read_json(self.path / "plan" / "plan.json", _About).shard_batches
         shards = [batches[start : start + size] for start in range(0, len(batches), size)]
         paths = [self.path / f"shard-{at:05d}.{self.suffix}" for at in range(len(shards))]
         missing = [at for at, path in enumerate(paths) if not path.exists()]

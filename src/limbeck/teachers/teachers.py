@@ -30,7 +30,7 @@ from limbeck.models.exported import is_exported, load_exported
 from limbeck.models.loading import kind_of, load_encoder, load_late, load_ranker, load_sparse
 from limbeck.models.reading import Reader
 from limbeck.similarity import Similarity, list_similarity, softmax_temperature
-from limbeck.store import check_whole, damaged, digest, read_json, write_json, write_parquet
+from limbeck.store import Written, check_whole, digest, read_json, write_json, write_parquet
 from limbeck.teachers.score_store import Floats
 from limbeck.teachers.scoring import Positions, Work
 from limbeck.types import Role
@@ -548,22 +548,35 @@ def renamed(teacher: Teacher, name: str) -> Teacher:
     return replace(teacher, name=name)  # type: ignore[type-var]  # they all are dataclasses
 
 
+class _Member(Written):
+    name: str
+    weight: float
+    mean: float
+    deviation: float
+
+
+class _Ensemble(Written):
+    """What an ensemble's folder says of it; `member-0` and so on lie beside that."""
+
+    name: str
+    members: list[_Member]
+
+
 def _load_ensemble(folder: Path) -> EnsembleTeacher:
     """The ensemble that `save` wrote."""
     check_whole(folder / _ENSEMBLE, anew=True)
-    about = read_json(folder / _ENSEMBLE)
-    try:
-        entries = about["members"]
-        names = [str(entry["name"]) for entry in entries]
-        weights, means, deviations = (
-            tuple(float(entry[key]) for entry in entries) for key in ("weight", "mean", "deviation")
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged(folder / _ENSEMBLE, f"{type(error).__name__}: {error}") from error
+    about = read_json(folder / _ENSEMBLE, _Ensemble)
     members = tuple(
-        renamed(load_teacher(str(folder / f"member-{at}")), name) for at, name in enumerate(names)
+        renamed(load_teacher(str(folder / f"member-{at}")), member.name)
+        for at, member in enumerate(about.members)
     )
-    return EnsembleTeacher(str(about["name"]), members, weights, means, deviations)
+    return EnsembleTeacher(
+        about.name,
+        members,
+        tuple(member.weight for member in about.members),
+        tuple(member.mean for member in about.members),
+        tuple(member.deviation for member in about.members),
+    )
 
 
 def _model_digest(kind: str, model: Encoder | Ranker | Reader) -> str:

@@ -25,6 +25,7 @@ from limbeck.store import (
     StageFolder,
     damaged,
     digest_tensors,
+    formed,
     read_tensors,
     write_json,
     write_tensors,
@@ -216,6 +217,7 @@ def _restore(path: Path, players: Mapping[str, Player]) -> _Log:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             log = json.loads(file.metadata()["log"])
+            formed(path, log, _Log)
             return _Log(**{**log, "effort": Effort(**log.get("effort", {}))})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise damaged(path, f"its log cannot be read: {error}") from error
