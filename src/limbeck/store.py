@@ -31,7 +31,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -267,14 +267,14 @@ def formed(path: Path, value: object, form: type[T], *, advice: str = AGAIN) -> 
         StoreError: when it has not.
     """
     try:
-        found: T = _adapter(cast(Hashable, form)).validate_python(value)
+        found: T = _adapter(cast(Any, form)).validate_python(value)
     except ValidationError as error:
         raise damaged(path, _first_fault(error), advice) from error
     return found
 
 
 @lru_cache
-def _adapter(form: Hashable) -> TypeAdapter[Any]:
+def _adapter(form: Any) -> TypeAdapter[Any]:
     return TypeAdapter(form)
 
 
