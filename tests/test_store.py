@@ -206,16 +206,6 @@ def test_a_file_that_was_just_written_is_not_trusted_by_its_times(tmp_path: Path
     assert not (tmp_path / store.SEEN).exists()
 
 
-def test_an_object_without_a_key_is_damaged(tmp_path: Path) -> None:
-    store.write_json(tmp_path / "a", {"files": {}}, stage="x")
-    assert store.read_object(tmp_path / "a", "files") == {"files": {}}
-    with pytest.raises(StoreError, match="it has no 'metrics'"):
-        store.read_object(tmp_path / "a", "files", "metrics")
-    store.write_json(tmp_path / "b", [1], stage="x")
-    with pytest.raises(StoreError, match="is damaged"):
-        store.read_object(tmp_path / "b", "files")
-
-
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     store.write_text(tmp_path / "file", "old", stage="x")
     with store.new_folder(tmp_path / "folder", stage="x") as temporary:

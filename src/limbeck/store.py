@@ -287,19 +287,6 @@ def _first_fault(error: ValidationError) -> str:
     return f"{where}: {fault['msg']}" if where else str(fault["msg"])
 
 
-def read_object(path: Path, *keys: str) -> dict[str, Any]:
-    """The JSON object in a file, which must have these keys.
-
-    Raises:
-        StoreError: when it is missing or damaged.
-    """
-    found = read_json(path)
-    for key in keys:
-        if not isinstance(found, dict) or key not in found:
-            raise damaged(path, f"it has no {key!r}")
-    return dict(found)
-
-
 def read_parquet(
     path: Path,
     columns: Mapping[str, type[pl.DataType] | None] | None = None,
