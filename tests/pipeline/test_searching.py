@@ -44,6 +44,12 @@ def test_the_first_search_builds_the_index_and_the_next_one_uses_it(
     assert index.stdout == "1 deleted; the index has 59 passages\n"
     again = invoke("search", run, query, "--k", 1, "--json").stdout
     assert json.loads(again)["hits"][0]["id"] != "p3"
+    # without its card it is not built anew in silence, since the passage would be there again
+    (run / "index" / "index.json").unlink()
+    lost = invoke("search", run, query)
+    assert lost.exit_code == 2
+    assert "index.json is missing. Put back a copy" in lost.stderr
+    assert (run / "index" / "deleted-000001.npy").is_file()
 
 
 def test_words_and_the_teacher_rank_too(run: Path, invoke: Invoke) -> None:

@@ -407,6 +407,14 @@ def is_begun(folder: Path) -> bool:
     return any(folder.glob(f"{_SEGMENT}*"))
 
 
+def has_lost_its_card(folder: Path, segments: int) -> bool:
+    """Whether a folder without a card has what no stopped build of so many segments leaves: rows
+    that were deleted, what approximates the index, or passages that were added.
+    """
+    later = [*folder.glob("deleted-*"), *folder.glob("approximate-*")]
+    return bool(later) or len([*folder.glob(f"{_SEGMENT}*")]) > segments
+
+
 def segment_name(number: int) -> str:
     """The folder of a segment."""
     return f"{_SEGMENT}{number:06}"

@@ -18,8 +18,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from limbeck.errors import ConfigError, ModelError
-from limbeck.indexing.building import build, encoded, model_of
-from limbeck.indexing.files import CARD, Index, is_begun, open_index
+from limbeck.indexing.building import SEGMENT, build, encoded, model_of
+from limbeck.indexing.files import (
+    CARD,
+    Damaged,
+    Index,
+    has_lost_its_card,
+    is_begun,
+    open_index,
+)
 from limbeck.indexing.runs import data_of, index_of, is_run, student_of, teacher_of
 from limbeck.inference import Engine, choose_engine
 from limbeck.models.encoder import Encoder
@@ -178,6 +185,7 @@ def find_index(
 
     Raises:
         ConfigError, DataError: when there is neither, or the data of the run is not what it was.
+        StoreError: when the index is damaged.
     """
     progress = progress or Silent()
     if (place / CARD).is_file() or is_begun(place):
@@ -194,5 +202,7 @@ def find_index(
         return open_index(index_of(place))
     student_of(place)  # refused now when it is not there
     collection = data_of(place)
+    if has_lost_its_card(index_of(place), -(-len(collection.passages) // SEGMENT)):
+        raise Damaged(index_of(place), f"{CARD} is missing")  # building deletes what was added
     progress.say(f"{place} has no index yet: encoding the {len(collection.passages):,} passages")
     return build(str(place), collection, backend=backend, precision=precision, progress=progress)
