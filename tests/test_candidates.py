@@ -327,8 +327,9 @@ def test_callers_mistakes_are_refused(tmp_path: Path) -> None:
     collection, queries = make_collection(), every_query()
     with pytest.raises(ValueError, match="twice"):
         mine_lexical(collection, queries[[1, 1]], depth=5, folder=tmp_path / "mine")
+    klingon = replace(collection, language="klingon")
     with pytest.raises(ConfigError, match="klingon"):
-        mine_lexical(collection, queries, depth=5, folder=tmp_path / "a", language="klingon")
+        mine_lexical(klingon, queries, depth=5, folder=tmp_path / "a")
     with pytest.raises(ValueError, match="22 query vectors for 23 queries"):
         mine_dense(
             collection,

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from limbeck.data.collection import Collection, Texts
 from limbeck.errors import StoreError
+from limbeck.language import LANGUAGES, known
 from limbeck.search import BM25, Positions, Vectors, search_dense, search_others
 from limbeck.store import StageFolder, damaged, digest, read_parquet, write_parquet
 from limbeck.types import PassageId, Progress, Qrels, QueryId, Silent
@@ -217,7 +218,6 @@ def mine_lexical(
     *,
     depth: int,
     folder: Path,
-    language: str = "english",
     shard_queries: int = SHARD_QUERIES,
     progress: Progress | None = None,
 ) -> Candidates:
@@ -228,16 +228,15 @@ def mine_lexical(
 
     Raises:
         StoreError: when the folder belongs to another mining, is damaged or cannot be written.
-        ConfigError: for a language without a stemmer.
     """
 
     def prepare() -> _Search:
         texts = collection.passages.texts
-        index = BM25.build(texts, language=language, progress=progress)
+        index = BM25.build(texts, language=collection.language, progress=progress)
         asked = collection.queries.texts
         return lambda block, k: index.search([asked[query] for query in queries[block]], k)
 
-    settings = {"language": language}
+    settings = {"language": LANGUAGES[known(collection.language)].name}
     job = _Job(collection, queries, "bm25", depth, shard_queries, settings)
     return _mine(job, folder, prepare, progress or Silent())
 

@@ -1,16 +1,15 @@
 """Which passages come first for a query, by words or by vectors?
 
-`BM25` searches by words (bm25s weights, PyStemmer stems), `search_dense` by inner products,
-exactly. Both give positions and scores, best first, and break ties by position, so the same input
-always gives the same list. Slots without a passage hold position -1 (and score -inf): look at the
-position, never at the score.
+`BM25` searches by words (`limbeck.language` finds them, bm25s weighs them), `search_dense` by
+inner products, exactly. Both give positions and scores, best first, and break ties by position, so
+the same input always gives the same list. Slots without a passage hold position -1 (and score
+-inf): look at the position, never at the score.
 
 This module knows no ids, no collection, no model and no file.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.errors import ConfigError, ScoreError
+from limbeck.errors import ScoreError
+from limbeck.language import ENGLISH, Terms
 from limbeck.types import Progress, Silent
 
 Positions = NDArray[np.int32]
 Vectors = NDArray[np.float32]
 
-_WORD = re.compile(r"\w+")  # single letters too: they carry meaning in commands, units and formulas
 _TEXTS_AT_ONCE = 1000  # between two reports of progress
 _POSTINGS_AT_ONCE = 2_000_000  # postings summed before lists are cut to k: some 50 MB of work space
 _QUERIES_AT_ONCE = 256  # wider blocks make the matrix product no faster
@@ -36,36 +35,6 @@ _FEW_QUERIES = 16  # for whom the product costs less than reading the passages
 _PASSAGES_AT_ONCE = 2**16  # after a first block, few beat a list's last: the rest is never sorted
 _ROW_BYTES = 64  # per slot of one query's list, while two lists are merged
 _COLUMN_BYTES = 32  # per passage of a block, while one query's list is cut
-
-
-class _Words:
-    """Texts to terms: lower case, words, no stop words, stems."""
-
-    def __init__(self, language: str) -> None:
-        import Stemmer
-        from bm25s import stopwords
-
-        if language not in Stemmer.algorithms():
-            known = ", ".join(sorted(Stemmer.algorithms()))
-            raise ConfigError(f"No stemmer for language {language!r}. Use one of: {known}.")
-        self._stemmer = Stemmer.Stemmer(language)
-        # A language without a list needs none: frequent words weigh little anyway.
-        lists = {"english": stopwords.STOPWORDS_EN}
-        listed = lists.get(language, getattr(stopwords, f"STOPWORDS_{language.upper()}", ()))
-        self._stop_words = frozenset(listed)
-        self._terms: dict[str, str | None] = {}
-
-    def terms(self, text: str) -> list[str]:
-        """The terms of a text, in its order, repeats kept."""
-        found = []
-        for word in _WORD.findall(text.lower()):
-            if word not in self._terms:
-                stem = None if word in self._stop_words else self._stemmer.stemWord(word)
-                self._terms[word] = stem
-            term = self._terms[word]
-            if term is not None:
-                found.append(term)
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +52,14 @@ class BM25:
 
     postings: Any  # scipy.sparse.csr_array [terms, passages], float32 weights
     vocabulary: dict[str, int]
-    words: _Words
+    words: Terms
 
     @classmethod
     def build(
         cls,
         texts: Sequence[str],
         *,
-        language: str = "english",
+        language: str = ENGLISH,
         k1: float = 1.2,
         b: float = 0.75,
         progress: Progress | None = None,
@@ -98,22 +67,22 @@ class BM25:
         """The index of these passages; their positions in `texts` are what `search` gives back.
 
         `k1` sets how fast repeats of a word stop counting, `b` in [0, 1] how much long passages are
-        held back; the defaults are Lucene's.
+        held back; the defaults are Lucene's. `language` is a code or name of `limbeck.language`.
 
         Raises:
-            ConfigError: for a language without a stemmer.
+            ConfigError: for a language that is not covered.
         """
         import bm25s
         from scipy.sparse import csr_array
 
-        words = _Words(language)
+        words = Terms(language)
         vocabulary: dict[str, int] = {}
         rows: list[list[int]] = []
         with (progress or Silent()).task("index by words", len(texts), "passages") as advance:
             for start in range(0, len(texts), _TEXTS_AT_ONCE):
                 block = texts[start : start + _TEXTS_AT_ONCE]
                 rows += [
-                    [vocabulary.setdefault(term, len(vocabulary)) for term in words.terms(text)]
+                    [vocabulary.setdefault(term, len(vocabulary)) for term in words.of(text)]
                     for text in block
                 ]
                 advance(len(block))
@@ -161,7 +130,7 @@ class BM25:
 
     def _known(self, query: str) -> list[int]:
         """The numbers of a query's terms, those that no passage holds left out."""
-        known = (self.vocabulary.get(term) for term in self.words.terms(query))
+        known = (self.vocabulary.get(term) for term in self.words.of(query))
         return [number for number in known if number is not None]
 
     def _score(self, asked: Sequence[Counter[int]]) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from limbeck.data.collection import Collection, Texts, with_dev, with_labels
+from limbeck.data.collection import Collection, Texts, with_dev, with_labels, with_language
 from limbeck.errors import ConfigError
 from limbeck.types import PassageId, Qrels, QueryId, Split
 
@@ -162,3 +162,16 @@ def test_equal_ids_of_other_texts_are_left_alone() -> None:
     assert numbered.own_passages.tolist() == [-1, -1]
     known = "fca2f30a8ba53f175f0aa9dc0b8a2876a3b5bf57e79f08f46d4866ba8f3b63d1"
     assert numbered.digest == known == replace(numbered, keep_own_passage=True).digest
+
+
+def test_english_keeps_its_digest_and_other_languages_have_their_own() -> None:
+    """The digest of English was computed before collections had a language."""
+    texts = Texts(["a", "b"], ["list files", "naïve"]), Texts(["q"], ["files"])
+    english = Collection("toy", *texts, {"test": {QueryId("q"): {PassageId("a"): 1}}})
+    assert english.digest == "e2fd94c9fbfba358d5fbe7008e1ba8b2ea456ea4b8cd56bffa93fdb3d8f2f4f1"
+    german = with_language(english, "German")
+    assert german.language == "de"
+    assert german.notes == ("language: de (german), as given",)
+    assert german.digest != english.digest
+    assert with_language(english).digest == english.digest
+    assert with_language(english).notes == ()

@@ -104,3 +104,33 @@ def test_passages_that_say_nothing_are_refused(tmp_path: Path) -> None:
 def test_without_spaces_between_words_there_are_queries_too(tmp_path: Path) -> None:
     rows = [{"text": f"如何列出所有文件{at}。使用列表命令{at}。"} for at in range(3)]
     assert "如何列出所有文件1。" in read_collection(corpus(tmp_path / "docs", rows)).queries.texts
+
+
+HINDI = [
+    "कर्नेल मॉड्यूल प्रारंभ के समय लोड होता है। इसे बाद में भी जोड़ सकते हैं।",
+    "दस्तावेज़ छापने के लिए मुद्रण बटन दबाएँ। फिर कागज़ चुनें।",
+]
+
+
+def test_queries_of_other_scripts_are_made_of_whole_words(tmp_path: Path) -> None:
+    collection = read_collection(corpus(tmp_path / "docs", [{"text": text} for text in HINDI]))
+    assert collection.language == "hi"
+    assert any(note.startswith("language: hi (hindi), since ") for note in collection.notes)
+    made = queries_of_words(collection.passages, 0, "hi").frame.sort("parent_id", "draw")
+    [sentence, phrases] = made["text"].to_list()[:2]
+    assert sentence == "कर्नेल मॉड्यूल प्रारंभ के समय लोड होता है।"
+    assert set(phrases.split()) <= set(HINDI[0].replace("।", "").split())
+
+
+def test_key_phrases_without_spaces_are_longer_than_a_pair() -> None:
+    texts = ["内核模块在启动时加载。", "要删除文件,请将其拖到回收站。", "在启动时"]
+    made = queries_of_words(Texts(["a", "b", "c"], texts), 0, "zh").frame
+    phrases = made.filter((made["parent_id"] == "a") & (made["draw"] == 2))["text"].item()
+    assert "内核模块" in phrases
+    assert all(phrase in texts[0] for phrase in phrases.split())
+
+
+def test_one_word_is_no_query(tmp_path: Path) -> None:
+    rows = [{"title": "Übergrößenträger", "text": f"Er ist da. Nummer {at}."} for at in range(3)]
+    made = read_collection(corpus(tmp_path / "docs", rows), language="de").queries.texts
+    assert "Übergrößenträger" not in made

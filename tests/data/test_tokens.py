@@ -4,10 +4,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from conftest import tiny_tokenizer
 from limbeck.data import tokens
-from limbeck.data.tokens import TokenStore, prompt_ids, tokenize, tokenize_here, tokenizer_digest
+from limbeck.data.tokens import (
+    TokenStore,
+    misread,
+    prompt_ids,
+    tokenize,
+    tokenize_here,
+    tokenizer_digest,
+)
 from limbeck.errors import ModelError, StoreError
 
 TEXTS = ["how to list files", "", "the cat, the dog", "unknown 😀 你好 words", "a\x00b [SEP] c"]
@@ -170,3 +181,21 @@ def test_a_full_disk_leaves_nothing_behind(
     with pytest.raises(StoreError, match="No space left on device"):
         tokenize(TEXTS, tokenizer, tmp_path / "tokens", stage="tokens")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_of_another_language_is_noticed() -> None:
+    """Words that it knows whole are its own; letters that it does not know, or single ones, not."""
+    vocabulary = ["[UNK]", *map(chr, range(ord("a"), ord("z") + 1)), "the", "list", "of", "files"]
+    model = WordPiece(
+        {piece: at for at, piece in enumerate([*vocabulary, *(f"##{x}" for x in vocabulary[1:])])},
+        unk_token="[UNK]",
+    )
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    assert misread(["the list of the files"], tokenizer, "en") is None
+    assert misread(["der Liste nach zu lesen"], tokenizer, "de") == (
+        "it does not know 7% of what is written"
+    )
+    assert misread(["liste nach zu lesen"], tokenizer, "de") == "it cuts a word into 3.5 pieces"
+    assert misread([], tokenizer, "de") is None

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from limbeck import indexing
-from limbeck.data.collection import Collection, Texts
+from limbeck.data.collection import Collection, Texts, with_language
 from limbeck.errors import ConfigError, DataError, ModelError, StoreError
 from limbeck.indexing import Index, Searcher, open_index
 from limbeck.indexing.approximate import choose_effort
@@ -274,3 +274,19 @@ def test_the_least_effort_that_is_enough_is_chosen() -> None:
         return choose_effort(found, exact, wanted, most)
 
     assert [effort(0.1), effort(0.3), effort(1.0), effort(1.0, most=5)] == [1, 4, 16, 5]
+
+
+def test_the_card_keeps_the_language_that_words_are_searched_in(
+    collection: Collection, folder: Path, tiny_encoder_folder: Path
+) -> None:
+    """Another language is another card, and nothing is encoded again."""
+    card = indexing.open_index(folder).card
+    assert card["language"] == "en"
+    vectors = (folder / "segment-000000" / "vectors.npy").stat()
+    german = with_language(collection, "de")
+    again = indexing.build(str(tiny_encoder_folder), german, folder, precision="fp32")
+    assert again.language == "de"
+    assert (folder / "segment-000000" / "vectors.npy").stat() == vectors
+    searcher = indexing.open_searcher(folder, precision="fp32")
+    searcher.count_words()
+    assert searcher._words.words.language == "de"

@@ -38,6 +38,7 @@ from limbeck.bench.figures import rows_of, visible_differences
 from limbeck.data import read_collection
 from limbeck.data.collection import DATA_SEED
 from limbeck.errors import ConfigError, DataError, StoreError
+from limbeck.language import AUTO, chosen
 from limbeck.models.loading import load_encoder
 from limbeck.pipeline import distill
 from limbeck.pipeline import dry_run as stages_of
@@ -156,6 +157,7 @@ def bench(
     precision: str = "auto",
     drop_unknown_judgements: bool = False,
     keep_own_passage: bool = False,
+    language: str = AUTO,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Benched:
@@ -187,6 +189,7 @@ def bench(
         precision=precision,
         drop_unknown_judgements=drop_unknown_judgements,
         keep_own_passage=keep_own_passage,
+        language=language,
         force=force,
     )
     check_writable(out, "--out")
@@ -256,6 +259,7 @@ def _planned(
     precision: str,
     drop_unknown_judgements: bool,
     keep_own_passage: bool,
+    language: str,
     force: bool,
 ) -> Plan:
     """The arms, once everything that can be refused was."""
@@ -274,6 +278,7 @@ def _planned(
         "store": Path(store) if store else out / STORE,
         "drop_unknown_judgements": drop_unknown_judgements,
         "keep_own_passage": keep_own_passage or None,
+        "language": language,
         "force_teacher": True,
         "force": force,
     }
@@ -308,7 +313,7 @@ def _planned(
         _check_same_arm(each)
     to_do = [each for each in arms if each.state != "finished"]
     if to_do:
-        _check_measured(data, drop_unknown_judgements)
+        _check_measured(data, drop_unknown_judgements, language)
     # what one seed may do, all may; a teacher that is still to be fitted cannot be looked at
     for each in {(each.system, each.name == TEACHER): each for each in to_do}.values():
         seen = taught if arms[0].state == "finished" else teacher
@@ -462,13 +467,17 @@ def _check_same_arm(arm: Arm) -> None:
     asked = {key: given.get(key, value) for key, value in found["asked"].items()}
     added = ("student", "student_layers", "labels", "keep_own_passage")
     new = {key: given[key] for key in added}
+    new["language"] = chosen(given["language"])
     check_same_run(arm.out, found, {**asked, **new}, force=bool(given["force"]))
 
 
-def _check_measured(data: str | Path, drop_unknown_judgements: bool) -> None:
+def _check_measured(data: str | Path, drop_unknown_judgements: bool, language: str) -> None:
     """Refuse data on which nothing can be measured."""
     collection = read_collection(
-        data, seed=DATA_SEED, drop_unknown_judgements=drop_unknown_judgements
+        data,
+        seed=DATA_SEED,
+        drop_unknown_judgements=drop_unknown_judgements,
+        language=language,
     )
     if measured_split(collection) is None:
         raise DataError(

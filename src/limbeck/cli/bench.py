@@ -62,6 +62,7 @@ def bench(
     precision: options.Precision = "auto",
     drop_unknown_judgements: options.DropUnknownJudgements = False,
     keep_own_passage: options.KeepOwnPassage = False,
+    language: options.Language = "auto",
     force: Annotated[
         bool,
         typer.Option(
@@ -89,6 +90,7 @@ def bench(
         "precision": precision,
         "drop_unknown_judgements": drop_unknown_judgements,
         "keep_own_passage": keep_own_passage,
+        "language": language,
         "force": force,
     }
     if dry_run:

@@ -24,12 +24,13 @@ def root() -> None:
 def check(
     data: options.Data,
     drop_unknown_judgements: options.DropUnknownJudgements = False,
+    language: options.Language = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Count and check a collection; exits 2 only for what `distill` refuses."""
     from limbeck.data.check import check as look
 
-    report = look(data, drop_unknown_judgements=drop_unknown_judgements)
+    report = look(data, drop_unknown_judgements=drop_unknown_judgements, language=language)
     if as_json:
         print_json(report.to_json())
     else:

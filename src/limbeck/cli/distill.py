@@ -41,6 +41,7 @@ def distill(
     force_teacher: options.ForceTeacher = False,
     drop_unknown_judgements: options.DropUnknownJudgements = False,
     keep_own_passage: options.KeepOwnPassage = False,
+    language: options.Language = "auto",
     force: Annotated[
         bool,
         typer.Option(
@@ -78,6 +79,7 @@ def distill(
         force_teacher=force_teacher,
         drop_unknown_judgements=drop_unknown_judgements,
         keep_own_passage=keep_own_passage,
+        language=language,
     )
     arguments |= {"out": out, "force": force}
     with on_stderr() as progress:

@@ -38,6 +38,7 @@ def evaluate(
     workers: options.Workers = None,
     drop_unknown_judgements: options.DropUnknownJudgements = False,
     keep_own_passage: options.KeepOwnPassage = False,
+    language: options.Language = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Measure a model: nDCG@10, RR@10 and R@100 with intervals, speed and size."""
@@ -55,6 +56,7 @@ def evaluate(
             workers=workers,
             drop_unknown_judgements=drop_unknown_judgements,
             keep_own_passage=keep_own_passage,
+            language=language,
             progress=progress,
         )
     if as_json:

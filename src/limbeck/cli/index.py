@@ -73,6 +73,7 @@ def build(
     backend: options.Backend = "auto",
     precision: options.Precision = "auto",
     workers: options.Workers = None,
+    language: options.Language = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Encode the passages of a collection into an index; the same command resumes."""
@@ -82,7 +83,8 @@ def build(
     with on_stderr() as progress:
         found = indexing.build(
             model,
-            read_collection(data, drop_unknown_judgements=True),  # only passages are needed
+            # only passages are needed
+            read_collection(data, drop_unknown_judgements=True, language=language),
             out,
             kind=kind,
             least_recall=recall,

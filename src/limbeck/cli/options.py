@@ -137,6 +137,14 @@ KeepOwnPassage = Annotated[
         help="Let a query that is a passage itself (same id, same text) find that passage.",
     ),
 ]
+Language = Annotated[
+    str,
+    typer.Option(
+        metavar="CODE",
+        help="What the texts are written in, for BM25 and made queries: a code such as en, de or "
+        "zh, or `auto`, which tells by scripts and function words.",
+    ),
+]
 Place = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="A run of `limbeck distill`, or the folder of an index."),

@@ -46,6 +46,7 @@ def plan(
     force_teacher: options.ForceTeacher = False,
     drop_unknown_judgements: options.DropUnknownJudgements = False,
     keep_own_passage: options.KeepOwnPassage = False,
+    language: options.Language = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Foretell time, memory and disk of a `distill` with the same options, from a short probe."""
@@ -75,6 +76,7 @@ def plan(
         force_teacher=force_teacher,
         drop_unknown_judgements=drop_unknown_judgements,
         keep_own_passage=keep_own_passage,
+        language=language,
     )
     with on_stderr() as progress:
         found = pipeline.plan(data, out=out, **arguments, progress=progress)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from limbeck.data.collection import Collection, Texts, positives
+from limbeck.data.collection import Collection, Texts, positives, with_language
 from limbeck.data.lines import Problem
 from limbeck.data.reading import scan, with_queries
+from limbeck.language import AUTO
 from limbeck.types import SPLITS, Qrels
 
 LONG_TEXT = 100_000  # characters; models read the first few thousand
@@ -61,11 +62,13 @@ class Report:
         }
 
 
-def check(data: str | Path, *, drop_unknown_judgements: bool = False) -> Report:
+def check(
+    data: str | Path, *, drop_unknown_judgements: bool = False, language: str = AUTO
+) -> Report:
     """The report on a collection.
 
     Raises:
-        ConfigError: when DATA is nothing that can be read.
+        ConfigError: when DATA is nothing that can be read, or the language is not covered.
     """
     first: dict[str, Problem] = {}
     times: Counter[str] = Counter()
@@ -75,6 +78,7 @@ def check(data: str | Path, *, drop_unknown_judgements: bool = False) -> Report:
         times[problem.kind] += 1
 
     collection = scan(data, note, drop_unknown_judgements=drop_unknown_judgements)
+    collection = with_language(collection, language)
     if not first:
         collection = with_queries(collection, seed=0)
     errors = [

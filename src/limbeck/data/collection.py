@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.errors import ConfigError
+from limbeck.language import AUTO, ENGLISH, LANGUAGES, guess, known
 from limbeck.types import SPLITS, PassageId, Qrels, QueryId, Split
 
 # half of a character: JSON and Python can hold it, UTF-8, and so every tokenizer, cannot
@@ -77,7 +78,8 @@ class Collection:
     `passages` hold title and text joined by one space; `qrels` have only the splits that exist and
     hold judgements. Where nobody wrote the queries and judged the passages, since the queries were
     made from the passages, the collection is `synthetic`. With `keep_own_passage` a query's own
-    passage (`own_passages`) is a passage like any other.
+    passage (`own_passages`) is a passage like any other. Searching by words follows `language`, a
+    code of `limbeck.language`.
     """
 
     name: str
@@ -87,11 +89,12 @@ class Collection:
     notes: tuple[str, ...] = ()
     synthetic: bool = False
     keep_own_passage: bool = False
+    language: str = ENGLISH
 
     @cached_property
     def digest(self) -> str:
-        """The SHA-256 (hex) of ids, texts and judgements: equal for equal content, whatever its
-        name or folder.
+        """The SHA-256 (hex) of ids, texts, judgements and a language that is not English: equal
+        for equal content, whatever its name or folder.
         """
         hasher = hashlib.sha256()
 
@@ -113,6 +116,8 @@ class Collection:
                     add(query, passage, str(judged[query][passage]))
         if left_out := int((self.own_passages >= 0).sum()):
             add("own passages left out", str(left_out))
+        if self.language != ENGLISH:
+            add("language", self.language)
         return hasher.hexdigest()
 
     @cached_property
@@ -171,6 +176,23 @@ def positives(judged: Mapping[PassageId, int]) -> list[PassageId]:
         ['a', 'c']
     """
     return [passage for passage, grade in judged.items() if grade > 0]
+
+
+def with_language(collection: Collection, language: str = AUTO) -> Collection:
+    """The collection in a language: a code or name, or `auto`, by its scripts and function words.
+
+    Raises:
+        ConfigError: for a language that is not covered.
+    """
+    if language == AUTO:
+        found = guess(collection.passages.texts, collection.queries.texts)
+        code, why = found.code, f"since {found.why}; --language overrules that"
+        if code == ENGLISH and not found.is_mixed:
+            return replace(collection, language=code)
+    else:
+        code, why = known(language), "as given"
+    note = f"language: {code} ({LANGUAGES[code].name}), {why}"
+    return replace(collection, language=code, notes=(*collection.notes, note))
 
 
 def with_labels(collection: Collection, count: int, seed: int) -> Collection:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +25,7 @@ from dataclasses import replace
 from limbeck.data.collection import Collection, Texts
 from limbeck.data.derived import DerivedTexts
 from limbeck.errors import DataError
+from limbeck.language import ENGLISH, normal, says, sentences, shortened, spans, words
 from limbeck.types import SPLITS, PassageId, Qrels, QueryId, Split
 
 PASSAGES_AT_MOST = 20_000  # that queries are made of: more than a small student needs to see
@@ -34,11 +34,10 @@ HELD_OUT_AT_MOST = 300  # ... of each
 SHARED_AT_MOST = 5  # passages of which one query was made; what more share says too little
 SENTENCE_WORDS = 32  # of a first sentence that are kept
 KEY_WORDS = 6
-_WORD = re.compile(r"\w+")
-_SENTENCE = re.compile(r".+?(?:[.!?](?=\s)|[\u3002\uff01\uff1f]|\n\s*\n)", re.DOTALL)
+LEAST_WORDS = 2  # of a query
 
 
-def queries_of_words(passages: Texts, seed: int) -> DerivedTexts:
+def queries_of_words(passages: Texts, seed: int, language: str = ENGLISH) -> DerivedTexts:
     """Up to three queries of each passage that is `drawn`: draw 0 is the title, 1 the first
     sentence, 2 the key phrases.
 
@@ -46,14 +45,14 @@ def queries_of_words(passages: Texts, seed: int) -> DerivedTexts:
     """
     frequency: Counter[str] = Counter()
     for text in passages.texts:
-        frequency.update({word.lower() for word in _WORD.findall(text)})
+        frequency.update({word.lower() for word in words(normal(text), language)})
     made: dict[tuple[str, int], str] = {}
     for at in drawn(passages, seed):
         title, text = passages.parts(at)
-        phrases = key_phrases(passages.texts[at], frequency, len(passages))
+        phrases = key_phrases(passages.texts[at], frequency, len(passages), language)
         for draw, found in enumerate((title, first_sentence(text), phrases)):
             query = " ".join(found.split())
-            if _says_enough(query):
+            if says(query, language) >= LEAST_WORDS:
                 made[passages.ids[at], draw] = query
     return DerivedTexts.of("words", made)
 
@@ -75,29 +74,40 @@ def first_sentence(text: str) -> str:
         >>> first_sentence("A cat sleeps. A dog barks."), first_sentence("A cat sleeps.")
         ('A cat sleeps.', '')
     """
-    found = _SENTENCE.match(text)
-    if found is None or found.end() == len(text):
-        return ""
-    return " ".join(found[0].split()[:SENTENCE_WORDS])
+    start, end = next(sentences(text), (0, len(text)))
+    return "" if end == len(text) else shortened(text[start:end], SENTENCE_WORDS)
 
 
-def key_phrases(text: str, frequency: Mapping[str, int], passages: int) -> str:
+def key_phrases(
+    text: str, frequency: Mapping[str, int], passages: int, language: str = ENGLISH
+) -> str:
     """The six words of most weight in their order: frequent in the text, rare in the corpus.
 
     `frequency` is the number of passages, of all `passages`, that a word (in lower case) is in.
+    Where pairs of characters stand for words, those that overlap are shown as one.
 
     Example:
         >>> key_phrases("the cat and the dog", {"the": 9, "and": 9, "cat": 1, "dog": 2}, 9)
         'the cat and dog'
     """
-    words = _WORD.findall(text)
-    counts = Counter(word.lower() for word in words)
+    text = normal(text)
+    places = list(spans(text, language))
+    counts = Counter(text[start:end].lower() for start, end in places)
     weight = {
         word: count * math.log((passages + 1) / frequency[word]) for word, count in counts.items()
     }
     best = set(sorted(weight, key=lambda word: -weight[word])[:KEY_WORDS])
-    shown = {word.lower(): word for word in reversed(words)}  # as it is written first
-    return " ".join(shown[word] for word in counts if word in best)
+    shown: list[str] = []  # as it is written first
+    last = 0
+    for start, end in places:
+        if (word := text[start:end].lower()) in best:
+            best.remove(word)
+            if start < last:
+                shown[-1] += text[last:end]
+            else:
+                shown.append(text[start:end])
+            last = end
+    return " ".join(shown)
 
 
 def with_made_queries(collection: Collection, made: DerivedTexts, seed: int) -> Collection:
@@ -170,8 +180,3 @@ def _shared_out(parents: set[str], seed: int) -> dict[str, Split]:
 def _rank(id_: str, seed: int) -> bytes:
     content = f"{seed} made queries {id_}".encode()
     return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def _says_enough(query: str) -> bool:
-    """Whether a query has two words; where words are not written apart, six characters do."""
-    return len(_WORD.findall(query)) > 1 or (not query.isascii() and len(query) > 5)

@@ -20,13 +20,14 @@ from typing import NoReturn
 
 from limbeck.data import hub, irds
 from limbeck.data.beir import is_corpus_only, scan_beir
-from limbeck.data.collection import Collection, with_dev
+from limbeck.data.collection import Collection, with_dev, with_language
 from limbeck.data.examples import ENDINGS, examples_in, scan_examples
 from limbeck.data.lines import Problem, Report, find
 from limbeck.data.made_queries import queries_of_words, with_made_queries
 from limbeck.data.msmarco import COLLECTION, scan_msmarco
 from limbeck.data.pydocs import read_pydocs
 from limbeck.errors import ConfigError, DataError
+from limbeck.language import AUTO, known
 
 _LAYOUTS = (
     "a folder with corpus.jsonl, queries.jsonl and, for judgements, qrels/train.tsv; one with "
@@ -40,39 +41,49 @@ def read_collection(
     seed: int = 0,
     drop_unknown_judgements: bool = False,
     keep_own_passage: bool = False,
+    language: str = AUTO,
 ) -> Collection:
     """The collection that DATA names, with a dev split where possible.
 
     A corpus alone gets queries that are made from it: the collection then is `synthetic`. A query
-    that is a passage itself does not find it, unless `keep_own_passage`.
+    that is a passage itself does not find it, unless `keep_own_passage`. The `language` is what
+    searching by words goes by: a code such as `de`, or `auto`.
 
     Raises:
-        ConfigError: when DATA is nothing that can be read.
+        ConfigError: when DATA is nothing that can be read, or the language is not covered.
         DataError: when it holds something that cannot be used.
     """
     collection = read_as_given(
         data,
         drop_unknown_judgements=drop_unknown_judgements,
         keep_own_passage=keep_own_passage,
+        language=language,
     )
     return with_dev(with_queries(collection, seed), seed)
 
 
 def read_as_given(
-    data: str | Path, *, drop_unknown_judgements: bool = False, keep_own_passage: bool = False
+    data: str | Path,
+    *,
+    drop_unknown_judgements: bool = False,
+    keep_own_passage: bool = False,
+    language: str = AUTO,
 ) -> Collection:
     """The collection that DATA names as it is, without a dev split or queries of our making.
 
     Raises:
-        ConfigError: when DATA is nothing that can be read.
+        ConfigError: when DATA is nothing that can be read, or the language is not covered.
         DataError: at the first thing that cannot be used, naming its place.
     """
+    if language != AUTO:
+        known(language)  # refused before anything is read
     scan, before = _scanner(data, drop_unknown_judgements)
 
     def refuse(problem: Problem) -> NoReturn:
         raise DataError(f"{before}{problem}")
 
-    return _with_own_passages(scan(refuse), keep=keep_own_passage)
+    collection = _with_own_passages(scan(refuse), keep=keep_own_passage)
+    return with_language(collection, language)
 
 
 def scan(data: str | Path, report: Report, *, drop_unknown_judgements: bool = False) -> Collection:
@@ -98,7 +109,8 @@ def with_queries(collection: Collection, seed: int) -> Collection:
     """The collection, with queries made from the words of its passages when it has none."""
     if len(collection.queries) or not len(collection.passages):
         return collection
-    return with_made_queries(collection, queries_of_words(collection.passages, seed), seed)
+    made = queries_of_words(collection.passages, seed, collection.language)
+    return with_made_queries(collection, made, seed)
 
 
 def _scanner(

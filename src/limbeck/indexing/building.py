@@ -55,6 +55,7 @@ from limbeck.indexing.files import (
 )
 from limbeck.indexing.runs import STUDENT, index_of, is_run, student_of
 from limbeck.inference import Engine, choose_engine, embed_batches, plan_batches, text_lengths
+from limbeck.language import ENGLISH
 from limbeck.models.encoder import Encoder
 from limbeck.models.exported import is_exported, runtime_of
 from limbeck.similarity import comparable
@@ -151,6 +152,9 @@ def build(
                 _encoded(teacher, collection.passages, out, engine, progress, first=0)
             )
             write_card(out, card)  # exact in the meantime: encoding is the dear part
+        elif card.get("language", ENGLISH) != collection.language:
+            card |= {"language": collection.language, "changes": int(card["changes"]) + 1}
+            write_card(out, card)
         approximate = chosen != "exact"
         wanted = {"kind": chosen, "least_recall": least_recall if approximate else None}
         if wanted == {key: card[key] for key in wanted}:
@@ -341,6 +345,7 @@ def _begun_card(
             "passages": len(passages),
         },
         "engine": engine.key(),
+        "language": collection.language,
         "width": teacher.encoder.dimension,
         "similarity": teacher.similarity,
         "reduce": None,

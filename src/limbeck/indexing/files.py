@@ -47,6 +47,7 @@ from pydantic import Field
 from limbeck.data.collection import Texts
 from limbeck.errors import ConfigError, DataError, ScoreError, StoreError
 from limbeck.indexing.approximate import Approximate, Kind
+from limbeck.language import ENGLISH
 from limbeck.search import search_dense
 from limbeck.similarity import Similarity
 from limbeck.store import (
@@ -144,6 +145,7 @@ class _Card(Written):
     model: _Model
     data: _Data
     engine: Any
+    language: str = ENGLISH
     width: _Least
     similarity: Similarity
     kind: Kind
@@ -243,6 +245,11 @@ class Index:
         if card["deleted"] is not None:
             self.mask[deleted_rows(folder, card["deleted"], len(self.mask))] = False
         self.approximate = approximate
+
+    @property
+    def language(self) -> str:
+        """What its passages are searched by words in; a card without one is of English passages."""
+        return str(self.card.get("language", ENGLISH))
 
     def __len__(self) -> int:
         """How many passages can be found."""

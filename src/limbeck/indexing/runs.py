@@ -18,6 +18,7 @@ from limbeck.data.derived import DerivedTexts
 from limbeck.data.made_queries import with_made_queries
 from limbeck.data.reading import read_as_given
 from limbeck.errors import ConfigError, DataError
+from limbeck.language import ENGLISH
 from limbeck.record import RECORD, read_record
 
 MADE_QUERIES = "stages/made-queries"
@@ -70,10 +71,14 @@ def data_of(run: Path) -> Collection:
     )
     drop = asked.get("drop_unknown_judgements", False)
     keep = asked.get("keep_own_passage", False)
+    language = str(record["collection"].get("language", ENGLISH))
     try:
         if asked.get("query_model"):  # whose queries the run has kept
             given = read_as_given(
-                asked["data"], drop_unknown_judgements=drop, keep_own_passage=keep
+                asked["data"],
+                drop_unknown_judgements=drop,
+                keep_own_passage=keep,
+                language=language,
             )
             kept = sorted((run / MADE_QUERIES).glob("*.parquet"))
             made = DerivedTexts(pl.concat([DerivedTexts.read(path).frame for path in kept]))
@@ -84,6 +89,7 @@ def data_of(run: Path) -> Collection:
                 seed=DATA_SEED,
                 drop_unknown_judgements=drop,
                 keep_own_passage=keep,
+                language=language,
             )
     except ConfigError as error:
         raise ConfigError(f"{run} learned from {asked['data']}. {error} {instead}") from error

@@ -115,7 +115,7 @@ class Searcher:
     def count_words(self, progress: Progress | None = None) -> None:
         """Build the index of BM25, in memory, if it is not there yet."""
         texts = [text for _, _, text in self.index.passages()]
-        self._words = BM25.build(texts, progress=progress)
+        self._words = BM25.build(texts, language=self.index.language, progress=progress)
 
     @cached_property
     def _words(self) -> BM25:

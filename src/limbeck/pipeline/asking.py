@@ -18,8 +18,11 @@ import numpy as np
 from limbeck.data.collection import DATA_SEED, Collection, with_dev, with_labels
 from limbeck.data.reading import read_as_given, with_queries
 from limbeck.data.scores import ScoredPairs, read_candidates
+from limbeck.data.tokens import misread
 from limbeck.errors import ConfigError, DataError
 from limbeck.generation import Writer, load_writer
+from limbeck.language import AUTO as AUTO_LANGUAGE
+from limbeck.language import ENGLISH, LANGUAGES, sampled
 from limbeck.models.encoder import Encoder
 from limbeck.models.layers import cut_layers, with_dimension
 from limbeck.models.loading import OFFLINE, load_encoder
@@ -93,6 +96,7 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
         asked["data"],
         drop_unknown_judgements=asked["drop_unknown_judgements"],
         keep_own_passage=bool(asked["keep_own_passage"]),
+        language=asked["language"] or AUTO_LANGUAGE,
     )
     writer = _writer(asked, given, read)
     collection = with_dev(with_queries(read, DATA_SEED), DATA_SEED)
@@ -109,6 +113,7 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
     given_prompts = [asked.get(key) for key in ("query_prompt", "passage_prompt")]
     if given_prompts == [None, None]:
         notes += prompt_notes("student", str(asked["student"] or OFFLINE), base)
+    notes += _misread(collection, student)
     teacher = None
     if not fits and ("teacher" in recipe.needs or recipe.fits):
         teacher, said = _given(given, weights, collection)
@@ -401,6 +406,19 @@ def _students(asked: Mapping[str, Any]) -> tuple[Encoder, Encoder]:
     if asked["dim"] is not None:
         student = with_dimension(student, asked["dim"], asked["seed"])
     return base, student
+
+
+def _misread(collection: Collection, student: Encoder) -> list[str]:
+    """A note where the student was hardly trained on the collection's language."""
+    if collection.language == ENGLISH:
+        return []
+    texts = sampled(collection.passages.texts)
+    why = misread(texts, student.tokenizer, collection.language)
+    if why is None:
+        return []
+    name = LANGUAGES[collection.language].name.capitalize()
+    note = f"student: its tokenizer was hardly made for {name}: {why}; BM25 reads {name}, but "
+    return [f"{note}for good vectors name a multilingual --student, and such a --teacher"]
 
 
 def teachers_wanted(teacher: str) -> tuple[str, ...]:

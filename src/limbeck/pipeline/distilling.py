@@ -86,6 +86,7 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
             "collection": {
                 "name": request.collection.name,
                 "digest": request.collection.digest,
+                "language": request.collection.language,
                 "passages": len(request.collection.passages),
                 "labelled": len(request.collection.labelled),
                 "unlabelled": len(request.collection.unlabelled),

@@ -168,7 +168,8 @@ def _calibration(
         items = [model.collator("query").singles([asked[at]]) for at in range(len(asked))]
         items += [model.collator("passage").singles([answers[at]]) for at in range(len(answers))]
     else:
-        found, _ = BM25.build(collection.passages.texts).search(queries, 2)
+        words = BM25.build(collection.passages.texts, language=collection.language)
+        found, _ = words.search(queries, 2)
         texts = [collection.passages.texts[at] for at in found.clip(min=0).ravel()]
         asked = tokenize_here(queries, model.tokenizer)
         answers = tokenize_here(texts, model.tokenizer)

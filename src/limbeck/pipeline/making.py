@@ -31,7 +31,7 @@ def with_kept_queries(request: Request, run: Run) -> Request:
         if run.group.rank == 0:
             stage = run.stage(Path(FOLDER).name, {"passages": request.collection.digest})
             if not stage.complete:
-                made = queries_of_words(passages, DATA_SEED)
+                made = queries_of_words(passages, DATA_SEED, request.given.language)
                 made.write(folder / "queries.parquet", stage="queries")
                 stage.finish(queries=len(made.frame))
         return request

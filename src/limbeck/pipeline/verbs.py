@@ -20,6 +20,7 @@ from limbeck.errors import ConfigError, DataError, LimbeckError
 from limbeck.indexing import Hit, open_searcher
 from limbeck.indexing.runs import data_of
 from limbeck.inference import choose_engine
+from limbeck.language import AUTO, chosen
 from limbeck.models.exported import is_exported, runtime_of
 from limbeck.models.layers import LayerChoice
 from limbeck.models.loading import OFFLINE, load_encoder
@@ -81,6 +82,7 @@ def distill(
     force_teacher: bool = False,
     drop_unknown_judgements: bool = False,
     keep_own_passage: bool = False,
+    language: str = AUTO,
     student_alone: bool = False,
     alike: Sequence[str | Path] = (),
     force: bool = False,
@@ -96,9 +98,10 @@ def distill(
     and `passage_prompt` come before every text that the student reads, and are saved with it.
     `workers` processes encode and score, as many as may change from call to call. `candidates` are
     files of scored pairs, such as runs: their passages join the pools of their training queries. On
-    a corpus without queries the `query_model`, a folder of a seq2seq model, writes them.
-    `student_alone` measures no other system in the end, for data on which another run has done so.
-    `alike` are the folders of runs from which stages are taken that they made from the same inputs.
+    a corpus without queries the `query_model`, a folder of a seq2seq model, writes them. The
+    collection's `language` is what BM25 goes by: a code, or `auto`. `student_alone` measures no
+    other system in the end, for data on which another run has done so. `alike` are the folders of
+    runs from which stages are taken that they made from the same inputs.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used, before any work.
@@ -128,6 +131,7 @@ def distill(
         "force_teacher": force_teacher,
         "drop_unknown_judgements": drop_unknown_judgements,
         "keep_own_passage": keep_own_passage or None,
+        "language": chosen(language),
     }
     open_folder(out)
     if found := read_record(out):
@@ -237,6 +241,7 @@ def evaluate(
     workers: int | None = None,
     drop_unknown_judgements: bool = False,
     keep_own_passage: bool = False,
+    language: str = AUTO,
     progress: Progress | None = None,
 ) -> Result:
     """Measure a retriever or ranker on a split, beside BM25.
@@ -262,6 +267,7 @@ def evaluate(
         data,
         drop_unknown_judgements=drop_unknown_judgements,
         keep_own_passage=keep_own_passage,
+        language=language,
     )
     if split not in collection.qrels:
         there = ", ".join(collection.qrels) or "none"

@@ -88,7 +88,7 @@ def probed(task: Retrieval, student: Encoder, teacher: Teacher | None, *, fits: 
         tokenise = (time.perf_counter() - started) / (len(texts.queries) + len(texts.passages))
         lengths = {role: _mean_length(student, role, tokens[role]) for role in ROLES}
         started = time.perf_counter()
-        index = BM25.build(texts.passages.texts)
+        index = BM25.build(texts.passages.texts, language=texts.language)
         built = time.perf_counter() - started
         started = time.perf_counter()
         index.search(texts.queries.texts[:LOOKED_UP], DEPTH)
@@ -137,7 +137,8 @@ def _sampled(collection: Collection) -> Collection:
         at = _spread(len(texts), SAMPLED_TEXTS)
         return Texts([texts.ids[place] for place in at], [texts.texts[place] for place in at])
 
-    return Collection(collection.name, some(collection.passages), some(collection.queries), {})
+    passages, queries = some(collection.passages), some(collection.queries)
+    return replace(collection, passages=passages, queries=queries, qrels={})
 
 
 def _mean_length(encoder: Encoder, role: Role, stored: Sequence[int] | np.ndarray) -> float:

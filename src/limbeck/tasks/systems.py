@@ -71,16 +71,17 @@ def measure_bm25(task: Retrieval, split: Split) -> Measured:
     def search() -> tuple[Results, Cost]:
         queries = task.split_queries(split)
         started = time.perf_counter()
-        index = BM25.build(task.collection.passages.texts)
+        collection = task.collection
+        index = BM25.build(collection.passages.texts, language=collection.language)
         built = time.perf_counter() - started
-        texts = [task.collection.queries.texts[query] for query in queries]
-        own = task.collection.own_passages[queries]
+        texts = [collection.queries.texts[query] for query in queries]
+        own = collection.own_passages[queries]
         found, scores = search_others(lambda k: index.search(texts, k), DEPTH, own)
         cost = Cost(
             ms_per_query=_median_ms(
                 _timed(texts[:TIMED_QUERIES], lambda text: index.search([text], 10))
             ),
-            passages_per_second=len(task.collection.passages) / built,
+            passages_per_second=len(collection.passages) / built,
         )
         return task.results(queries, found, scores), cost
 
