@@ -145,6 +145,9 @@ def build(
             if not _has_model(out, card["model"]):
                 card["model"]["files"] = _copy_model(model, teacher.encoder, out)
                 write_card(out, card)
+            if card.get("language", ENGLISH) != collection.language:
+                card |= {"language": collection.language, "changes": int(card["changes"]) + 1}
+                write_card(out, card)
         else:
             if beside is None:
                 card["model"]["files"] = _copy_model(model, teacher.encoder, out)
@@ -152,9 +155,6 @@ def build(
                 _encoded(teacher, collection.passages, out, engine, progress, first=0)
             )
             write_card(out, card)  # exact in the meantime: encoding is the dear part
-        elif card.get("language", ENGLISH) != collection.language:
-            card |= {"language": collection.language, "changes": int(card["changes"]) + 1}
-            write_card(out, card)
         approximate = chosen != "exact"
         wanted = {"kind": chosen, "least_recall": least_recall if approximate else None}
         if wanted == {key: card[key] for key in wanted}:
