@@ -36,6 +36,7 @@ def test_what_is_not_given_takes_its_default(invoke: Invoke, pipeline: FakePipel
         "force_teacher": False,
         "drop_unknown_judgements": False,
         "keep_own_passage": False,
+        "language": "auto",
         "force": False,
     }
 
@@ -87,6 +88,7 @@ def test_every_option_reaches_the_pipeline(
         "force_teacher": True,
         "drop_unknown_judgements": True,
         "keep_own_passage": True,
+        "language": "auto",
         "force": True,
     }
 

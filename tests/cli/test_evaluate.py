@@ -22,6 +22,7 @@ def test_every_option_reaches_the_pipeline(invoke: Invoke, pipeline: FakePipelin
         "workers": 2,
         "drop_unknown_judgements": True,
         "keep_own_passage": True,
+        "language": "auto",
     }
     assert result.stdout.startswith("model    nDCG@10\n")
 
