@@ -10,12 +10,14 @@ import torch
 
 from limbeck import pipeline
 from limbeck.data.tokens import tokenize_here
-from limbeck.errors import ConfigError, DataError, ModelError, ScoreError
+from limbeck.errors import ConfigError, DataError, ModelError, ScoreError, StoreError
 from limbeck.inference import Engine, check_same, embed, score
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.exported import GRAPHS, load_exported, runtime_of
 from limbeck.models.graph import to_onnx
 from limbeck.pipeline import exporting, verbs
+from limbeck.store import MANIFEST
+from limbeck.teachers.teachers import load_teacher
 
 pytest.importorskip("nncf")
 pytest.importorskip("onnxruntime")
@@ -240,8 +242,9 @@ def test_what_cannot_be_exported(exported: Path, tiny_encoder_folder: Path, tmp_
 
 
 def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path) -> None:
+    """As older versions left it."""
     folder = tmp_path / "damaged"
-    shutil.copytree(exported, folder)
+    shutil.copytree(exported, folder, ignore=shutil.ignore_patterns(MANIFEST))
     (folder / GRAPHS[runtime_of(folder)]).write_text("<net")
     with pytest.raises(ModelError, match="Export the model again"):
         load_exported(folder)
@@ -249,6 +252,25 @@ def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path) -> None:
     (folder / "limbeck.json").write_text(json.dumps({**about, "format": "morse"}))
     with pytest.raises(ModelError, match="exported as 'morse', which this version"):
         load_exported(folder)
+
+
+@pytest.mark.parametrize("kind", ["graph", "weights", "tokenizer_config.json", "limbeck.json"])
+def test_a_flipped_bit_of_an_export_is_noticed_when_it_is_opened(
+    exported: Path, tmp_path: Path, kind: str
+) -> None:
+    folder = tmp_path / "flipped"
+    shutil.copytree(exported, folder)
+    graph = GRAPHS[runtime_of(folder)]
+    name = {"graph": graph, "weights": graph.replace(".xml", ".bin")}.get(kind, kind)
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    says = rf"the SHA-256 of {name} is not the recorded one.*Export the model again"
+    with pytest.raises(StoreError, match=says):
+        load_exported(folder)
+    (folder / name).unlink()
+    with pytest.raises(StoreError, match=rf"{name} is missing"):
+        load_teacher(str(folder))
 
 
 def test_one_runtime_does_without_the_other(
@@ -281,7 +303,7 @@ def test_weights_may_lie_in_a_file_of_their_own(
 ) -> None:
     """As they do in ONNX above 1.5 GB, and in OpenVINO always."""
     folder = tmp_path / "large"
-    shutil.copytree(exported, folder)
+    shutil.copytree(exported, folder, ignore=shutil.ignore_patterns(MANIFEST))
     if format_ == "onnx":
         to_onnx(tiny_encoder).save(str(folder / "model.onnx"), external_data=True)
     encoder = load_exported(folder)
