@@ -28,9 +28,9 @@ from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.pipeline import distill
 from limbeck.pipeline.asking import OFFLINE_LAYERS
 from limbeck.record import environment, read_record
+from limbeck.teachers.specs import TeacherSpec
 
 RESULTS = Path(__file__).parent / "results"
-FITTED = "train"  # --teacher train[:KIND] fits one
 
 
 def parser(about: str | None) -> argparse.ArgumentParser:
@@ -40,7 +40,9 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     )
     asked.add_argument("data", help="a folder in the BEIR layout, or pydocs")
     asked.add_argument("--work", type=Path, required=True, help="folder of the arms; resumable")
-    asked.add_argument("--teacher", default="train:dual", help="train[:KIND] or a model's folder")
+    asked.add_argument(
+        "--teacher", default="train:dual", help="train[:KIND[:BASE]] or a model's folder"
+    )
     asked.add_argument("--labels", type=int, help="judged training queries to keep")
     asked.add_argument("--student", help="the encoder to start from; the offline model")
     asked.add_argument("--student-layers", type=int, help="layers of the student")
@@ -125,7 +127,7 @@ class Bench:
 
         The run that fits makes one update of a student and no more.
         """
-        if teacher.partition(":")[0] != FITTED:
+        if not TeacherSpec.parse(teacher).fitted:
             return teacher, None
         settings = {"updates": 1, "measures": 0, **given_to_teachers(self.settings)}
         out = self.arm("teacher", "kl", 0, teacher, settings)

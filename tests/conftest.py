@@ -2,12 +2,13 @@
 
 `tiny_encoder_folder`: a BERT `SentenceTransformer`, 4 layers, width 32, mean pooling, normalised.
 `tiny_ranker_folder`: a BERT `CrossEncoder`, 3 layers, width 32, one label.
+`tiny_other_folder`: another one, `larger`: 3 layers, width 48, a tokenizer of its own.
 `tiny_encoder`, `tiny_ranker`: fresh copies of them as Limbeck loads them, which a test may change.
 `tiny_sparse_folder`: a BERT `SparseEncoder` (SPLADE), 2 layers, width 32.
 `tiny_late_folder`: a BERT `MultiVectorEncoder` (ColBERT), 2 layers, 16 numbers per token, queries
 filled up to 12 tokens, punctuation of passages skipped.
 `tiny_writer_folder`: a T5 seq2seq model, 1 layer, width 16.
-All share one WordPiece tokenizer, which knows some words and every ASCII letter and digit.
+All others share one WordPiece tokenizer, which knows some words and every ASCII letter and digit.
 """
 
 import os
@@ -34,7 +35,7 @@ read write open close make show all each more less than one two three
 """
 
 
-def tiny_tokenizer() -> Any:
+def tiny_tokenizer(words: list[str] | None = None) -> Any:
     from transformers import BertTokenizer
 
     characters = string.ascii_lowercase + string.digits
@@ -44,7 +45,7 @@ def tiny_tokenizer() -> Any:
         *characters,
         *[f"##{character}" for character in characters],
         *[f"##{ending}" for ending in ("ing", "ed", "er", "ly")],
-        *[word for word in WORDS.split() if len(word) > 1],
+        *[word for word in words or WORDS.split() if len(word) > 1],
     ]
     return BertTokenizer(
         vocab={token: position for position, token in enumerate(vocabulary)}, model_max_length=64
@@ -92,6 +93,28 @@ def tiny_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     modules = [Transformer(str(body), max_seq_length=48), Pooling(32, "mean"), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"))
     return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def tiny_other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import (
+        Normalize,
+        Pooling,
+        Transformer,
+    )
+    from transformers import BertModel
+
+    folder = tmp_path_factory.mktemp("tiny-other")
+    body, tokenizer = folder / "body", tiny_tokenizer(WORDS.split()[::2])
+    config = bert_config(3, hidden_size=48, vocab_size=len(tokenizer))
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        BertModel(config).save_pretrained(body)
+    tokenizer.save_pretrained(body)
+    modules = [Transformer(str(body), max_seq_length=40), Pooling(48, "mean"), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "larger"))
+    return folder / "larger"
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from collections_here import Files
 from limbeck import pipeline
 from limbeck.cli import app
-from limbeck.errors import DataError
+from limbeck.errors import DataError, ModelError
 from limbeck.models.encoder import Encoder
 from limbeck.record import read_record
 from limbeck.teachers.teachers import load_teacher
@@ -245,6 +245,73 @@ def test_a_budget_knows_what_such_teachers_cost(
     assert record["decided"]["depth"] > 0
 
 
+# --- fitted, from any base, alone and in company -------------------------------------------------
+
+
+def test_a_teacher_is_fitted_from_a_larger_base_with_its_own_tokenizer(
+    distil: Distil, tiny_other_folder: Path, tmp_path: Path
+) -> None:
+    """Its stages carry the base's name, and the base is measured as it comes."""
+    result = distil(teacher=f"train:cross:{tiny_other_folder}", seed=3)
+    rows = [str(row["model"]) for row in result.rows]
+    assert rows == [
+        *["bm25", "zero_shot", "zero_shot/larger", "undistilled", "teacher"],
+        *["teacher/dual-larger", "student"],
+    ]
+    stages = metrics_of(tmp_path / "run")
+    trained = {name for name in stages if name.startswith("train-")}
+    assert trained == {"train-teacher_dual-larger", "train-teacher_cross-larger", "train-kl"}
+    assert any(name.startswith("encode-base-larger-passages") for name in stages)
+    assert len(list((tmp_path / "run" / "stages" / "tokens").glob("passage-*"))) == 2
+    teacher = load_teacher(str(tmp_path / "run" / "teacher"))
+    assert teacher.kind == "cross"
+    assert teacher.ranker.transformer.config.hidden_size == 48
+    costs = {str(row["model"]): row["training_share_of_limit"] for row in result.rows}
+    assert costs["teacher"] is not None
+    assert costs["teacher/dual-larger"] is not None
+
+
+def test_the_students_base_by_name_is_the_default(
+    distil: Distil, tiny_encoder_folder: Path, tmp_path: Path
+) -> None:
+    distil(teacher=f"train:dual:{tiny_encoder_folder}")
+    stages = metrics_of(tmp_path / "run")
+    assert {name for name in stages if name.startswith("train-teacher")} == {"train-teacher_dual"}
+
+
+def test_fitted_and_given_teachers_teach_together(
+    distil: Distil, tiny_other_folder: Path, tiny_encoder_folder: Path, tmp_path: Path
+) -> None:
+    """All have vectors, so the mean has, too; it is kept whole, and teaches another run alike."""
+    given = ["train:dual", f"big=train:dual:{tiny_other_folder}", f"asis={tiny_other_folder}"]
+    result = distil(teacher=given, teacher_weights=[1, 2, 1])
+    rows = [str(row["model"]) for row in result.rows]
+    members = ["teacher/dual", "teacher/big", "teacher/asis"]
+    assert rows[4:] == ["teacher", *members, "student"]
+    assert "the weighted mean of dual (0.25), big (0.5), asis (0.25)" in notes_of(result)
+    record = read_record(tmp_path / "run")
+    assert record is not None
+    assert record["asked"]["teacher"] == given
+    assert record["teachers"]["names"] == ["dual", "big", "asis"]
+    costs = {str(row["model"]): row["training_share_of_limit"] for row in result.rows}
+    assert costs["teacher/big"] is not None
+    assert costs["teacher/asis"] is None
+    kept = load_teacher(str(tmp_path / "run" / "teacher"))
+    assert [member.digest for member in kept.members] == record["teachers"]["digests"]  # type: ignore[attr-defined]
+    assert distil(teacher=given, teacher_weights=[1, 2, 1]).rows == result.rows
+
+
+def test_the_best_of_all_kinds_joins_others(
+    distil: Distil, scored: Write, tiny_ranker_folder: Path, tmp_path: Path
+) -> None:
+    """A file of scores among them cannot be asked about other pairs later, and says so."""
+    result = distil(teacher=["train", str(scored())])
+    assert "the best on dev" in notes_of(result)
+    assert "teacher/train" in [row["model"] for row in result.rows]
+    with pytest.raises(ModelError, match="a file of scores"):
+        load_teacher(str(tmp_path / "run" / "teacher"))
+
+
 # --- refused before any work ---------------------------------------------------------------------
 
 
@@ -298,7 +365,9 @@ def test_weights_and_combinations_that_make_no_sense(
         ([*two, "--teacher-weights", "1,nan"], "each must be a number above 0"),
         ([*two, "--teacher-weights", "1;2"], "not a list of numbers"),
         ([*two[:2], "--teacher-weights", "1"], "1 numbers for 1 teachers"),
-        ([*two, "--teacher", "train:dual"], "takes no other beside it"),
+        ([*two, "--teacher", "train:duel"], "no such teacher to fit"),
+        (["--teacher", "a=x", "--teacher", "a=train"], "Two teachers are named 'a'"),
+        (["--teacher", "train:dual:no/such/base"], "no/such/base"),
         ([*two, "--teacher", tmp_path / "nowhere"], "no model folder"),
         ([*two, "--teacher", scored(), "--recipe", "embed"], "needs a teacher with vectors"),
     ):

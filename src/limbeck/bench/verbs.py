@@ -16,10 +16,11 @@ This module knows no method: recipes are names with settings.
 from __future__ import annotations
 
 import inspect
+import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -42,12 +43,13 @@ from limbeck.language import AUTO, chosen
 from limbeck.models.loading import load_encoder
 from limbeck.pipeline import distill
 from limbeck.pipeline import dry_run as stages_of
-from limbeck.pipeline.asking import FITTED, measured_split, teachers_wanted
+from limbeck.pipeline.asking import measured_split
 from limbeck.pipeline.reporting import DECIDES, METRICS, damage
 from limbeck.pipeline.reporting import PAGE as RUN_PAGE
 from limbeck.recipes import find_preset
 from limbeck.record import RECORD, check_same_run, check_writable, environment, read_record
 from limbeck.store import LEFT, read_json, write_json, write_text
+from limbeck.teachers.specs import FITTED, TeacherSpec, parse_specs
 from limbeck.types import Progress, Silent
 
 RESULTS, PAGE, HTML, SECONDS = "bench.json", "bench.md", "bench.html", "arms.json"
@@ -81,7 +83,8 @@ class Arm:
     def title(self) -> str:
         """What it is, in words."""
         if self.name == TEACHER:
-            return f"the teacher, {self.arguments['teacher']}"
+            given = self.arguments["teacher"]
+            return f"the teacher, {given if isinstance(given, str) else ', '.join(given)}"
         return f"{self.system}, seed {self.seed}"
 
 
@@ -148,7 +151,7 @@ def bench(
     recipes: Sequence[str],
     seeds: Sequence[int] = (0, 1, 2),
     updates: int = UPDATES,
-    teacher: str = "train:dual",
+    teacher: str | Sequence[str] = "train:dual",
     student: str | None = None,
     student_layers: int | None = None,
     settings: Mapping[str, object] | None = None,
@@ -165,9 +168,10 @@ def bench(
 
     `recipes` are names as `NAME` or `NAME:PRESET`. `settings` are named `KEY` (for every recipe
     that has it), `RECIPE.KEY` or `RECIPE:PRESET.KEY`, and `teacher_dual.KEY` for what fits the
-    teacher. A teacher that `distill` would refuse teaches all the same: its row says what it is
-    worth. Recipes that fit their own teachers do so, and it counts as their cost. The same call
-    goes on where an earlier one stopped.
+    teacher. Several teachers teach as their mean; those to be fitted are fitted once. A teacher
+    that `distill` would refuse teaches all the same: its row says what it is worth. Recipes that
+    fit their own teachers do so, and it counts as their cost. The same call goes on where an
+    earlier one stopped.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used, before any work.
@@ -200,7 +204,7 @@ def bench(
     record |= {
         "labels": labels,
         "student_layers": student_layers,
-        "teacher": teacher if _fits(teacher) else "given",
+        "teacher": ", ".join(_without_place(spec) for spec in parse_specs(teacher)),
         "precision": precision,
         "seeds": list(seeds),
         "assignments": [f"{key}={value}" for key, value in (settings or {}).items()],
@@ -250,7 +254,7 @@ def _planned(
     recipes: Sequence[str],
     seeds: Sequence[int],
     updates: int,
-    teacher: str,
+    teacher: str | Sequence[str],
     student: str | None,
     student_layers: int | None,
     settings: Mapping[str, object],
@@ -269,7 +273,9 @@ def _planned(
     systems = systems_of(recipes)
     equal = equal_settings(systems, settings, updates)
     fitting = given_to_teachers(settings)
-    _check_fitting(fitting, teacher)
+    specs = parse_specs(teacher)
+    asked: str | list[str] = [str(spec) for spec in specs] if len(specs) > 1 else str(specs[0])
+    _check_fitting(fitting, specs)
     shared: dict[str, Any] = {
         "student": student,
         "student_layers": student_layers,
@@ -283,20 +289,22 @@ def _planned(
         "force": force,
     }
 
-    def arm(name: str, system: str, seed: int, taught: str, own: Mapping[str, object]) -> Arm:
-        asked = {"out": out / name, "recipe": system, "seed": seed, "teacher": taught}
+    def arm(
+        name: str, system: str, seed: int, taught: str | list[str], own: Mapping[str, object]
+    ) -> Arm:
+        its = {"out": out / name, "recipe": system, "seed": seed, "teacher": taught}
         # other systems are the same for every seed, and teachers of ablations tell little
         alone = seed != min(seeds) or (_fits_its_own(system) and bool(find_preset(system)[1]))
         alike = [out / _folder(other, seed) for other in systems if other != system]
         more = {"settings": own, "student_alone": alone, "alike": alike}
-        return Arm(name, system, seed, {"data": data, **asked, **more, **shared})
+        return Arm(name, system, seed, {"data": data, **its, **more, **shared})
 
     arms = []
-    taught = teacher
-    if _fits(teacher):  # a run that fits it, and trains a student for one update and no more
+    taught = asked
+    if any(spec.fitted for spec in specs):  # by a run that trains a student for one update alone
         least = {"updates": 1, "measures": 0, **fitting}
-        arms.append(arm(TEACHER, BASELINES[1], 0, teacher, least))
-        taught = str(out / TEACHER / "teacher")
+        arms.append(arm(TEACHER, BASELINES[1], 0, asked, least))
+        taught = _fitted_in(out / TEACHER / "teacher", specs)
     arms += [
         arm(
             _folder(system, seed),
@@ -316,7 +324,7 @@ def _planned(
         _check_measured(data, drop_unknown_judgements, language)
     # what one seed may do, all may; a teacher that is still to be fitted cannot be looked at
     for each in {(each.system, each.name == TEACHER): each for each in to_do}.values():
-        seen = taught if arms[0].state == "finished" else teacher
+        seen = taught if arms[0].state == "finished" else asked
         given = seen if each.arguments["teacher"] == taught else each.arguments["teacher"]
         stages_of(**{**each.arguments, "teacher": given})
     return Plan(arms, equal)
@@ -412,8 +420,27 @@ def _folder(system: str, seed: int) -> str:
     return f"{system.replace(':', '-')}-{seed}"
 
 
-def _fits(teacher: str) -> bool:
-    return teacher.partition(":")[0] == FITTED
+def _fitted_in(folder: Path, specs: Sequence[TeacherSpec]) -> str | list[str]:
+    """What teaches once a run has fitted what is to be fitted, and left it in this folder."""
+    if len(specs) == 1:
+        return str(folder)
+    return [
+        str(TeacherSpec(_label(spec), path=str(folder / f"member-{at}")) if spec.fitted else spec)
+        for at, spec in enumerate(specs)
+    ]
+
+
+def _label(spec: TeacherSpec) -> str:
+    """A name for a teacher that is to be fitted."""
+    base = re.sub(r"[^\w.-]+", "-", Path(spec.base).name) if spec.base else None
+    return spec.name or "-".join(filter(None, (spec.kind or FITTED, base)))
+
+
+def _without_place(spec: TeacherSpec) -> str:
+    """A teacher in words, without the path of a folder."""
+    if spec.fitted:
+        return str(replace(spec, base=Path(spec.base).name if spec.base else None))
+    return spec.name or "given"
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:
@@ -423,13 +450,14 @@ def _check_seeds(seeds: Sequence[int]) -> None:
         raise ConfigError(f"seeds: {told}. Give one or more, all different and not below 0.")
 
 
-def _check_fitting(fitting: Mapping[str, object], teacher: str) -> None:
+def _check_fitting(fitting: Mapping[str, object], specs: Sequence[TeacherSpec]) -> None:
     """Refuse settings of a teacher that is not fitted."""
-    fitted = [f"teacher_{kind}" for kind in teachers_wanted(teacher)] if _fits(teacher) else []
+    fitted = {f"teacher_{kind}" for spec in specs for kind in spec.kinds}
     for key in fitting:
         if key.rpartition(".")[0] not in fitted:
             raise ConfigError(
-                f"--set {key}: --teacher {teacher} fits no such teacher. Leave it out, or use "
+                f"--set {key}: --teacher {', '.join(map(str, specs))} fits no such teacher. Leave "
+                "it out, or use "
                 "--teacher train:dual, train:cross or train:ensemble."
             )
 

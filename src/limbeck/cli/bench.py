@@ -36,12 +36,15 @@ def bench(
         int, typer.Option(help="Updates of every recipe; --set updates=... says the same.", min=1)
     ] = 300,
     teacher: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            help="One teacher for all: a model's folder or hub name, or "
-            "`train[:dual|cross|ensemble]` to fit one, once."
+            metavar=options.TEACHER,
+            help="One teacher for all, as for `distill`: a model's folder or hub name, or "
+            "`train[:dual|cross|ensemble[:BASE]]` to fit one, once; repeat it, and the mean of "
+            "several teaches.",
+            show_default="train:dual",
         ),
-    ] = "train:dual",
+    ] = None,
     student: options.Student = None,
     student_layers: options.StudentLayers = None,
     assignments: Annotated[
@@ -81,7 +84,7 @@ def bench(
         "recipes": recipes.split(","),
         "seeds": range(seeds),
         "updates": updates,
-        "teacher": teacher,
+        "teacher": teacher or "train:dual",
         "student": student,
         "student_layers": student_layers,
         "settings": options.parse_assignments(assignments or []),

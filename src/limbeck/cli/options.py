@@ -157,12 +157,15 @@ Reranker = Annotated[
         show_default="RUN/teacher, if the run fitted one",
     ),
 ]
+TEACHER = "[NAME=]TEACHER"
 Teacher = Annotated[
     list[str] | None,
     typer.Option(
+        metavar=TEACHER,
         help="A model's folder or hub name, `kind:path` to say what it is, a file of scores "
-        "(`scores:path`), or `train[:dual|cross|ensemble]` to fit one on the training "
-        "judgements; repeat it, and the mean of several teaches.",
+        "(`scores:path`), or `train[:dual|cross|ensemble[:BASE]]` to fit one on the training "
+        "judgements, from the student's base or another one; repeat it, and the mean of several "
+        "teaches.",
         show_default="train",
     ),
 ]

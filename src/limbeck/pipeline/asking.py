@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.models.prompts import missing_prompts, with_prompts
 from limbeck.recipes import AUTO, Recipe, find, find_preset
 from limbeck.settings import parse_settings
+from limbeck.teachers.specs import TeacherSpec, parse_specs
 from limbeck.teachers.teachers import (
     DualTeacher,
     EnsembleTeacher,
@@ -42,8 +43,26 @@ from limbeck.teachers.teachers import (
 from limbeck.types import SPLITS, Split
 
 OFFLINE_LAYERS = 2  # of the student that is cut from the offline model
-FITTED = "train"  # `--teacher train[:dual|cross|ensemble]`
-TEACHERS = ("dual", "cross", "ensemble")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The teachers that a run learns from, in the order in which they were asked for; none where
+    its recipe needs none or was left to fit its own.
+
+    The base of a fitted one is the name of one of `bases`, or None for the student's.
+    """
+
+    specs: tuple[TeacherSpec, ...] = ()
+    names: tuple[str, ...] = ()  # of rows and files, where there are several
+    given: tuple[Teacher | None, ...] = ()  # None: fitted by the run
+    weights: tuple[float, ...] = ()
+    bases: Mapping[str, DualTeacher] = field(default_factory=dict)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run fits any of them."""
+        return any(spec.fitted for spec in self.specs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +77,8 @@ class Request:
     settings: Mapping[str, object]  # the preset's, overruled by those that were given
     base: Encoder
     student: Encoder
-    teacher: Teacher | None  # None: fitted by this run, or the recipe needs none
-    to_scale: bool  # several were given, which this run brings to one scale
+    wanted: Wanted
+    teacher: Teacher | None  # those that were given, as one; None where none was
     candidates: tuple[ScoredPairs, ...]  # given, besides what this run finds
     writer: Writer | None  # of the queries of a corpus that came without
     notes: tuple[str, ...]
@@ -88,9 +107,7 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
                 f"here. Write --recipe {fitted} and --set {next(iter(values))}=..."
             )
         parse_settings(find(fitted).settings, values, where=f"--set {fitted}.")
-    given = specs(asked["teacher"])
-    fits = _fits(given)
-    wanted = teachers_wanted(given[0]) if fits else ()
+    given = parse_specs(asked["teacher"])
     weights = _weights(given, asked["teacher_weights"])
     read = read_as_given(
         asked["data"],
@@ -103,7 +120,8 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
     if asked["labels"] is not None:
         collection = with_labels(collection, asked["labels"], DATA_SEED)
     notes = [*collection.notes, *notes]
-    _check_labels(collection, recipe, given[0])
+    specs = _used(given, recipe)
+    _check_labels(collection, recipe, specs)
     if not len(collection.labelled) + len(collection.unlabelled) and name != "embed":
         raise DataError(
             f"{collection.name} has no training query, judged or not: all are in dev or test. Add "
@@ -114,23 +132,15 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
     if given_prompts == [None, None]:
         notes += prompt_notes("student", str(asked["student"] or OFFLINE), base)
     notes += _misread(collection, student)
-    teacher = None
-    if not fits and ("teacher" in recipe.needs or recipe.fits):
-        teacher, said = _given(given, weights, collection)
+    wanted, teacher = Wanted(), None
+    if specs:
+        wanted, teacher, said = _wanted(specs, weights, collection, asked["student"] or OFFLINE)
         notes += said
+        _check_kinds(recipe, wanted, teacher)
     elif recipe.fits:
         notes.append(f"teacher: {name} fits its own")
-    elif "teacher" not in recipe.needs:
+    else:
         notes.append(f"teacher: none, {name} learns from judgements alone")
-    if recipe.fits:
-        _check_own_teachers(recipe, teacher)
-    if "vectors" in recipe.needs and (
-        (teacher is not None and not teacher.in_batch) or (teacher is None and wanted != ("dual",))
-    ):
-        raise ConfigError(
-            f"{name} needs a teacher with vectors. Use --teacher train:dual, an embedding model, "
-            "or --recipe kl, which takes any teacher."
-        )
     candidates = _candidates(asked["candidates"] or (), recipe, teacher, collection)
     notes += [note for found in candidates for note in found.notes]
     for split in ("dev", "test"):
@@ -145,24 +155,12 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
         settings,
         base,
         student,
+        wanted,
         teacher,
-        teacher is not None and len(given) > 1,
         candidates,
         writer,
         tuple(notes),
     )
-
-
-def specs(teacher: str | Sequence[str]) -> tuple[str, ...]:
-    """The teachers that were asked for, one or several.
-
-    Raises:
-        ConfigError: when there is none.
-    """
-    found = (teacher,) if isinstance(teacher, str) else tuple(map(str, teacher))
-    if not found:
-        raise ConfigError("No teacher is given. Name one, or leave --teacher out to fit one.")
-    return found
 
 
 def teacher_named(spec: str, collection: Collection) -> Teacher:
@@ -189,22 +187,24 @@ def prompt_notes(what: str, spec: str, encoder: Encoder) -> list[str]:
     return [f"{what}: {spec} was trained with prompts, {without}; {how}"]
 
 
-def _fits(given: Sequence[str]) -> bool:
-    """Whether the run is asked to fit its teacher.
+def _used(given: tuple[TeacherSpec, ...], recipe: Recipe) -> tuple[TeacherSpec, ...]:
+    """Those of the teachers that a recipe learns from: none where it needs none, or is left to fit
+    its own.
 
     Raises:
-        ConfigError: when it is, and others are given beside that one.
+        ConfigError: for one of any kind beside others where the recipe fits its own.
     """
-    fits = [spec for spec in given if spec.partition(":")[0] == FITTED]
-    if fits and len(given) > 1:
+    if recipe.fits and len(given) > 1 and any(spec.open for spec in given):
         raise ConfigError(
-            f"--teacher {fits[0]} fits a teacher and takes no other beside it. Fit it in a run of "
-            "its own, and give that run's folder teacher/ here."
+            f"{recipe.name} fits its own teachers, and --teacher train says no more than that. "
+            "Leave it out, or say which one to fit besides, as in --teacher train:cross."
         )
-    return bool(fits)
+    if recipe.fits:
+        return () if given[0].open else given
+    return given if "teacher" in recipe.needs else ()
 
 
-def _weights(given: Sequence[str], weights: Sequence[float] | None) -> tuple[float, ...]:
+def _weights(given: Sequence[TeacherSpec], weights: Sequence[float] | None) -> tuple[float, ...]:
     """The weights of the teachers, whose sum is 1; equal ones when none are given.
 
     Raises:
@@ -225,27 +225,40 @@ def _weights(given: Sequence[str], weights: Sequence[float] | None) -> tuple[flo
     return tuple(weight / sum(weights) for weight in weights)
 
 
-def _given(
-    given: Sequence[str], weights: tuple[float, ...], collection: Collection
-) -> tuple[Teacher, list[str]]:
-    """The teachers that were named as one, and what there is to say of them.
+def _wanted(
+    specs: tuple[TeacherSpec, ...],
+    weights: tuple[float, ...],
+    collection: Collection,
+    student: str,
+) -> tuple[Wanted, Teacher | None, list[str]]:
+    """The teachers of a run, those among them that are given as one, and what there is to say.
 
     Raises:
         ConfigError, DataError, ModelError: when one of them cannot be used.
     """
-    found = [teacher_named(spec, collection) for spec in given]
+    found = [teacher_named(spec.path, collection) if spec.path else None for spec in specs]
     notes = []
-    for spec, each in zip(given, found, strict=True):
+    for spec, each in zip(specs, found, strict=True):
         if isinstance(each, ScoresTeacher):
             notes += [*each.known.notes, _coverage(each, collection)]
         if isinstance(each, DualTeacher):
-            notes += prompt_notes("teacher", spec, each.encoder)
-    if len(found) == 1:
-        teacher = renamed(found[0], "teacher")
-    else:
-        names = _distinct_names([each.name for each in found])
-        members = [renamed(each, name) for each, name in zip(found, names, strict=True)]
-        teacher = EnsembleTeacher.unscaled("teacher", members, weights)
+            notes += prompt_notes("teacher", str(spec.path), each.encoder)
+    labels = _base_names(specs, student)
+    bases = {name: DualTeacher(f"base-{name}", load_encoder(at)) for at, name in labels.items()}
+    for at, name in labels.items():
+        notes += prompt_notes("teacher", at, bases[name].encoder)
+    specs = tuple(replace(spec, base=labels.get(spec.base or "")) for spec in specs)
+    called = [
+        spec.name or (each.name if each else "-".join(filter(None, (spec.kind, spec.base))))
+        for spec, each in zip(specs, found, strict=True)
+    ]
+    names = _distinct_names([name or "train" for name in called])
+    given = [
+        renamed(each, name if len(specs) > 1 else "teacher") if each else None
+        for each, name in zip(found, names, strict=True)
+    ]
+    known = [each for each in given if each is not None]
+    if len(specs) > 1:
         told = ", ".join(
             f"{name} ({weight:.3g})" for name, weight in zip(names, weights, strict=True)
         )
@@ -255,8 +268,25 @@ def _given(
                 f"{collection.name} has no training query, on whose candidates several teachers "
                 "are brought to one scale. Name one teacher, or add queries to queries.jsonl."
             )
-    _check_answers(teacher, collection)
-    return teacher, notes
+    elif specs[0].name:
+        notes.append(f"teacher: {names[0]}")
+    teacher = None
+    if len(known) == 1:
+        [teacher] = known
+    elif known:
+        shares = [weight for weight, each in zip(weights, given, strict=True) if each is not None]
+        teacher = EnsembleTeacher.unscaled("teacher", known, shares)
+    if teacher is not None:
+        _check_answers(teacher, collection)
+    return Wanted(specs, tuple(names), tuple(given), weights, bases), teacher, notes
+
+
+def _base_names(specs: Sequence[TeacherSpec], student: str) -> dict[str, str]:
+    """Names of the encoders besides the student's that fitted teachers start from."""
+    asked = dict.fromkeys(spec.base for spec in specs if spec.base and spec.base != student)
+    places = [place for place in asked if place]
+    names = _distinct_names([Path(place.rpartition(":")[2]).name or place for place in places])
+    return dict(zip(places, names, strict=True))
 
 
 def _candidates(
@@ -281,7 +311,9 @@ def _candidates(
     return tuple(read_candidates(Path(file).expanduser(), collection) for file in files)
 
 
-def _writer(asked: Mapping[str, Any], teachers: Sequence[str], given: Collection) -> Writer | None:
+def _writer(
+    asked: Mapping[str, Any], teachers: Sequence[TeacherSpec], given: Collection
+) -> Writer | None:
     """The model that writes the queries of a corpus without any, if one is named.
 
     Raises:
@@ -295,7 +327,7 @@ def _writer(asked: Mapping[str, Any], teachers: Sequence[str], given: Collection
             f"{given.name} has queries of its own, and --query-model writes them only for a corpus "
             "without any. Leave it out."
         )
-    if asked["candidates"] or any(map(names_scores, teachers)):
+    if asked["candidates"] or any(spec.path and names_scores(spec.path) for spec in teachers):
         raise ConfigError(
             "--query-model writes queries that no file of scores or candidates can name yet. "
             "Leave the file out."
@@ -342,21 +374,35 @@ def _distinct_names(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _check_own_teachers(recipe: Recipe, teacher: Teacher | None) -> None:
-    """Refuse what a recipe that fits its own teachers cannot take.
+def _check_kinds(recipe: Recipe, wanted: Wanted, teacher: Teacher | None) -> None:
+    """Refuse teachers from which a recipe cannot learn, given or fitted.
 
     Raises:
         ConfigError: for such a teacher.
     """
-    if teacher is not None and recipe.takes and teacher.kind not in recipe.takes:
+    kinds = [
+        each.kind if each is not None else spec.kind
+        for spec, each in zip(wanted.specs, wanted.given, strict=True)
+    ]
+    kind = kinds[0] if len(kinds) == 1 else "ensemble"
+    if recipe.takes and kind not in recipe.takes:
+        what = "chosen on dev" if kind is None else f"a {kind}"
         raise ConfigError(
-            f"{recipe.name} cannot use a teacher that is a {teacher.kind}. Name one that is a "
+            f"{recipe.name} cannot use a teacher that is {what}. Name one that is a "
             f"{' or '.join(recipe.takes)}, or leave --teacher out."
         )
-    if teacher is not None and teacher.answers is not None:
+    if recipe.fits and teacher is not None and teacher.answers is not None:
         raise ConfigError(
             f"{recipe.name} asks its teachers about candidates that it finds on the way, and a "
             "file of scores knows its own pairs only. Name a model, or use --recipe kl."
+        )
+    fitted = {spec.kind for spec in wanted.specs if spec.fitted}
+    if "vectors" in recipe.needs and (
+        fitted - {"dual"} or (teacher is not None and not teacher.in_batch)
+    ):
+        raise ConfigError(
+            f"{recipe.name} needs a teacher with vectors. Use --teacher train:dual, an embedding "
+            "model, or --recipe kl, which takes any teacher."
         )
 
 
@@ -369,12 +415,10 @@ def _without(split: str, collection: Collection) -> str:
     return "test: none, and no dev either: nothing is measured"
 
 
-def _check_labels(collection: Collection, recipe: Recipe, teacher: str) -> None:
+def _check_labels(collection: Collection, recipe: Recipe, specs: Sequence[TeacherSpec]) -> None:
     """Refuse what learns from judgements where there are none."""
-    fits, _, kind = teacher.partition(":")
     if collection.labelled:
-        needs_dev = "teacher" in recipe.needs and fits == FITTED and kind == "ensemble"
-        if needs_dev and "dev" not in collection.qrels:
+        if "dev" not in collection.qrels and any(spec.kind == "ensemble" for spec in specs):
             raise DataError(
                 f"{collection.name} has no dev split, on which an ensemble is fitted. "
                 "Add qrels/dev.tsv, or use --teacher train:dual."
@@ -385,7 +429,7 @@ def _check_labels(collection: Collection, recipe: Recipe, teacher: str) -> None:
             f"{collection.name} has no training query with a positive, which {recipe.name} learns "
             "from. Add qrels/train.tsv, or use --recipe kl with --teacher PATH."
         )
-    if fits == FITTED and "teacher" in recipe.needs:
+    if any(spec.fitted for spec in specs):
         raise DataError(
             f"{collection.name} has no training query with a positive to fit a teacher on. "
             "Add qrels/train.tsv, or name a fitted model with --teacher PATH."
@@ -419,21 +463,6 @@ def _misread(collection: Collection, student: Encoder) -> list[str]:
     name = LANGUAGES[collection.language].name.capitalize()
     note = f"student: its tokenizer was hardly made for {name}: {why}; BM25 reads {name}, but "
     return [f"{note}for good vectors name a multilingual --student, and such a --teacher"]
-
-
-def teachers_wanted(teacher: str) -> tuple[str, ...]:
-    """Which teachers `train[:KIND]` fits, in order.
-
-    Raises:
-        ConfigError: for a kind that there is not.
-    """
-    _, _, kind = teacher.partition(":")
-    if kind not in ("", *TEACHERS):
-        raise ConfigError(
-            f"--teacher {teacher!r}: there is no such teacher to fit. "
-            "Use train, train:dual, train:cross or train:ensemble."
-        )
-    return TEACHERS if kind in ("", "ensemble") else TEACHERS[: TEACHERS.index(kind) + 1]
 
 
 def split_settings(

@@ -21,7 +21,8 @@ from limbeck.errors import TeacherRefused
 from limbeck.inference import Engine
 from limbeck.limit import Effort, matmul_rate
 from limbeck.models.encoder import Encoder
-from limbeck.pipeline.asking import FITTED, Request, measured_split, split_settings, teachers_wanted
+from limbeck.pipeline.asking import Request, measured_split, split_settings
+from limbeck.pipeline.fitting import Fitting, as_one, fits_of
 from limbeck.pipeline.foretold import Plan, as_notes, keep
 from limbeck.pipeline.reporting import (
     DECIDES,
@@ -55,6 +56,7 @@ from limbeck.tasks.systems import (
     unmeasured,
 )
 from limbeck.teachers.diagnostics import diagnose, doubt, refusal
+from limbeck.teachers.specs import KINDS, TeacherSpec, fit_name, kind_and_base
 from limbeck.teachers.teachers import EnsembleTeacher, Teacher
 
 DIAGNOSIS = "stages/diagnose/diagnosis.json"  # what the teacher's scores look like
@@ -110,16 +112,19 @@ def foretell(request: Request, task: Retrieval, budget: float | None) -> tuple[D
     """
     choices = fitted_choices(request)
     task.run.progress.say("probing how long the parts of this run take here")
-    speeds = probed(task, request.student, request.teacher, fits=any(choices))
+    bases = request.wanted.bases
+    speeds = probed(task, request.student, request.teacher, bases, fits=any(choices))
     resident = resident_bytes()  # before any rehearsal
     decided = Decided()
     if budget is not None:
         decided = fit_budget(
             task, speeds, choices, lambda decided: work_of(request, decided), budget
         )
+    shares = dict(zip(("the base's", "the teacher's"), speeds.known, strict=True))
+    shares |= {f"{name}'s": base.known for name, base in speeds.bases.items()}
     notes = [
         f"the store has {name} vectors of {share:.0%} of the passages"
-        for name, share in zip(("the base's", "the teacher's"), speeds.known, strict=True)
+        for name, share in shares.items()
         if share
     ]
     forecast = Forecast(task, work_of(request, decided), speeds)
@@ -132,10 +137,8 @@ def fitted_choices(request: Request) -> tuple[tuple[str, ...], ...]:
     """
     if request.recipe.fits:
         return (request.recipe.fits,)
-    if "teacher" not in request.recipe.needs or request.teacher is not None:
-        return ((),)
-    asked = str(request.asked["teacher"])
-    return (teachers_wanted(asked), *((("dual",),) if asked == FITTED else ()))
+    most, least = fits_of(request.wanted), fits_of(request.wanted, least=True)
+    return (most, least) if most != least else (most,)
 
 
 def work_of(request: Request, decided: Decided) -> Work:
@@ -147,9 +150,9 @@ def work_of(request: Request, decided: Decided) -> Work:
     if compared:
         settings["contrastive"] = matching(settings["student"], find("contrastive"))
     settings |= {
-        kind: settings_of(request, decided, find(f"teacher_{kind}"))
-        for kind in fits
-        if kind != "ensemble" and not request.recipe.fits
+        name: settings_of(request, decided, find(f"teacher_{kind_and_base(name)[0]}"))
+        for name in fits
+        if kind_and_base(name)[0] != "ensemble" and not request.recipe.fits
     }
     return Work(
         request.student,
@@ -160,15 +163,26 @@ def work_of(request: Request, decided: Decided) -> Work:
         taught,
         settings,
         measured_split(request.collection),
-        _by_itself(request, settings["student"]) if request.recipe.fits else None,
+        request.wanted.bases,
+        _by_itself(request, decided) if request.recipe.fits else None,
     )
 
 
-def _by_itself(request: Request, settings: Settings) -> Callable[[Retrieval, Encoder], Teacher]:
-    """A recipe that fits its own teachers, as what trains a student and gives the last of them."""
+def _by_itself(request: Request, decided: Decided) -> Callable[[Retrieval, Encoder], Teacher]:
+    """A recipe that fits its own teachers, as what trains a student and gives the last of them,
+    after those that are fitted before it.
+    """
+
+    def fit(name: str, recipe: Recipe, *given: object) -> Any:
+        return recipe.function(*given, settings_of(request, decided, recipe))
 
     def carry_out(task: Retrieval, student: Encoder) -> Teacher:
-        told: Told = request.recipe.function(task, request.teacher, student, settings)
+        teacher = request.teacher
+        if request.wanted.fits:
+            members = Fitting(task, request.wanted, fit).members()
+            teacher = as_one(task, members, request.wanted.weights)
+        settings = settings_of(request, decided, request.recipe)
+        told: Told = request.recipe.function(task, teacher, student, settings)
         return told.teacher
 
     return carry_out
@@ -229,6 +243,14 @@ class Distillation:
     force: bool  # models that were made again may differ from those that were there
     efforts: dict[str, Effort] = field(default_factory=dict)  # of training, by recipe
 
+    def __post_init__(self) -> None:
+        self.fitting = Fitting(self.task, self.request.wanted, self._fit)
+
+    def _fit(self, name: str, recipe: Recipe, *arguments: object) -> Any:
+        """A fitted teacher."""
+        settings = self._settings(recipe)
+        return self._carry_out(f"teacher_{name}", recipe, *arguments, settings)
+
     def result(self) -> Result:
         """Fit or take a teacher, examine it, train the student, measure everything."""
         request, task = self.request, self.task
@@ -242,13 +264,18 @@ class Distillation:
             systems += [
                 measure_bm25(task, beside),
                 measure_teacher(task, "zero_shot", task.base, beside),
+                *(
+                    measure_teacher(task, f"zero_shot/{name}", base, beside)
+                    for name, base in request.wanted.bases.items()
+                ),
                 measure_encoder(task, "undistilled", undistilled, beside),
             ]
-        own = request.to_scale and request.recipe.fits
-        teacher = self._scaled() if own else request.teacher
-        if "teacher" in request.recipe.needs:
-            teachers = self._teachers(notes)
-            teacher = teachers[0]
+        teachers = self._teachers(notes) if request.wanted.specs else []
+        teacher = given = teachers[0] if teachers else None
+        if teacher is not None and "teacher" in request.recipe.needs:
+            if request.wanted.fits:
+                how = f"a {teacher.kind} teacher, fitted on judged queries"
+                self._write(teacher, "teacher", _card("A teacher", how, teacher.kind))
             self._diagnose(teacher, notes)
             contrastive = self._compare_on_dev(teacher, notes)
             if beside:
@@ -263,12 +290,14 @@ class Distillation:
         student = copy.deepcopy(request.student)
         settings = self._settings(request.recipe)
         task.counts.clear()  # of the student it was compared with
-        told: Told | None = self._carry_out(request.recipe, teacher, student, settings)
+        name = request.recipe.name
+        told: Told | None = self._carry_out(name, request.recipe, task, teacher, student, settings)
         if told is not None:
             teacher = told.teacher
             notes += told.notes
-            if told.fitted:
-                how = f"a {teacher.kind} teacher, fitted by the recipe `{request.recipe.name}`"
+            made = request.wanted.fits and given is not None and given.digest == teacher.digest
+            if told.fitted or made:
+                how = f"a {teacher.kind} teacher, fitted by the recipe `{name}`"
                 self._write(teacher, "teacher", _card("A teacher", how, teacher.kind))
             if beside:
                 systems.append(measure_teacher(task, "teacher", teacher, beside))
@@ -290,11 +319,11 @@ class Distillation:
         """A recipe's settings in this run."""
         return settings_of(self.request, self.decided, recipe)
 
-    def _carry_out(self, recipe: Recipe, *arguments: object) -> Any:
-        """What a recipe gives; what its training took is kept for the table."""
+    def _carry_out(self, name: str, recipe: Recipe, *arguments: object) -> Any:
+        """What a recipe gives; what its training took is kept for the table, under a name."""
         self.task.trained.clear()
-        found = recipe.function(self.task, *arguments)
-        effort = self.efforts[recipe.name] = Effort()
+        found = recipe.function(*arguments)
+        effort = self.efforts[name] = Effort()
         for stage in self.task.trained:
             done = read_done(self.task.run.folder / "stages" / stage)
             if speed := done.metrics.get("speed"):
@@ -303,10 +332,19 @@ class Distillation:
 
     def _with_training(self, system: Measured, teacher: Teacher | None) -> Measured:
         """A system with what it cost to train, when this run trained it."""
-        recipes = {"student": self.request.recipe.name, "contrastive": "contrastive"}
-        if teacher is not None and self.request.teacher is None:
-            recipes["teacher"] = f"teacher_{teacher.kind}"
-        name = recipes.get(system.name, system.name.replace("/", "_"))
+        wanted = self.request.wanted
+        if len(wanted.specs) > 1:
+            made = {
+                f"teacher/{name}": fit_name(spec.kind, spec.base)
+                for name, spec in zip(wanted.names, wanted.specs, strict=True)
+                if spec.kind is not None
+            }
+        else:
+            made = {f"teacher/{name}": name for name in self.fitting.found}
+            made |= {"teacher": teacher.name} if teacher is not None else {}
+        trained = {row: f"teacher_{name}" for row, name in made.items()}
+        trained |= {"student": self.request.recipe.name, "contrastive": "contrastive"}
+        name = trained.get(system.name, system.name)
         speed = self.efforts.get(name, Effort()).speed(self.task.run.engine.matmul_rate)
         cost = replace(
             system.cost,
@@ -317,54 +355,39 @@ class Distillation:
         return replace(system, cost=cost)
 
     def _teachers(self, notes: list[str]) -> list[Teacher]:
-        """The teacher, and its members where several were given, or whatever else was fitted."""
-        request = self.request
-        if request.to_scale:
-            teacher = self._scaled()
+        """The teacher, and its members where it is several, or whatever else was fitted."""
+        members = self.fitting.members(lambda spec: self._best(spec, notes))
+        teacher = as_one(self.task, members, self.request.wanted.weights)
+        if isinstance(teacher, EnsembleTeacher) and len(members) > 1:
+            self._record_scale(teacher)
             return [teacher, *teacher.members]
-        if request.teacher is not None:
-            return [request.teacher]
-        wanted = teachers_wanted(str(request.asked["teacher"]))
-        if self.decided.fits and self.decided.fits != wanted:
-            wanted = self.decided.fits
-            notes.append(f"teacher: the budget has no time for more than {', '.join(wanted)}")
-        fits = {kind: find(f"teacher_{kind}") for kind in wanted}
-        start = copy.deepcopy(request.base)
-        found: list[Teacher] = []
-        for kind, recipe in fits.items():
-            if kind == "ensemble" and "dev" not in request.collection.qrels:
-                notes.append("ensemble: not fitted, since its weights need a dev split")
-                continue
-            founded_on: Sequence[object] = found or [start]
-            found.append(self._carry_out(recipe, *founded_on, self._settings(recipe)))
-        best = found[-1]
-        if ":" not in str(request.asked["teacher"]) and "dev" in request.collection.qrels:
-            quality = {each.kind: self._on_dev(f"teacher/{each.kind}", each) for each in found}
-            best = max(found, key=lambda each: quality[each.kind])
-            told = ", ".join(f"{kind} {value:.3f}" for kind, value in quality.items())
-            notes.append(f"teacher: {best.kind}, the best on dev ({DECIDES}: {told})")
-        elif ":" not in str(request.asked["teacher"]):
-            best = found[0]
-            notes.append("teacher: dual, since there is no dev split to choose on")
-        how = f"a {best.kind} teacher, fitted on judged queries"
-        card = _card("A teacher", how, best.kind)
-        self._write(best, "teacher", card)
-        others = [each for each in found if each is not best]
-        return [best, *others]
+        return [teacher, *(each for each in self.fitting.found.values() if each is not teacher)]
 
-    def _scaled(self) -> EnsembleTeacher:
-        """The teachers that were given as one: each on the scale of its scores of candidates of
-        training queries, which need no judgements. The scale is recorded in `run.toml`.
-        """
-        task, given = self.task, self.request.teacher
-        assert isinstance(given, EnsembleTeacher)
-        queries = task.askable_queries(given)[:DIAGNOSED_QUERIES]
-        pools = task.pools(queries, depth=DIAGNOSED_DEPTH, teacher=task.base, asked=given)
-        pairs = task.pool_pairs(pools)
-        scores = [task.pair_scores(member, pairs) for member in given.members]
-        teacher = EnsembleTeacher.fitted("teacher", given.members, given.weights, scores)
-        if task.run.group.rank == 0:
-            found = read_record(task.run.folder)
+    def _best(self, spec: TeacherSpec, notes: list[str]) -> Teacher:
+        """The best on dev of the kinds that there is time for; the first without dev."""
+        has_dev = "dev" in self.request.collection.qrels
+        fits = self.decided.fits
+        kinds = [kind for kind in KINDS if fits is None or fit_name(kind, spec.base) in fits]
+        if len(kinds) < len(KINDS):
+            notes.append(f"teacher: the budget has no time for more than {', '.join(kinds)}")
+        if "ensemble" in kinds and not has_dev:
+            notes.append("ensemble: not fitted, since its weights need a dev split")
+            kinds.remove("ensemble")
+        found = [self.fitting.fitted(kind, spec.base) for kind in kinds]
+        if not has_dev:
+            notes.append("teacher: dual, since there is no dev split to choose on")
+            return found[0]
+        quality = {each.kind: self._on_dev(f"teacher/{each.kind}", each) for each in found}
+        best = max(found, key=lambda each: quality[each.kind])
+        told = ", ".join(f"{kind} {value:.3f}" for kind, value in quality.items())
+        notes.append(f"teacher: {best.kind}, the best on dev ({DECIDES}: {told})")
+        return best
+
+    def _record_scale(self, teacher: EnsembleTeacher) -> None:
+        """Write the scale of several teachers into `run.toml`."""
+        folder = self.task.run.folder
+        if self.task.run.group.rank == 0:
+            found = read_record(folder)
             assert found is not None
             scale = {
                 "names": [member.name for member in teacher.members],
@@ -373,8 +396,7 @@ class Distillation:
                 "means": list(teacher.means),
                 "deviations": list(teacher.deviations),
             }
-            write_record(task.run.folder, {**found, "teachers": scale})
-        return teacher
+            write_record(folder, {**found, "teachers": scale})
 
     def _on_dev(self, name: str, teacher: Teacher) -> float:
         """A teacher's figure on dev."""
@@ -444,7 +466,7 @@ class Distillation:
             passes = len(task.training_queries()) / settings.queries_per_update
             settings = settings.model_copy(update={"updates": default_updates(passes)})
         student = copy.deepcopy(self.request.student)
-        self._carry_out(recipe, None, student, settings)
+        self._carry_out(recipe.name, recipe, task, None, student, settings)
         self._save(student, "baselines/contrastive", "trained with contrastive, without a teacher")
         taught = self._on_dev("teacher", teacher)
         alone = float(

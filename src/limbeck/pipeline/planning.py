@@ -13,10 +13,10 @@ from typing import Any
 
 from limbeck.errors import ConfigError
 from limbeck.inference import choose_engine
-from limbeck.pipeline.asking import checked, specs
+from limbeck.pipeline.asking import checked
 from limbeck.pipeline.distilling import foretell
 from limbeck.pipeline.foretold import Plan, keep
-from limbeck.pipeline.verbs import distill
+from limbeck.pipeline.verbs import as_recorded, distill
 from limbeck.record import check_writable, open_folder, read_record
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.teachers.score_store import ScoreStore
@@ -37,8 +37,7 @@ def plan(data: str, *, out: str | Path | None = None, **arguments: Any) -> Plan:
     given = inspect.signature(distill).bind(data, out=out or "run", **arguments)
     given.apply_defaults()
     asked = dict(given.arguments)
-    given_teachers = specs(asked["teacher"])
-    asked["teacher"] = given_teachers[0] if len(given_teachers) == 1 else list(given_teachers)
+    asked["teacher"] = as_recorded(asked["teacher"])
     if out is not None:
         open_folder(Path(out))
         if read_record(Path(out)) is not None:

@@ -25,16 +25,14 @@ from limbeck.models.exported import is_exported, runtime_of
 from limbeck.models.layers import LayerChoice
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.pipeline.asking import (
-    FITTED,
     checked,
     measured_split,
     prompt_notes,
-    specs,
     teacher_named,
-    teachers_wanted,
     training_queries,
 )
 from limbeck.pipeline.distilling import Distillation, decide, with_limit
+from limbeck.pipeline.fitting import fits_of
 from limbeck.pipeline.making import with_kept_queries
 from limbeck.pipeline.reporting import (
     METRICS,
@@ -50,6 +48,7 @@ from limbeck.store import held
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.systems import measure_bm25, measure_teacher, unmeasured
 from limbeck.teachers.score_store import ScoreStore
+from limbeck.teachers.specs import FITTED, parse_specs
 from limbeck.teachers.teachers import DualTeacher
 from limbeck.training import Run
 from limbeck.training.distributed import current_group
@@ -111,7 +110,7 @@ def distill(
     out, progress = Path(out), progress or Silent()
     asked: dict[str, object] = {
         "data": str(data),
-        "teacher": given[0] if len(given := specs(teacher)) == 1 else list(given),
+        "teacher": as_recorded(teacher),
         "teacher_weights": None if teacher_weights is None else list(map(float, teacher_weights)),
         "student": None if student is None else str(student),
         "student_layers": student_layers,
@@ -163,6 +162,16 @@ def distill(
         return Distillation(request, task, decided, force_teacher, student_alone, force).result()
 
 
+def as_recorded(teacher: str | Sequence[str]) -> str | list[str]:
+    """The teachers that were asked for, as a run's record has them: one alone is no list.
+
+    Raises:
+        ConfigError: when there is none, or one of them cannot be read.
+    """
+    given = [str(spec) for spec in parse_specs(teacher)]
+    return given[0] if len(given) == 1 else given
+
+
 def _to_make_again(out: Path, progress: Progress) -> bool:
     """Whether something that a finished run left is missing or damaged; a page is made at once."""
     group = current_group()
@@ -210,10 +219,8 @@ def dry_run(data: str | Path, **arguments: Any) -> list[str]:
         "tokenise queries and passages once per tokenizer",
         "mine candidates with BM25 and with vectors",
     ]
-    if "teacher" in needs and request.teacher is None:
-        wanted = teachers_wanted(specs(asked["teacher"])[0])
-        lines += [f"fit a teacher: {name}" for name in wanted]
-    if request.to_scale:
+    lines += [f"fit a teacher: {name}" for name in fits_of(request.wanted)]
+    if len(request.wanted.specs) > 1:
         lines.append("bring the teachers to one scale, on candidates of training queries")
     if "teacher" in needs:
         lines.append("ask the teacher for scores or vectors, and examine them")

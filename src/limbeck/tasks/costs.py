@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,12 +43,27 @@ ROLES: tuple[Role, ...] = ("query", "passage")
 
 
 @dataclass(frozen=True, slots=True)
+class BaseSpeeds:
+    """What the probe found of an encoder that a teacher is fitted from: seconds to encode a query
+    or passage, and to train with a token; bytes that a token keeps for the backward pass; the mean
+    lengths in its tokens; the share of all passages whose vectors the store has.
+    """
+
+    encode: Mapping[Role, float]
+    train: float
+    kept: float
+    tokens: Mapping[Role, float]
+    known: float
+
+
+@dataclass(frozen=True, slots=True)
 class Speeds:
     """What the probe found. Seconds: to encode a query or passage with the student, with the base,
     and with the teacher where it is a dual encoder; to train with a token, of either; to have a
     pair from a teacher; to tokenise a text; to index a passage by words, and to look a query up in
     one passage. The mean lengths in tokens, and bytes per passage of an index by words. `known`:
     the share of all passages whose vectors by the base, and by a given teacher, the store has.
+    `bases`: the same of other encoders that teachers are fitted from, by name.
     """
 
     small: Mapping[Role, float]
@@ -65,9 +80,23 @@ class Speeds:
     taught: Mapping[Role, float] | None = None
     kept_small: float = 0.0
     kept_large: float = 0.0
+    bases: Mapping[str, BaseSpeeds] = field(default_factory=dict)
+
+    def of_base(self, name: str | None) -> BaseSpeeds:
+        """Those of an encoder that a teacher is fitted from; None is the student's base."""
+        if name is not None:
+            return self.bases[name]
+        return BaseSpeeds(self.large, self.train_large, self.kept_large, self.tokens, self.known[0])
 
 
-def probed(task: Retrieval, student: Encoder, teacher: Teacher | None, *, fits: bool) -> Speeds:
+def probed(
+    task: Retrieval,
+    student: Encoder,
+    teacher: Teacher | None,
+    bases: Mapping[str, DualTeacher] | None = None,
+    *,
+    fits: bool,
+) -> Speeds:
     """The speeds of this machine, on a sample of the collection's own texts.
 
     Raises:
@@ -118,7 +147,19 @@ def probed(task: Retrieval, student: Encoder, teacher: Teacher | None, *, fits: 
             taught,
             kept_small,
             kept_large,
+            {name: _of_base(task, probe, each, name) for name, each in (bases or {}).items()},
         )
+
+
+def _of_base(task: Retrieval, probe: Retrieval, base: DualTeacher, name: str) -> BaseSpeeds:
+    """The speeds of an encoder that a teacher is fitted from, by its own tokens."""
+    encoder = base.encoder
+    lengths = {
+        role: _mean_length(encoder, role, probe.tokens_of(encoder, role).lengths) for role in ROLES
+    }
+    encode = {role: _encoding(probe, encoder, role) for role in ROLES}
+    train, kept = _training(probe, encoder, tokens=lengths, name=f"base-{name}")
+    return BaseSpeeds(encode, train, kept, lengths, _known(task, base))
 
 
 def _known(task: Retrieval, teacher: Teacher | None) -> float:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from limbeck.models.encoder import Encoder
-from limbeck.tasks.costs import ROLES, Speeds
+from limbeck.data.tokens import tokenizer_digest
+from limbeck.models.encoder import Encoder, Ranker
+from limbeck.tasks.costs import ROLES, BaseSpeeds, Speeds
 from limbeck.tasks.rehearsal import PADDING, Noted, rehearse
 from limbeck.tasks.retrieval import DEV_POOL, DEV_QUERIES, ListSettings, Retrieval, default_updates
 from limbeck.tasks.systems import DEPTH, RERANKED
-from limbeck.teachers.teachers import Teacher
+from limbeck.teachers.specs import kind_and_base
+from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
 from limbeck.types import Role, Split
 
 DIAGNOSED_QUERIES, DIAGNOSED_DEPTH = 300, 16  # whose candidates a teacher is examined on
@@ -29,11 +31,12 @@ _SMALL = ("student", "contrastive")  # trainings of the student; others are of a
 class Work:
     """What a run will do.
 
-    `teacher` is None where it is fitted by the run, as the kinds in `fits`; `compared`: whether a
+    `teacher` are those that are given, as one, and `fits` names those that the run fits: a kind,
+    and which of the `bases` it starts from where that is not the student's. `compared`: whether a
     student is trained with `contrastive`, too. `settings` has those of every training by name:
-    "student", "contrastive" and the kinds that are fitted, as far as there are any; `recipe` names
-    the student's. `split` is what systems are measured on, if anything. `carry_out` is a recipe
-    that fits its own teachers: it trains a student on a task, and gives the last of them.
+    "student", "contrastive" and what is fitted, as far as there is any; `recipe` names the
+    student's. `split` is what systems are measured on, if anything. `carry_out` is a recipe that
+    fits its own teachers: it trains a student on a task, and gives the last of them.
     """
 
     student: Encoder
@@ -44,6 +47,7 @@ class Work:
     taught: bool
     settings: Mapping[str, Any]
     split: Split | None
+    bases: Mapping[str, DualTeacher] = field(default_factory=dict)
     carry_out: Callable[[Retrieval, Encoder], Teacher] | None = None
 
 
@@ -64,6 +68,22 @@ class Part:
     def as_json(self) -> dict[str, Any]:
         """For a file."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answering:
+    """A model that answers for the teacher: whether by vectors or by reading pairs, seconds to
+    encode a text and to have a pair from it, the share of passages that the store knows its
+    vectors of, and how many numbers these have.
+    """
+
+    name: str
+    vectors: bool
+    reads_pairs: bool
+    encode: Mapping[Role, float]
+    known: float
+    pair: float
+    dimension: int
 
 
 @dataclass(frozen=True)
@@ -113,10 +133,11 @@ class Forecast:
         work = self.work
         found = [
             self._base(),
+            *map(self._other_base, work.bases),
             *(
-                self._trained(f"teacher_{kind}", kind)
-                for kind in work.fits
-                if kind in work.settings
+                self._trained(f"teacher_{name}", name)
+                for name in work.fits
+                if name in work.settings
             ),
         ]
         if work.taught:
@@ -175,17 +196,22 @@ class Forecast:
     def _tokens(self) -> Part:
         """All texts as numbers."""
         texts = self._passages + len(self.task.collection.queries)
+        models: list[Encoder | Ranker] = [self.work.student]
+        models += [base.encoder for base in self.work.bases.values()]
+        models += _readers_of_tokens(self.work.teacher)
+        times = len({tokenizer_digest(model.tokenizer) for model in models})
         longest = max(self.speeds.tokens.values())
         return Part(
             "tokens",
-            f"{texts:,} texts",
-            self.speeds.tokenise * texts,
-            megabytes=_NUMBER * longest * texts / 1e6,
+            f"{texts:,} texts" + (f", for {times} tokenizers" if times > 1 else ""),
+            times * self.speeds.tokenise * texts,
+            megabytes=times * _NUMBER * longest * texts / 1e6,
         )
 
     def _base(self) -> Part:
         """What the base encoder is asked for."""
-        mines = self.work.taught and (self.work.teacher is not None or "cross" in self.work.fits)
+        kinds = {kind_and_base(name)[0] for name in self.work.fits}
+        mines = self.work.taught and (self.work.teacher is not None or "cross" in kinds)
         queries = (
             self._measured
             + min(self._dev, DEV_QUERIES)
@@ -198,41 +224,56 @@ class Forecast:
             megabytes=2 * self._vector_megabytes(self._passages + queries),
         )
 
-    def _vector_megabytes(self, texts: int) -> float:
-        return _NUMBER * self.task.base.encoder.dimension * texts / 1e6
+    def _other_base(self, name: str) -> Part:
+        """What another base is asked for: it mines for what starts from it, and is measured."""
+        queries = self._measured + min(self._dev, DEV_QUERIES) + len(self.task.labelled_queries())
+        speeds = self.speeds.bases[name]
+        return Part(
+            f"encode-base-{name}",
+            f"{self._passages:,} passages and {queries:,} queries",
+            self._encoded(speeds.encode, queries, speeds.known),
+            megabytes=2 * self._vector_megabytes(self._passages + queries, name),
+        )
+
+    def _starts_from(self, name: str | None) -> Encoder:
+        """The encoder that a teacher is fitted from; None is the student's base."""
+        return self.task.base.encoder if name is None else self.work.bases[name].encoder
+
+    def _vector_megabytes(self, texts: int, base: str | None = None) -> float:
+        return _NUMBER * self._starts_from(base).dimension * texts / 1e6
 
     def _teacher(self) -> list[Part]:
-        """What a teacher is asked for, and its own measure."""
+        """What teachers are asked for, and their own measure."""
         work, found = self.work, []
         queries = self._training + self._measured + (self._dev if work.compared else 0)
-        given = work.teacher
-        vectors = (given is not None and given.in_batch) or "dual" in work.fits
-        reads_pairs = (given is not None and given.reads_pairs) or "cross" in work.fits
+        answering = self._answering()
         examined = min(self._training, DIAGNOSED_QUERIES)
         pairs = examined * DIAGNOSED_DEPTH
-        known, first = self.speeds.known[1], 0.0
-        if vectors:
-            texts = self._passages + queries
-            pairs_of = dict.fromkeys(ROLES, self.speeds.pair)  # of several: less than a pair
-            speed = self.speeds.large if given is None else self.speeds.taught or pairs_of
-            if not reads_pairs:  # the passages of these pairs are read first, each once
-                first = 1 - math.exp(-pairs / self._passages)
-            found.append(
-                Part(
-                    f"encode-{'dual' if given is None else given.name}",
-                    f"the teacher's vectors of {self._passages:,} passages and {queries:,} queries",
-                    self._encoded(speed, queries, 1 - (1 - known) * (1 - first)),
-                    asked=texts,
-                    megabytes=2 * self._vector_megabytes(texts),
-                )
+        by_vectors = [each for each in answering if each.vectors]
+        reads_pairs = any(each.reads_pairs for each in answering)
+        # where none reads pairs, the passages of these are read first, each once
+        first = 0.0 if reads_pairs or not by_vectors else 1 - math.exp(-pairs / self._passages)
+        texts = self._passages + queries
+        found = [
+            Part(
+                f"encode-{each.name}",
+                f"the teacher's vectors of {self._passages:,} passages and {queries:,} queries",
+                self._encoded(each.encode, queries, 1 - (1 - each.known) * (1 - first)),
+                asked=texts,
+                megabytes=2 * _NUMBER * each.dimension * texts / 1e6,
             )
+            for each in by_vectors
+        ]
         if first:
-            seconds = self._encoded(speed, examined, 1 - (1 - known) * first)
+            seconds = sum(
+                self._encoded(each.encode, examined, 1 - (1 - each.known) * first)
+                for each in by_vectors
+            )
         else:
             if reads_pairs:
                 pairs += self._depth * self._training
                 pairs += RERANKED * (self._measured + (self._dev if work.compared else 0))
-            seconds = self.speeds.pair * pairs
+            seconds = sum(each.pair for each in answering) * pairs
         found.append(
             Part(
                 "score",
@@ -244,20 +285,45 @@ class Forecast:
         )
         return found
 
+    def _answering(self) -> list[_Answering]:
+        """The models that answer for the teacher: given ones as one, and those that are fitted."""
+        found, given = [], self.work.teacher
+        if given is not None:
+            pairs_of = dict.fromkeys(ROLES, self.speeds.pair)  # of several: less than a pair
+            found.append(
+                _Answering(
+                    given.name,
+                    given.in_batch,
+                    given.reads_pairs,
+                    self.speeds.taught or pairs_of,
+                    self.speeds.known[1],
+                    self.speeds.pair,
+                    _width(given),
+                )
+            )
+        for name in self.work.fits:
+            kind, base = kind_and_base(name)
+            speeds, width = self.speeds.of_base(base), self._starts_from(base).dimension
+            alone = given is None and base is None  # then the probe has it
+            pair = self.speeds.pair if alone else sum(speeds.encode.values())
+            if kind == "dual":
+                found.append(_Answering(name, True, False, speeds.encode, 0.0, 0.0, width))
+            if kind == "cross":
+                found.append(_Answering(name, False, True, speeds.encode, 0.0, pair, width))
+        return found
+
     def _trained(self, stage: str, name: str) -> Part:
         """A training with its measures on dev."""
         settings, task = self.work.settings[name], self.task
-        small = name in _SMALL
-        each = self.speeds.train_small if small else self.speeds.train_large
-        encode = self.speeds.small if small else self.speeds.large
+        model, speeds = self._in_training(name)
         read, per_pass = self._update(name)
         updates = settings.updates or default_updates(per_pass)
-        seconds = each * read * updates / task.run.group.size
+        seconds = speeds.train * read * updates / task.run.group.size
         queries = min(self._dev, DEV_QUERIES)
         pooled = min(queries * (DEV_POOL + 1), self._passages)
         if queries:
+            encode = speeds.encode
             seconds += settings.measures * (encode["passage"] * pooled + encode["query"] * queries)
-        model = self.work.student if small else task.base.encoder
         return Part(
             f"train-{stage}",
             f"{updates:,} updates",
@@ -266,10 +332,21 @@ class Forecast:
             megabytes=4 * model.size_bytes() / 1e6,
         )
 
+    def _in_training(self, name: str) -> tuple[Encoder, BaseSpeeds]:
+        """The model that a training starts from, and its speeds."""
+        if name not in _SMALL:
+            _, base = kind_and_base(name)
+            return self._starts_from(base), self.speeds.of_base(base)
+        small, speeds = self.work.student, self.speeds
+        return small, BaseSpeeds(
+            speeds.small, speeds.train_small, speeds.kept_small, speeds.tokens, 0.0
+        )
+
     def _update(self, name: str) -> tuple[float, float]:
         """The tokens that an update of a training reads, and the updates of a pass."""
         settings = self.work.settings[name]
-        query, passage = self.speeds.tokens["query"], self.speeds.tokens["passage"]
+        tokens = self._in_training(name)[1].tokens
+        query, passage = tokens["query"], tokens["passage"]
         if not isinstance(settings, ListSettings):
             texts = settings.texts_per_update
             return texts * passage, (self._training + self._passages) / texts
@@ -278,26 +355,32 @@ class Forecast:
         rows = min(settings.queries_per_update, examples)
         length = settings.list_length
         read = rows * (query + length * passage)
-        if name == "cross":
+        if kind_and_base(name)[0] == "cross":
             read = rows * length * (query + passage)
         return read, examples / settings.queries_per_update
 
     def peak_bytes(self, resident: int) -> int:
         """About how much memory is taken at most, beside what the process had after the probe: by
         the vectors of all passages twice, once as they are found and once together, by the index
-        by words, or by an update, with the gradients and moments of its model.
+        by words, or by an update, with the gradients and moments of its model; and by what was
+        fitted before.
         """
-        most = 2 * _NUMBER * self.task.base.encoder.dimension * self._passages
+        widths = [each.dimension for each in self._answering() if each.vectors]
+        most = 2 * _NUMBER * max([self.task.base.encoder.dimension, *widths]) * self._passages
         most = max(most, int(self.speeds.index_bytes * self._passages))
         if self._noted:
             return resident + max(most, self._noted.peak_bytes)
+        fitted = sum(
+            self._in_training(name)[0].size_bytes()
+            for name in self.work.settings
+            if name not in _SMALL
+        )
         for name in self.work.settings:
-            model = self.work.student if name in _SMALL else self.task.base.encoder
-            each = self.speeds.kept_small if name in _SMALL else self.speeds.kept_large
+            model, speeds = self._in_training(name)
             padded = PADDING * self._update(name)[0] / self.task.run.group.size
-            kept = min(each * padded, self.task.run.activation_bytes)
+            kept = min(speeds.kept * padded, self.task.run.activation_bytes)
             most = max(most, int(kept) + 3 * model.size_bytes())
-        return resident + most
+        return resident + most + fitted
 
     def _evaluated(self, name: str, times: int = 1) -> Part:
         """An encoder that is measured."""
@@ -307,3 +390,21 @@ class Forecast:
             times * self._encoded(self.speeds.small, self._measured),
             megabytes=self.work.student.size_bytes() / 1e6 + DEPTH * 40 * self._measured / 1e6,
         )
+
+
+def _width(teacher: Teacher) -> int:
+    """How many numbers a teacher's vectors have; 0 where it has none."""
+    if isinstance(teacher, DualTeacher):
+        return teacher.encoder.dimension
+    if isinstance(teacher, EnsembleTeacher) and teacher.in_batch:
+        return 1 + sum(map(_width, teacher.members))
+    return 0
+
+
+def _readers_of_tokens(teacher: Teacher | None) -> list[Encoder | Ranker]:
+    """The models of a teacher that read tokens as they are kept in a run."""
+    if isinstance(teacher, EnsembleTeacher):
+        return [model for member in teacher.members for model in _readers_of_tokens(member)]
+    if isinstance(teacher, DualTeacher):
+        return [teacher.encoder]
+    return [teacher.ranker] if isinstance(teacher, CrossTeacher) else []

@@ -236,7 +236,7 @@ class Rehearsal(Retrieval):
         The weights move, since all that comes after is told apart by them.
         """
         sampled = [source.batch(update) for update in range(min(updates, _SAMPLED_UPDATES))]
-        tally, group = self.noted.stages[f"train-{name}"], self.run.group.size
+        tally, group = self.noted.stages[f"train-{name}{self.suffix}"], self.run.group.size
         tally.updates += updates
         taken = 0
         for player in players:

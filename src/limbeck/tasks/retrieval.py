@@ -100,7 +100,7 @@ class Retrieval:
     `base` is the encoder that the student is cut from, as a teacher: it mines where no better one
     can. `given` are pairs that others found: candidates besides. `counts` say what rules left out
     of the last `lists`, and `trained` names the stages that trained a model, since each was last
-    cleared; they reach the report.
+    cleared; they reach the report. `suffix` ends the names of these stages.
     """
 
     collection: Collection
@@ -110,12 +110,19 @@ class Retrieval:
     given: Sequence[ScoredPairs] = ()
     counts: dict[str, int] = field(default_factory=dict)
     trained: list[str] = field(default_factory=list)
+    suffix: str = ""
     _tokens: dict[tuple[str, Role, str], TokenStore] = field(default_factory=dict)
     _equal: dict[Role, np.ndarray] = field(default_factory=dict)
 
     def unshared(self) -> Retrieval:
         """The same task, but what teachers say stays in this run: for models still in training."""
         return replace(self, store=None)
+
+    def from_base(self, base: DualTeacher, name: str) -> Retrieval:
+        """The same task for a model that starts from another base, which mines for it; the stages
+        that train are told apart by the base's name.
+        """
+        return replace(self, base=base, suffix=f"-{name}")
 
     # --- what is there -------------------------------------------------------------------------
 
@@ -783,7 +790,7 @@ class Retrieval:
         """
         models = [player.model for player in players]
         stage = Stage(
-            f"train-{name}",
+            f"train-{name}{self.suffix}",
             players,
             source,
             [turn],

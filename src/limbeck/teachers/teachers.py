@@ -24,7 +24,7 @@ import torch
 from limbeck.data.collection import Collection, Texts
 from limbeck.data.scores import COLUMNS, ScoredPairs, read_scores
 from limbeck.data.tokens import tokenizer_digest
-from limbeck.errors import ConfigError, ScoreError, StageError
+from limbeck.errors import ConfigError, ModelError, ScoreError, StageError
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.exported import is_exported, load_exported
 from limbeck.models.loading import kind_of, load_encoder, load_late, load_ranker, load_sparse
@@ -36,6 +36,7 @@ from limbeck.teachers.scoring import Positions, Work
 from limbeck.types import Role
 
 _ENSEMBLE = "ensemble.json"
+_KEPT_SCORES = "scores.parquet"  # of a member that is a file of scores
 _BLOCK_PAIRS = 8192  # whose vectors are gathered at a time
 _SCORES = "scores:"  # before the path of a file of scores, which its suffix may say as well
 _SCORES_SUFFIXES = (".parquet", ".tsv", ".tsv.gz", ".trec", ".trec.gz")
@@ -298,7 +299,7 @@ class ScoresTeacher(_PairsOnly):
             self.known.scores,
         )
         frame = pl.DataFrame(dict(zip(COLUMNS, values, strict=True)))
-        write_parquet(folder / "scores.parquet", frame, stage=stage)
+        write_parquet(folder / _KEPT_SCORES, frame, stage=stage)
 
     @cached_property
     def _exact(self) -> tuple[Positions, Floats]:
@@ -566,6 +567,12 @@ def _load_ensemble(folder: Path) -> EnsembleTeacher:
     """The ensemble that `save` wrote."""
     check_whole(folder / _ENSEMBLE, anew=True)
     about = read_json(folder / _ENSEMBLE, _Ensemble)
+    for at, each in enumerate(about.members):
+        if (folder / f"member-{at}" / _KEPT_SCORES).is_file():
+            raise ModelError(
+                f"{folder} is a mean with a file of scores in it ({each.name}), which knows its "
+                "own pairs only. Name one of its other members, such as a folder member-0 there."
+            )
     members = tuple(
         renamed(load_teacher(str(folder / f"member-{at}")), member.name)
         for at, member in enumerate(about.members)
