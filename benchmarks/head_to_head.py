@@ -46,6 +46,7 @@ from limbeck.sources import ListBatch, ListSource, QueryList
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.systems import measure_encoder
 from limbeck.teachers.score_store import ScoreStore
+from limbeck.teachers.specs import TeacherSpec
 from limbeck.teachers.teachers import DualTeacher, Teacher, load_teacher
 from limbeck.training import Run, Turn
 from limbeck.types import Loss, Signals
@@ -124,7 +125,7 @@ def main() -> int:
             "queries_with_lists": len(setup.lists),
         },
         "seeds": asked.seeds,
-        "teacher": asked.teacher if asked.teacher.startswith("train") else "given",
+        "teacher": TeacherSpec.parse(asked.teacher).shown,
         "student_layers": asked.student_layers,
         "labels": asked.labels,
         "settings": setup.settings.model_dump()

@@ -96,9 +96,16 @@ class Bench:
         )
 
     def arm(
-        self, name: str, recipe: str, seed: int, teacher: str, settings: Mapping[str, object]
+        self,
+        name: str,
+        recipe: str,
+        seed: int,
+        teacher: str,
+        settings: Mapping[str, object],
+        *,
+        student_alone: bool = False,
     ) -> Path:
-        """The folder of a finished run.
+        """The folder of a finished run; its student may be the only system that is measured.
 
         A weak teacher is used all the same: its row in the table says what it is worth.
         """
@@ -118,6 +125,7 @@ class Bench:
                 store=self.work / "store",
                 precision=self.precision,
                 force_teacher=True,
+                student_alone=student_alone,
                 progress=progress,
             )
         return out

@@ -16,6 +16,7 @@ from ledger import Bench, data_of, parser, write_results
 from limbeck.bench.arms import asked_of_base, asked_of_teacher
 from limbeck.bench.budget import given_to, given_to_teachers
 from limbeck.bench.page import table
+from limbeck.teachers.specs import TeacherSpec
 
 
 def main() -> int:
@@ -24,10 +25,11 @@ def main() -> int:
     first, *others = asked.recipes.split(",")
     if not others:
         sys.exit("Name at least two recipes.")
-    fitting = given_to_teachers(bench.settings) if asked.teacher.startswith("train") else {}
+    spec = TeacherSpec.parse(asked.teacher)
+    fitting = given_to_teachers(bench.settings) if spec.fitted else {}
     settings = {recipe: given_to(recipe, bench.settings) for recipe in (first, *others)}
     runs = [bench.arm(f"1-{first}", first, 0, asked.teacher, {**settings[first], **fitting})]
-    teacher = str(runs[0] / "teacher") if asked.teacher.startswith("train") else asked.teacher
+    teacher = str(runs[0] / "teacher") if spec.fitted else asked.teacher
     runs += [
         bench.arm(f"{number}-{recipe}", recipe, 0, teacher, settings[recipe])
         for number, recipe in enumerate(others, start=2)
@@ -46,7 +48,7 @@ def main() -> int:
     record = {
         "benchmark": "second_run",
         "data": data,
-        "teacher": asked.teacher if asked.teacher.startswith("train") else "given",
+        "teacher": spec.shown,
         "labels": asked.labels,
         "assignments": asked.assignments,
         "rows": rows,

@@ -480,3 +480,35 @@ def test_what_stands_beside_the_student_is_measured_with_one_seed(done: Done) ->
     for arm in ARMS:
         measured = set(read_parquet(done.out / arm / "per_query.parquet")["model"])
         assert (measured == {"student"}) == arm.endswith("-1")
+
+
+def test_several_teachers_fitted_and_given_serve_all_arms(
+    done: Done, tiny_other_folder: Path, tmp_path: Path
+) -> None:
+    """Fitted once; results name no folder."""
+    base, out = str(tiny_other_folder), tmp_path / "out"
+    given = {key: value for key, value in LISTS.items() if key != "measures"}
+    settings = {**given, **{f"teacher_dual.{key}": value for key, value in given.items()}}
+    found = bench(
+        done.data,
+        out=out,
+        recipes=["kl"],
+        seeds=[0],
+        updates=3,
+        teacher=["train:dual", f"big=train:dual:{base}", f"as-is={base}"],
+        student=str(done.student),
+        student_layers=2,
+        settings={**settings, "teacher_dual.updates": 3, "measures": 0},
+        precision="fp32",
+    )
+    record = tomllib.loads((out / "kl-0" / "run.toml").read_text())
+    kept = out / "teacher" / "teacher"
+    assert record["asked"]["teacher"] == [
+        *[f"dual={kept / 'member-0'}", f"big={kept / 'member-1'}", f"as-is={base}"]
+    ]
+    first = tomllib.loads((out / "teacher" / "run.toml").read_text())["teachers"]
+    assert record["teachers"] == first
+    assert found.record["teacher"] == "train:dual, train:dual:larger, as-is"
+    assert base not in json.dumps(found.record)
+    systems = [row["system"] for row in found.record["rows"]]
+    assert systems[:3] == ["bm25", "zero_shot", "teacher"]

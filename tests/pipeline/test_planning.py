@@ -78,6 +78,27 @@ def test_updates_and_pairs_follow_the_settings(arguments: dict[str, Any], data: 
     assert many["train-kl"].seconds > 20 * few["train-kl"].seconds
 
 
+def test_other_bases_are_probed_and_priced_by_themselves(
+    arguments: dict[str, Any], data: Path, tiny_other_folder: Path, tiny_ranker_folder: Path
+) -> None:
+    """A fitted one from a base with a tokenizer of its own, beside one that is given."""
+    given = {key: value for key, value in arguments.items() if key != "out"}
+    base = str(tiny_other_folder)
+    given["teacher"] = [f"big=train:cross:{base}", "train:dual", str(tiny_ranker_folder)]
+    found = plan(str(data), **given)
+    parts = parts_of(found)
+    assert [part.stage for part in found.parts] == [
+        *["tokens", "encode-base", "encode-base-larger"],
+        *["train-teacher_dual-larger", "train-teacher_cross-larger", "train-teacher_dual"],
+        *["encode-dual-larger", "encode-dual", "score", "train-kl"],
+        *["evaluate-undistilled", "evaluate-student", "mine"],
+    ]
+    assert all(part.seconds > 0 for part in found.parts)
+    assert parts["tokens"].what.endswith(", for 2 tokenizers")
+    large, small = parts["encode-dual-larger"], parts["encode-dual"]
+    assert large.megabytes == pytest.approx(small.megabytes * 48 / 32)
+
+
 def test_a_budget_keeps_its_plan(distil: Distil, tmp_path: Path) -> None:
     result = distil(budget_seconds=1e6)
     rows = {row["stage"]: row for row in foretold.compared(tmp_path / "run")}

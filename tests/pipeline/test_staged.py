@@ -249,8 +249,45 @@ def test_a_rung_may_be_a_teacher_of_an_earlier_run(
 
 
 @pytest.mark.parametrize(
+    ("recipe", "teacher", "ladder"),
+    [("ar2", "train:cross:BASE", None), ("prod", "train:dual", "dual/2,big=train:cross:BASE")],
+)
+def test_teachers_are_fitted_for_it_from_any_base(
+    done: Callable[[str], Done],
+    recipe: str,
+    teacher: str,
+    ladder: str | None,
+    tiny_other_folder: Path,
+    tmp_path: Path,
+) -> None:
+    """Before the recipe, as `--teacher` says, or as a rung in its turn; both are planned."""
+    run, base = done(recipe), str(tiny_other_folder)
+    settings = {**run.arguments["settings"], "teacher_dual.updates": 3, "teacher_cross.updates": 3}
+    settings |= {"ladder": ladder.replace("BASE", base)} if ladder else {}
+    arguments = {**run.arguments, "settings": settings, "teacher": teacher.replace("BASE", base)}
+    foretold = pipeline.plan(**arguments, store=tmp_path / "store")
+    result = pipeline.distill(**arguments, out=tmp_path / "run", store=tmp_path / "store")
+    said = "\n".join(result.notes)
+    stages = {path.name for path in (tmp_path / "run" / "stages").glob("train-*")}
+    assert {part.stage for part in foretold.parts if part.updates} == stages
+    if recipe == "ar2":
+        assert stages >= {"train-teacher_dual-larger", "train-teacher_cross-larger"}
+        assert not any("warmup-ranker" in name for name in stages)
+        assert "zero_shot/larger" in [row["model"] for row in result.rows]
+        ranker = load_ranker(tmp_path / "run" / "teacher")
+        assert ranker.transformer.config.hidden_size == 48
+    else:
+        assert {"train-teacher_dual", "train-prod-teacher-2-body"} <= stages
+        assert "rung 2, big: " in said
+        assert "; its base as it comes 0." in said
+        assert "rung 3, dual: " in said
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--recipe", "ar2", "--teacher", "train:dual"], "ar2 cannot use a teacher that is a dual"),
+        (["--recipe", "prod", "--set", "ladder=train"], "Say which kind to fit"),
         (["--recipe", "prod", "--budget", "0.1s"], "--budget 0s is too short"),
         (["--recipe", "prod", "--set", "ladder=dual,no/such"], "no/such"),
         (["--recipe", "ar2", "--teacher", "ENCODER"], "ar2 cannot use a teacher that is a dual"),

@@ -42,10 +42,20 @@ def task(tmp_path: Path, tiny_encoder: Encoder) -> Retrieval:
         ("ensemble/2", "given", 1),
         ("dual/0", "given", 1),
         ("models/dual", "given", 1),
+        ("train:dual", "dual", 1),
     ],
 )
 def test_a_rung_in_words(text: str, kind: str, part: int) -> None:
-    assert read_rung(text) == Rung(text, kind, part)
+    assert read_rung(text) == Rung(text, kind, part, path=text if kind == "given" else None)
+
+
+def test_a_rung_is_named_and_has_a_base_as_a_teacher_is() -> None:
+    assert read_rung("big=train:cross:org/model") == Rung("big", "cross", base="org/model")
+    assert read_rung("own=CrossEncoder:x") == Rung("own", "given", path="CrossEncoder:x")
+    with pytest.raises(ConfigError, match="Say which kind to fit: train:dual, train:cross"):
+        read_rung("train")
+    with pytest.raises(ConfigError, match="ladder 'train:duel'"):
+        read_rung("train:duel")
 
 
 def test_models_on_a_ladder_are_loaded_and_a_given_teacher_comes_last(
@@ -71,11 +81,18 @@ def test_without_dev_there_is_no_ensemble() -> None:
         read_ladder(["ensemble"], None, has_dev=False)
 
 
-def test_a_rung_that_is_nothing_is_refused_before_any_work(tiny_encoder_folder: Path) -> None:
+def test_a_rung_that_is_nothing_is_refused_before_any_work(
+    tiny_encoder_folder: Path, tiny_ranker_folder: Path
+) -> None:
     for rung in ("dual/3", "cross", "ensemble", str(tiny_encoder_folder)):
         check_rung(rung)
     with pytest.raises(ModelError, match="no/such/model"):
         check_rung("no/such/model")
+    check_rung(f"train:dual:{tiny_encoder_folder}")
+    with pytest.raises(ModelError, match="no/such/base"):
+        check_rung("x=train:dual:no/such/base")
+    with pytest.raises(ModelError, match="starts from a CrossEncoder"):
+        check_rung(f"train:cross:{tiny_ranker_folder}")
 
 
 def test_parts_are_copies_with_layers_rounded_up(tiny_encoder: Encoder) -> None:
@@ -111,6 +128,28 @@ def test_a_rung_is_fitted_on_judged_queries(
         assert len(teacher.ranker.transformer.bert.encoder.layer) == 2
     if rung == "dual/2":
         assert layer_count(teacher.encoder) == 2
+
+
+@pytest.mark.parametrize("kind", ["dual", "cross", "ensemble"])
+def test_a_rung_starts_from_another_base(
+    task: Retrieval, tiny_other_folder: Path, kind: str
+) -> None:
+    """Its own tokenizer and width; what it stands on is fitted from that base, too."""
+    lists = task.lists(task.pools(task.labelled_queries(), depth=6, teacher=task.base))
+    sources = ListSource(lists, 5, 3, seed=0), ListSource(lists, 4, 3, seed=0)
+    [rung], _ = read_ladder([f"big=train:{kind}:{tiny_other_folder}"], None, has_dev=True)
+    teacher = fit_rung(task, "fitted", rung, task.base, sources, FAST, 0.05, 6)
+    assert teacher.kind == kind
+    stages = {path.name for path in (task.run.folder / "stages").glob("train-*")}
+    both = {"train-fitted", "train-fitted-body"}
+    assert stages == ({"train-fitted"} if kind == "dual" else both)
+    models = {"dual": "encoder", "cross": "ranker"}
+    members = teacher.members if kind == "ensemble" else [teacher]  # type: ignore[attr-defined]
+    for member in members:
+        assert getattr(member, models[member.kind]).transformer.config.hidden_size == 48
+    pools = candidates(task, "dev", task.base)
+    said = judge(task, teacher, None, pools, rung.start).said
+    assert "; its base as it comes 0." in said
 
 
 def test_a_given_rung_is_what_was_given(task: Retrieval, tiny_ranker: Ranker) -> None:

@@ -52,6 +52,13 @@ def test_a_path_that_is_there_is_no_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert TeacherSpec.parse("lr=2/teacher") == TeacherSpec(path="lr=2/teacher")
 
 
+def test_what_others_read_has_no_path() -> None:
+    assert TeacherSpec.parse("big=train:dual:/a/b/mpnet").shown == "train:dual:mpnet"
+    assert TeacherSpec.parse("train").shown == "train"
+    assert TeacherSpec.parse("/a/b/mpnet").shown == "given"
+    assert TeacherSpec.parse("as-is=/a/b/mpnet").shown == "as-is"
+
+
 def test_a_kind_stands_on_others() -> None:
     assert TeacherSpec.parse("train:cross").kinds == ("dual", "cross")
     assert TeacherSpec.parse("train").kinds == tuple(KINDS)

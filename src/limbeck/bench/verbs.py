@@ -20,7 +20,7 @@ import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -204,7 +204,7 @@ def bench(
     record |= {
         "labels": labels,
         "student_layers": student_layers,
-        "teacher": ", ".join(_without_place(spec) for spec in parse_specs(teacher)),
+        "teacher": ", ".join(spec.shown for spec in parse_specs(teacher)),
         "precision": precision,
         "seeds": list(seeds),
         "assignments": [f"{key}={value}" for key, value in (settings or {}).items()],
@@ -434,13 +434,6 @@ def _label(spec: TeacherSpec) -> str:
     """A name for a teacher that is to be fitted."""
     base = re.sub(r"[^\w.-]+", "-", Path(spec.base).name) if spec.base else None
     return spec.name or "-".join(filter(None, (spec.kind or FITTED, base)))
-
-
-def _without_place(spec: TeacherSpec) -> str:
-    """A teacher in words, without the path of a folder."""
-    if spec.fitted:
-        return str(replace(spec, base=Path(spec.base).name if spec.base else None))
-    return spec.name or "given"
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:

@@ -37,7 +37,7 @@ from limbeck.selection import MISSED, confusing, random_subset
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource, QueryList, judged_lists
 from limbeck.tasks.fitting import StagedSettings, train_contrastive, train_taught
-from limbeck.tasks.ladder import check_rung, fit_rung, judge, part_of, read_ladder
+from limbeck.tasks.ladder import check_rung, first_of, fit_rung, judge, read_ladder
 from limbeck.tasks.retrieval import Retrieval, share_updates
 from limbeck.tasks.retrieval import logits_of as logits
 from limbeck.tasks.systems import candidates
@@ -56,8 +56,8 @@ class ProdSettings(StagedSettings):
     ladder: tuple[str, ...] = Field(
         ("dual/2", "dual", "ensemble"),
         min_length=1,
-        description="teachers in order: dual or cross (/n = 1/n of the layers), ensemble, or a "
-        "model's place; --teacher PATH comes last",
+        description="teachers in order: dual or cross (/n = 1/n of the layers), ensemble, or as "
+        "--teacher names one; --teacher itself comes last",
     )
     tau: float = Field(1.0, gt=0, description="divides all logits of KD once more")
     hard_weight: float = Field(0.1, ge=0, description="weight of L_hard")
@@ -161,7 +161,7 @@ def prod(
         )
 
     # 1. Warm-up A: teacher 1 and the student, on negatives found by words.
-    encoder = part_of(task.base.encoder, rungs[0].part if rungs[0].kind == "dual" else 1)
+    encoder = first_of(task, rungs[0])
     fitting = settings.of_stage(settings.teacher_updates, settings.teacher_learning_rate, "best")
     halves = share_updates(task.updates(fitting, len(judged) / size), [1, 1])
     lists = task.lists(task.lexical(judged, depth=settings.depth), first_rank=settings.first_rank)
@@ -194,7 +194,7 @@ def prod(
             candidate = fit_rung(
                 task, name, rung, dual, (shown, ranked), fitting, temperature, settings.depth
             )
-        verdict = judge(task, candidate, best if number > 1 else None, dev)
+        verdict = judge(task, candidate, best if number > 1 else None, dev, rung.start)
         notes.append(f"rung {number}, {rung.name}: {verdict.said}")
         if verdict.above:
             best, fitted = candidate, rung.kind != "given"

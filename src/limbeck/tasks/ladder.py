@@ -1,8 +1,8 @@
 """Which teachers does a student climb, one after the other, and how is each of them made?
 
-A ladder is written in words: `dual/2,dual,ensemble`. A rung is fitted on judged queries' lists when
-its turn comes, or is a model that is there already. Which rungs teach, and on what, is a recipe's
-business.
+A ladder is written in words: `dual/2,dual,train:ensemble:path/to/encoder`. A rung is fitted on
+judged queries' lists when its turn comes, or is a model that is there already. Which rungs teach,
+and on what, is a recipe's business.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Literal
 
 from limbeck.candidates import Candidates
-from limbeck.errors import ConfigError
+from limbeck.errors import ConfigError, ModelError
 from limbeck.evaluation.comparison import compare
 from limbeck.models.encoder import Encoder
 from limbeck.models.layers import cut_layers, layer_count, ranker_from_encoder
-from limbeck.models.loading import kind_of
+from limbeck.models.loading import kind_of, load_encoder
+from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
 from limbeck.tasks.fitting import fit_weights, train_contrastive, train_listwise
 from limbeck.tasks.retrieval import ListSettings, Retrieval
+from limbeck.teachers.specs import FITTED, KINDS, TeacherSpec
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher, Teacher, load_teacher
 
 MEASURE = "nDCG@10"  # on dev, by which a rung must stand above the one before
@@ -30,31 +32,51 @@ MEASURE = "nDCG@10"  # on dev, by which a rung must stand above the one before
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A teacher on a ladder, `name` as it was written; fitted here unless it is `given`.
+    """A teacher on a ladder, `name` as it was written or called; fitted here unless it is `given`.
 
     `part` n means 1/n of the layers, rounded up: those of the base encoder for a dual encoder, and
-    of the dual encoder fitted last for a cross-encoder.
+    of the dual encoder fitted last for a cross-encoder. With a `base` of its own it starts from
+    that encoder, of which a cross-encoder and an ensemble first make a dual encoder.
     """
 
     name: str
     kind: Literal["dual", "cross", "ensemble", "given"]
     part: int = 1
+    path: str | None = None  # of a given one
+    base: str | None = None  # of a fitted one; None is the student's
     given: Teacher | None = None
+    start: DualTeacher | None = None  # the base, once it is loaded
 
 
 def read_rung(text: str) -> Rung:
-    """A rung in words: `dual`, `cross`, either with `/n`, `ensemble`, or else a model's place.
+    """A rung in words: `dual`, `cross`, either with `/n`, `ensemble`, or a teacher as `--teacher`
+    takes it, `[NAME=]train:KIND[:BASE]` or `[NAME=]PATH`.
+
+    Raises:
+        ConfigError: when it is to be fitted, and does not say as what.
 
     Example:
         >>> read_rung("dual/2").part, read_rung("path/to/ranker").kind
         (2, 'given')
+        >>> read_rung("big=train:cross:org/model").base
+        'org/model'
     """
     if text == "ensemble":
         return Rung(text, "ensemble")
     found = re.fullmatch(r"(dual|cross)(?:/([1-9]\d*))?", text)
-    if found is None:
-        return Rung(text, "given")
-    return Rung(text, "dual" if found[1] == "dual" else "cross", int(found[2] or 1))
+    if found is not None:
+        return Rung(text, "dual" if found[1] == "dual" else "cross", int(found[2] or 1))
+    spec = TeacherSpec.parse(text, "ladder")
+    name = spec.name or text
+    match spec.kind:
+        case "dual" | "cross" | "ensemble" as kind:
+            return Rung(name, kind, base=spec.base)
+    if spec.fitted:
+        raise ConfigError(
+            f"ladder {text!r}: a rung is one teacher. Say which kind to fit: "
+            f"{', '.join(f'{FITTED}:{kind}' for kind in KINDS)}."
+        )
+    return Rung(name, "given", path=spec.path)
 
 
 def read_ladder(
@@ -70,8 +92,11 @@ def read_ladder(
     for rung in map(read_rung, texts):
         if rung.kind == "ensemble" and not has_dev:
             notes.append("rung ensemble: left out, since its weights are fitted on dev")
-        elif rung.kind == "given":
-            rungs.append(replace(rung, given=load_teacher(rung.name)))
+        elif rung.path is not None:
+            rungs.append(replace(rung, given=load_teacher(rung.path)))
+        elif rung.base is not None:
+            name = f"base-{Path(rung.base).name}"
+            rungs.append(replace(rung, start=DualTeacher(name, load_encoder(rung.base))))
         else:
             rungs.append(rung)
     if last is not None:
@@ -88,10 +113,15 @@ def check_rung(text: str) -> None:
     """Refuse a rung that is neither one of the words nor anything there, without loading it.
 
     Raises:
-        ModelError: saying what is wrong with it.
+        ConfigError, ModelError: saying what is wrong with it.
     """
-    if read_rung(text).kind == "given" and not Path(text).exists():
-        kind_of(text)
+    rung = read_rung(text)
+    if rung.path is not None and not Path(rung.path).exists():
+        kind_of(rung.path)
+    if rung.base is not None and (kind := kind_of(rung.base)) != "SentenceTransformer":
+        raise ModelError(
+            f"ladder {text!r} starts from a {kind}. Name an encoder, a SentenceTransformer."
+        )
 
 
 def part_of(encoder: Encoder, part: int) -> Encoder:
@@ -99,6 +129,15 @@ def part_of(encoder: Encoder, part: int) -> Encoder:
     if part == 1:
         return copy.deepcopy(encoder).requires_grad_(True)
     return cut_layers(encoder, -(-layer_count(encoder) // part)).requires_grad_(True)
+
+
+def first_of(task: Retrieval, rung: Rung) -> Encoder:
+    """The encoder, to be trained, that the first dual encoder of a ladder with this first rung
+    starts from: the whole base where that is of another kind.
+    """
+    if rung.kind != "dual":
+        return part_of(task.base.encoder, 1)
+    return part_of((rung.start or task.base).encoder, rung.part)
 
 
 def fit_rung(
@@ -119,10 +158,15 @@ def fit_rung(
     """
     if rung.given is not None:
         return rung.given
+    if rung.start is not None:
+        temperature = softmax_temperature(rung.start.similarity)
+    if rung.kind == "dual" or rung.start is not None:
+        encoder = part_of((rung.start or task.base).encoder, rung.part)
+        stage = name if rung.kind == "dual" else f"{name}-body"
+        train_contrastive(task, stage, encoder, sources[0], settings, temperature)
+        dual = DualTeacher("dual", encoder)
     if rung.kind == "dual":
-        encoder = part_of(task.base.encoder, rung.part)
-        train_contrastive(task, name, encoder, sources[0], settings, temperature)
-        return DualTeacher("dual", encoder)
+        return dual
     ranker = ranker_from_encoder(part_of(dual.encoder, rung.part), task.run.seed)
     train_listwise(task, name, ranker, sources[1], settings)
     cross = CrossTeacher("cross", ranker)
@@ -141,9 +185,14 @@ class Verdict:
 
 
 def judge(
-    task: Retrieval, new: Teacher, former: Teacher | None, pools: Candidates | None
+    task: Retrieval,
+    new: Teacher,
+    former: Teacher | None,
+    pools: Candidates | None,
+    start: Teacher | None = None,
 ) -> Verdict:
-    """A teacher against the former one, both ranking the same pools of dev queries.
+    """A teacher against the former one, both ranking the same pools of dev queries; what it started
+    from is told beside it, where that is an encoder of its own.
 
     The first is never refused, and without dev nobody is.
     """
@@ -151,13 +200,17 @@ def judge(
         return Verdict(True, "not measured, since there is no dev split")
     own = task.quality(task.reranked(new, pools), "dev")
     said = f"{own[MEASURE].to_numpy().mean():.4f} {MEASURE} on dev"
-    if former is None:
-        return Verdict(True, said)
-    others = task.quality(task.reranked(former, pools), "dev")
+    others = None if former is None else task.quality(task.reranked(former, pools), "dev")
+    base = ""
+    if start is not None:
+        value = task.quality(task.reranked(start, pools), "dev")[MEASURE].to_numpy().mean()
+        base = f"; its base as it comes {value:.4f}"
+    if others is None:
+        return Verdict(True, f"{said}{base}")
     [found] = compare(own, {"former": others}, MEASURE, task.run.seed)
     above = found.difference.mean > 0
     said += (
         f"{'' if above else ', skipped'}: {found.difference.mean:+.4f} to the one before, "
         f"p = {found.p:.4f} (paired randomisation)"
     )
-    return Verdict(above, said)
+    return Verdict(above, f"{said}{base}")

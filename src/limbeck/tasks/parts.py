@@ -109,7 +109,13 @@ class Forecast:
         if work.carry_out is None:
             return None
         return rehearse(
-            self.task, self.speeds, work.student, work.teacher, work.carry_out, work.split
+            self.task,
+            self.speeds,
+            work.student,
+            work.teacher,
+            work.carry_out,
+            work.split,
+            list(work.bases.values()),
         )
 
     def _rehearsed(self) -> list[Part]:
@@ -366,6 +372,7 @@ class Forecast:
         fitted before.
         """
         widths = [each.dimension for each in self._answering() if each.vectors]
+        widths += [each.encoder.dimension for each in self.work.bases.values()]
         most = 2 * _NUMBER * max([self.task.base.encoder.dimension, *widths]) * self._passages
         most = max(most, int(self.speeds.index_bytes * self._passages))
         if self._noted:

@@ -27,7 +27,13 @@ from limbeck.store import digest
 from limbeck.tasks.costs import Speeds
 from limbeck.tasks.retrieval import DEV_POOL, Retrieval, TrainingSettings
 from limbeck.tasks.systems import candidates
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
+from limbeck.teachers.teachers import (
+    CrossTeacher,
+    DualTeacher,
+    EnsembleTeacher,
+    Teacher,
+    pair_codes,
+)
 from limbeck.training import Pass, Player, Turn
 from limbeck.types import QueryId, Role, Split
 
@@ -85,16 +91,18 @@ def rehearse(
     teacher: Teacher | None,
     carry_out: Callable[[Retrieval, Encoder], Teacher],
     split: Split | None,
+    bases: Sequence[DualTeacher] = (),
 ) -> Noted:
     """What a recipe would do; and then the measures of its last teacher, which `carry_out` gives,
-    and of the base encoder, on a split.
+    and of the base encoder and other bases, on a split.
     """
     given = (task.collection, task.run, task.base, task.store, task.given)
-    stage = Rehearsal(*given, speeds=speeds, student=student, taught=teacher)
+    stage = Rehearsal(*given, speeds=speeds, student=student, taught=teacher, probed=task.base)
     queries = task.split_queries(split) if split else None
     if queries is not None:
-        stage.vectors(task.base, "passage")
-        stage.vectors(task.base, "query", queries)
+        for base in (task.base, *bases):
+            stage.vectors(base, "passage")
+            stage.vectors(base, "query", queries)
     last = carry_out(stage, copy.deepcopy(student))
     if split and isinstance(last, DualTeacher):
         stage.vectors(last, "passage")
@@ -108,13 +116,14 @@ def rehearse(
 class Rehearsal(Retrieval):
     """A task on which nothing is trained, read or asked.
 
-    `student` and `taught` are those whose speeds were probed; other models are told from the base
-    encoder's by their size.
+    `student`, `taught` and the base encoder `probed` are those whose speeds were probed; other
+    models are told from the base encoder's by their size.
     """
 
     speeds: Speeds = field(kw_only=True)
     student: Encoder = field(kw_only=True)
     taught: Teacher | None = field(kw_only=True)
+    probed: DualTeacher = field(kw_only=True)
     noted: Noted = field(default_factory=Noted, kw_only=True)
 
     # --- candidates, and what teachers think of them -------------------------------------------
@@ -187,7 +196,7 @@ class Rehearsal(Retrieval):
         tally, known = self.noted.stages[stage], 0.0
         if role == "passage":
             tally.passages += count
-            shares = zip((self.base, self.taught), self.speeds.known, strict=True)
+            shares = zip((self.probed, self.taught), self.speeds.known, strict=True)
             known = max(
                 share if own is not None and own.digest == teacher.digest else 0.0
                 for own, share in shares
@@ -210,7 +219,7 @@ class Rehearsal(Retrieval):
             self._read(stage, teacher, "query", np.unique(pairs[:, 0]))
             self._read(stage, teacher, "passage", np.unique(pairs[:, 1]))
             return
-        codes = np.unique(pairs[:, 0] * len(self.collection.passages) + pairs[:, 1])
+        codes = np.unique(pair_codes(pairs))
         known = self.noted.scored.get(teacher.digest, codes[:0])
         both = self.noted.scored[teacher.digest] = np.union1d(known, codes)
         tally, count = self.noted.stages[stage], len(both) - len(known)
@@ -286,8 +295,9 @@ class Rehearsal(Retrieval):
         known, the bytes of their weights.
         """
         length = np.array([round(self.speeds.tokens["passage"])])
-        own, base = (each.forward_flops(length) for each in (model, self.base.encoder))
-        return own / base if own and base else model.size_bytes() / self.base.encoder.size_bytes()
+        probed = self.probed.encoder
+        own, base = (each.forward_flops(length) for each in (model, probed))
+        return own / base if own and base else model.size_bytes() / probed.size_bytes()
 
     def _is_student(self, model: Encoder | Ranker) -> bool:
         return isinstance(model, Encoder) and self._size(model) == self._size(self.student)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from limbeck.errors import ConfigError
@@ -78,6 +78,13 @@ class TeacherSpec:
     def __str__(self) -> str:
         what = self.path or ":".join(filter(None, (FITTED, self.kind, self.base)))
         return what if self.name is None else f"{self.name}={what}"
+
+    @property
+    def shown(self) -> str:
+        """The same for others to read: a base by its name, a given teacher without its path."""
+        if not self.fitted:
+            return self.name or "given"
+        return str(replace(self, name=None, base=Path(self.base).name if self.base else None))
 
     @property
     def fitted(self) -> bool:

@@ -312,20 +312,15 @@ class ScoresTeacher(_PairsOnly):
         return self._table(self._firsts(self.known.pairs))
 
     def _table(self, pairs: Positions) -> tuple[Positions, Floats]:
-        codes, first = np.unique(self._codes(pairs), return_index=True)
+        codes, first = np.unique(pair_codes(pairs), return_index=True)
         return codes, self.known.scores[first]
 
     def _looked_up(self, table: tuple[Positions, Floats], pairs: Positions) -> Floats:
         """The scores [n] of pairs [n, 2]; NaN where the table has none."""
         codes, scores = table
-        wanted = self._codes(pairs)
+        wanted = pair_codes(pairs)
         at = np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)
         return np.where(codes[at] == wanted, scores[at], np.float32(np.nan))
-
-    def _codes(self, pairs: Positions) -> Positions:
-        """One number per pair."""
-        codes: Positions = pairs[:, 0] * len(self.collection.passages) + pairs[:, 1]
-        return codes
 
     @cached_property
     def _first_with_text(self) -> tuple[Positions, Positions]:
@@ -435,8 +430,7 @@ class EnsembleTeacher:
         limited = [each.answers for each in self.members if each.answers is not None]
         if not limited:
             return None
-        width = 1 + max(int(pairs[:, 1].max(initial=0)) for pairs in limited)
-        codes = [pairs[:, 0] * width + pairs[:, 1] for pairs in limited]
+        codes = [pair_codes(pairs) for pairs in limited]
         shared = np.ones(len(codes[0]), dtype=bool)
         for others in codes[1:]:
             shared &= np.isin(codes[0], others)
@@ -500,6 +494,16 @@ class EnsembleTeacher:
             )
         ]
         write_json(folder / _ENSEMBLE, {"name": self.name, "members": members}, stage=stage)
+
+
+def pair_codes(pairs: Positions) -> Positions:
+    """One number [n] per (query, passage) pair [n, 2], ascending by query and then by passage.
+
+    No two pairs share one, however many texts there are or were made on the way.
+    """
+    wide = pairs.astype(np.int64)
+    codes: Positions = (wide[:, 0] << 32) | wide[:, 1]
+    return codes
 
 
 def load_teacher(spec: str) -> Teacher:
