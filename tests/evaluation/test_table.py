@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from limbeck.evaluation.table import Cost, advice, as_rich, as_text, row
+from limbeck.cli.output import one_line
+from limbeck.evaluation.table import Cost, advice, aligned, as_rich, as_text, row
 
 FRAME = pl.DataFrame(
     {"query_id": ["a", "b"], "nDCG@10": [0.5, 0.5], "RR@10": [1.0, 1.0], "R@100": [0.0, 0.0]}
@@ -109,3 +110,15 @@ def test_no_advice_when_it_wins_ties_or_cannot_be_compared() -> None:
     assert advice([of("student", 0.31, "dev"), of("bm25", 0.9, "test")]) == []
     assert advice([of("bm25", 0.9)]) == []
     assert advice([{"model": "student", "split": "test"}, of("bm25", 0.9)]) == []
+
+
+def test_wide_characters_take_two_columns() -> None:
+    cells = [["system", "nDCG@10"], ["教師", "0.5"], ["student", "0.25"]]
+    assert aligned(cells, words=1).split("\n") == [
+        "system   nDCG@10",
+        "教師         0.5",
+        "student     0.25",
+    ]
+    assert one_line("文字" * 50, width=10) == "文字文字…"
+    assert one_line("a" * 20, width=10) == "a" * 9 + "…"
+    assert one_line("a" * 10, width=10) == "a" * 10

@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.cells import cell_len, chop_cells
 
 if TYPE_CHECKING:  # the pipeline is imported by the command that runs it
     from limbeck.pipeline import Result
@@ -35,6 +36,6 @@ def print_json(value: object) -> None:
 
 
 def one_line(text: str, width: int = 88) -> str:
-    """The beginning of a passage on one line."""
+    """The beginning of a passage on one line, at most `width` columns of a terminal."""
     flat = " ".join(text.split())
-    return flat if len(flat) <= width else flat[: width - 1] + "…"
+    return flat if cell_len(flat) <= width else chop_cells(flat, width - 1)[0] + "…"

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import polars as pl
 from pydantic import AfterValidator
+from rich.cells import cell_len  # a Chinese character is two columns wide
 from rich.table import Table
 
 from limbeck.evaluation.comparison import mean_ci
@@ -177,10 +178,12 @@ def cost_cells(rows: Sequence[Row]) -> list[list[str]]:
 
 def aligned(cells: Sequence[Sequence[str]], *, words: int) -> str:
     """Lines of cells as plain text: the first `words` columns begin, the others end, together."""
-    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    widths = [max(cell_len(line[column]) for line in cells) for column in range(len(cells[0]))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column < words else cell.rjust(width)
+            f"{cell}{' ' * (width - cell_len(cell))}"
+            if column < words
+            else f"{' ' * (width - cell_len(cell))}{cell}"
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in cells
