@@ -7,6 +7,7 @@
 `tiny_sparse_folder`: a BERT `SparseEncoder` (SPLADE), 2 layers, width 32.
 `tiny_late_folder`: a BERT `MultiVectorEncoder` (ColBERT), 2 layers, 16 numbers per token, queries
 filled up to 12 tokens, punctuation of passages skipped.
+`encoder_of`: an encoder of another architecture, 2 layers, width 32.
 `tiny_writer_folder`: a T5 seq2seq model, 1 layer, width 16.
 All others share one WordPiece tokenizer, which knows some words and every ASCII letter and digit.
 """
@@ -224,3 +225,39 @@ def tiny_writer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     T5ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def encoder_of(
+    architecture: str, folder: Path, *, pooling: str = "mean", side: str = "right", **more: Any
+) -> "Encoder":
+    """A tiny encoder of an architecture, with the tokenizer of the others; padded on a side."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import AutoConfig, AutoModel
+
+    from limbeck.models.encoder import Encoder
+
+    names: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "initializer_range": 0.2,
+    }
+    if architecture == "distilbert":
+        names = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "initializer_range": 0.2}
+    tokenizer = tiny_tokenizer()
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 64, "pad_token_id": 0}
+    config = AutoConfig.for_model(architecture, **(sizes | names | more))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        AutoModel.from_config(config).save_pretrained(folder / "body")
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.padding_side = side
+    tokenizer.save_pretrained(folder / "body")
+    modules = [
+        Transformer(str(folder / "body"), max_seq_length=48),
+        Pooling(32, pooling),
+        Normalize(),
+    ]
+    return Encoder(SentenceTransformer(modules=modules, device="cpu").eval())

@@ -3,13 +3,15 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 
+from conftest import encoder_of
 from limbeck import inference
 from limbeck.data.tokens import TokenStore, tokenize_here
 from limbeck.errors import ConfigError, ScoreError
@@ -480,9 +482,62 @@ def test_a_model_that_turns_in_openvino_is_refused(
             score(tiny_ranker, tokens, tokens, PAIRS, engine=engine)
 
 
+# What a token may see ends 4 to either side; or padding comes first and sees nothing at all.
+LOCAL = {"architecture": "modernbert", "local_attention": 8}
+CAUSAL = {
+    "architecture": "qwen3",
+    "pooling": "lasttoken",
+    "side": "left",
+    "num_key_value_heads": 4,
+    "head_dim": 8,
+}
+
+
+@pytest.mark.parametrize("made", [LOCAL, CAUSAL])
+def test_a_model_that_openvino_breaks_beside_padding_is_refused_before_it_is_used(
+    made: dict[str, Any], tmp_path: Path
+) -> None:
+    """Texts of one length show nothing: they are as torch has them, and come first in a plan."""
+    encoder = encoder_of(**made, folder=tmp_path)
+    alike = tokenize_here(["cat dog"], encoder.tokenizer)
+    engine = Engine("cpu", "fp32", 96, "openvino")
+    with pytest.raises(ScoreError, match=r"beside a longer text .* nan.* Use --backend torch"):
+        embed(encoder, alike, "passage", engine=engine)
+    exact = embed(encoder, alike, "passage", engine=EXACT)
+    onnx = embed(encoder, alike, "passage", engine=Engine("cpu", "fp32", 96, "onnxruntime"))
+    np.testing.assert_allclose(onnx, exact, atol=1e-5)
+
+
+def test_auto_stays_in_torch_for_a_model_that_openvino_breaks(
+    tiny_encoder: Encoder, tiny_ranker: Ranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    models = {"base": tiny_encoder, "ranker": tiny_ranker}
+    enough = {"precision": "fp32", "characters": 4_000_000}
+    found = choose_engine(**enough, models=models)
+    assert (found.backend, found.notes) == ("openvino", ())
+    local = encoder_of(**LOCAL, folder=tmp_path)
+    found = choose_engine(**enough, models={**models, "teacher": local})
+    assert found == Engine("cpu", "fp32")
+    [note] = found.notes
+    assert note.startswith("backend: auto is torch, since openvino fails the teacher. In OpenVINO")
+    assert choose_engine("openvino", **enough, models={"teacher": local}).backend == "openvino"
+
+
+def test_padded_batches_are_checked_up_to_the_longest_that_was_asked_for(
+    tiny_encoder: Encoder, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A longer text than half a batch goes alone; 48 tokens are the most that the model takes."""
+    monkeypatch.setattr(compiled, "_kept", OrderedDict())
+    for budget, longest in ((30, 15), (20, 15), (1000, 48)):
+        embed(tiny_encoder, tokens, "passage", engine=replace(GRAPH, max_batch_tokens=budget))
+        [graph] = compiled._kept.values()
+        assert graph.padded_to == longest
+
+
 def test_what_is_not_finite_in_openvino_is_named(tiny_encoder: Encoder, tokens: TokenStore) -> None:
     word = int(tokens[2][0])
     with torch.no_grad():
         tiny_encoder.transformer.embeddings.word_embeddings.weight[word] = torch.nan
-    with pytest.raises(ScoreError, match="not finite for passage 2"):
+    with pytest.raises(ScoreError, match=r"not finite for passage 2.* or use --backend torch"):
         embed(tiny_encoder, tokens, "passage", engine=GRAPH)

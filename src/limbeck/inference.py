@@ -3,8 +3,9 @@
 Texts are sorted by length and cut into batches under a token budget, so that little is padded; the
 batches are known before the first one runs. They run in torch, or on a processor in OpenVINO or
 onnxruntime (the extras `openvino` and `onnx`), to which a model is converted once per process. In
-bf16 and in those the first rows are also computed by torch in fp32; a model that does not survive
-the change is refused.
+bf16 and in those the first rows are also computed by torch in fp32, and of a converted model a
+batch of texts of very different lengths besides; a model that does not survive the change is
+refused, or stays in torch where nobody asked for anything else.
 
 This module knows no file, no id and no collection: texts are positions in a token store.
 """
@@ -14,18 +15,18 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from limbeck.data.tokens import TokenStore, tokenize_here
-from limbeck.errors import ConfigError, ScoreError
-from limbeck.models.compiled import compiled
+from limbeck.errors import ConfigError, ModelError, ScoreError
+from limbeck.models.compiled import Compiled, compiled
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.exported import ExportedEncoder, ExportedRanker, Runtime, check_runs_in
 from limbeck.models.forward import forward
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     Positions = NDArray[np.int64]
     Plan = list[Positions]
     Vectors = NDArray[np.float32]
+    Tokens = NDArray[np.int32]
+    Comparison = Callable[..., None]  # of a model's output for a batch with torch's in fp32
 
 Model = TypeVar("Model", Encoder, Ranker)
 Precision = Literal["fp32", "bf16"]
@@ -58,6 +61,20 @@ LEAST_CONVERTED = 4_000_000
 
 CHARACTERS_PER_TOKEN = 3  # a guess for planning batches of texts that are not tokenised yet
 COMPARED_ROWS = 8  # of the first batch, with torch's in fp32
+
+# A batch on which converted models are checked: texts from one token up to the longest that is
+# padded, as many as fit into so many tokens, but two at least. What a model makes of the padding
+# beside a short text shows in no batch of texts of one length.
+PADDED_ROWS = 4
+PADDED_TOKENS = 1024
+LONGEST_EXPORTED = 4096  # tokens of such a text for an export, where the model takes as many
+PADDED_TEXT = (
+    "A short text stands beside a long one in a batch, and is filled up with tokens that say "
+    "nothing. Nobody may see them: each word of the short text looks at its own words alone, "
+    "however many there are in the other. "
+)
+BESIDE = ", beside a longer text in its batch,"  # where such a check fails
+
 LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.999}  # between a vector and torch's in fp32
 # between a logit and torch's in fp32, as a share of the largest logit (at least 1)
 MOST_DIFFERENCE = {"fp32": 0.001, "bf16": 0.1}
@@ -72,7 +89,8 @@ class Engine:
     thread: by as many processes in torch, by threads of this one in the others. Their bytes do not
     depend on how many. Without, torch computes one batch at a time on all its threads, and the
     others as many as torch has threads.
-    `matmul_rate` is the device's limit in this precision, in FLOP/s, once it was probed.
+    `matmul_rate` is the device's limit in this precision, in FLOP/s, once it was probed. `notes`
+    say what was chosen for whom nothing was asked, and why.
     """
 
     device: str
@@ -81,6 +99,7 @@ class Engine:
     backend: Backend = "torch"
     workers: int | None = None
     matmul_rate: float | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def key(self) -> dict[str, str]:
         """What of an engine changes the numbers; the batches of a plan do too."""
@@ -97,11 +116,13 @@ def choose_engine(
     *,
     characters: int = 0,
     workers: int | None = None,
+    models: Mapping[str, Encoder | Ranker] | None = None,
 ) -> Engine:
     """The engine for this machine: a GPU when torch sees one, bf16 where the device computes in it.
 
     `auto` is torch, but OpenVINO where it is installed, there is no GPU and the passages to be read
-    have at least `LEAST_CONVERTED` characters: for fewer, converting models would not pay.
+    have at least `LEAST_CONVERTED` characters: for fewer, converting models would not pay. It stays
+    torch where one of `models`, those that are known beforehand, is not the same in OpenVINO.
 
     Raises:
         ConfigError: when the backend or precision is unknown, a backend is asked for that is not
@@ -137,7 +158,24 @@ def choose_engine(
         )
     half = precision == "bf16" or (precision == "auto" and _computes_bf16(device))
     tokens = GPU_BATCH_TOKENS if device == "cuda" else CPU_BATCH_TOKENS
-    return Engine(device, "bf16" if half else "fp32", tokens, chosen, workers)
+    engine = Engine(device, "bf16" if half else "fp32", tokens, chosen, workers)
+    return fall_back(engine, models or {}) if backend == "auto" else engine
+
+
+def fall_back(engine: Engine, models: Mapping[str, Encoder | Ranker]) -> Engine:
+    """The engine, or torch with a note where one of some models is not the same in its backend.
+
+    An exported model runs nowhere else: with one among them the engine stays.
+    """
+    if engine.backend == "torch" or any(map(_is_exported, models.values())):
+        return engine
+    for name, model in models.items():
+        try:
+            check_converted(model, engine)
+        except (ModelError, ScoreError) as error:
+            note = f"backend: auto is torch, since {engine.backend} fails the {name}. {error}"
+            return replace(engine, backend="torch", notes=(*engine.notes, note))
+    return engine
 
 
 def plan_batches(lengths: Sequence[int] | NDArray[np.int64], max_tokens: int) -> list[Positions]:
@@ -183,7 +221,7 @@ def embed_batches(
             bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
             raise ScoreError(
                 f"The encoder gave a vector that is not finite for {role} "
-                f"{int(positions[bad])}. Check its weights, or use --precision fp32."
+                f"{int(positions[bad])}. {_or_else(encoder, engine)}"
             )
         yield positions, vectors
 
@@ -267,7 +305,7 @@ def score_batches(
             query, passage = pairs[rows[np.flatnonzero(~np.isfinite(scores))[0]]]
             raise ScoreError(
                 f"The ranker gave a score that is not finite for query {query} and passage "
-                f"{passage}. Check its weights, or use --precision fp32."
+                f"{passage}. {_or_else(ranker, engine)}"
             )
         yield rows, scores
 
@@ -380,34 +418,87 @@ def _read(reader: Reader, texts: Sequence[str], role: Role, engine: Engine) -> l
 def check_same(
     model: Encoder | Ranker, exported: ExportedEncoder | ExportedRanker, texts: Sequence[str]
 ) -> None:
-    """Refuse an exported model that is not what the model is in fp32, on some texts or pairs.
+    """Refuse an exported model that is not what the model is in fp32, on some texts or pairs, and
+    on a batch with a spread of lengths.
 
     Raises:
         ScoreError: when it gives other vectors or scores.
     """
-    engine = Engine("cpu", "fp32", backend=exported.model.runtime)
+    runtime = exported.model.runtime
+    engine = Engine("cpu", "fp32", backend=runtime)
     tokens = tokenize_here(texts, model.tokenizer)
     rows = [tokens[at] for at in range(len(tokens))]
-    graph = compiled(exported, exported.model.runtime, "fp32", at_a_time=1)
+    graph = compiled(exported, runtime, "fp32", at_a_time=1)
+    instead = "--to onnx" if runtime == "openvino" else "--to openvino"
+    some = (
+        model.collator("passage").singles(rows)
+        if isinstance(model, Encoder)
+        else model.collator.pairs(rows, rows[::-1])
+    )
+    compare = _comparison(model)
+    compare(model, some, next(graph.run([some])), engine, instead=instead)
+    padded = _padded_batch(model, min(model.max_length, LONGEST_EXPORTED))
+    compare(model, padded, next(graph.run([padded])), engine, where=BESIDE, instead=instead)
+
+
+def check_converted(model: Encoder | Ranker, engine: Engine) -> None:
+    """Refuse a model that its engine's backend computes otherwise than torch does, on a batch with
+    a spread of lengths, up to the longest that the engine would pad.
+
+    Raises:
+        ModelError: when the model cannot be converted.
+        ScoreError: when it gives other vectors or scores.
+    """
+    check_runs_in(model, engine.backend)
+    _check_padded(model, _converted(model, engine), engine)
+
+
+def _converted(model: Encoder | Ranker, engine: Engine) -> Compiled:
+    """The model in the engine's backend, which is not torch."""
+    assert engine.backend != "torch"
+    at_a_time = engine.workers or torch.get_num_threads()
+    return compiled(model, engine.backend, engine.precision, at_a_time=at_a_time)
+
+
+def _check_padded(model: Encoder | Ranker, graph: Compiled, engine: Engine) -> None:
+    """Refuse a converted model that is another one beside padding; once for each length."""
+    longest = min(model.max_length, engine.max_batch_tokens // 2)  # a longer text goes alone
+    if longest > graph.padded_to:
+        features = _padded_batch(model, longest)
+        found = next(graph.run([features]))
+        _comparison(model)(model, features, found, engine, where=BESIDE)
+        graph.padded_to = longest
+
+
+def _padded_batch(model: Encoder | Ranker, longest: int) -> dict[str, Tensor]:
+    """Texts, or pairs, from the shortest to one of so many tokens."""
+    words = tokenize_here([PADDED_TEXT], model.tokenizer)[0]
+    rows = min(PADDED_ROWS, max(2, PADDED_TOKENS // longest))
     if isinstance(model, Encoder):
-        features = model.collator("passage").singles(rows)
-        _compare_vectors(model, features, next(graph.run([features])), engine)
-    else:
-        features = model.collator.pairs(rows, rows[::-1])
-        _compare_scores(model, features, next(graph.run([features])), engine)
+        collator = model.collator("passage")
+        return collator.singles(_spread(words, longest - collator.single.specials, rows))
+    texts = _spread(words, longest - model.collator.pair.specials, rows)
+    parts = [(text[: len(text) // 4], text[len(text) // 4 :]) for text in texts]
+    return model.collator.pairs(*map(list, zip(*parts, strict=True)))
+
+
+def _spread(words: Tokens, longest: int, count: int) -> list[Tokens]:
+    """Texts of these words, again and again, from one word to so many."""
+    lengths = np.geomspace(1, max(2, longest), count).round().astype(np.int64)
+    return [np.resize(words, length) for length in lengths]
 
 
 def _outputs(
     model: Model,
     batches: Iterator[dict[str, Tensor]],
     engine: Engine,
-    compare: Callable[[Model, dict[str, Tensor], Vectors, Engine], None],
+    compare: Comparison,
 ) -> Iterator[Vectors]:
     """The model's output for one batch after the other; of the first, it is compared with fp32."""
     check_runs_in(model, engine.backend)
     if engine.backend != "torch":
-        at_a_time = engine.workers or torch.get_num_threads()
-        graph = compiled(model, engine.backend, engine.precision, at_a_time=at_a_time)
+        graph = _converted(model, engine)
+        _check_padded(model, graph, engine)
         for features in () if graph.checked else batches:
             compare(model, features, next(graph.run([features])), engine)
             graph.checked = True
@@ -463,8 +554,19 @@ def _exactly(model: nn.Module, features: dict[str, Tensor], engine: Engine) -> V
         return _call(model, first, exact)
 
 
+def _comparison(model: Encoder | Ranker) -> Comparison:
+    """What refuses a model of this kind when it gives something else than torch in fp32."""
+    return _compare_vectors if isinstance(model, Encoder) else _compare_scores
+
+
 def _compare_vectors(
-    encoder: Encoder, features: dict[str, Tensor], vectors: Vectors, engine: Engine
+    encoder: Any,
+    features: dict[str, Tensor],
+    vectors: Vectors,
+    engine: Engine,
+    *,
+    where: str = "",
+    instead: str | None = None,
 ) -> None:
     """Refuse an encoder whose vectors turn."""
     exact = _exactly(encoder, features, engine)
@@ -474,27 +576,43 @@ def _compare_vectors(
     least = LEAST_COSINE[engine.precision]
     if np.isfinite(exact).all() and not cosines.min() >= least:
         raise ScoreError(
-            f"{_where(engine)} the encoder gives other vectors than in fp32 (cosine "
-            f"{cosines.min():.4f}, at least {least} expected). Use {_instead(engine)}."
+            f"{_where(engine)}{where} the encoder gives other vectors than in fp32 "
+            f"(cosine {cosines.min():.4f}, at least {least} expected). Use "
+            f"{instead or _instead(engine)}."
         )
 
 
 def _compare_scores(
-    ranker: Ranker, features: dict[str, Tensor], scores: Vectors, engine: Engine
+    ranker: Any,
+    features: dict[str, Tensor],
+    scores: Vectors,
+    engine: Engine,
+    *,
+    where: str = "",
+    instead: str | None = None,
 ) -> None:
     """Refuse a ranker whose scores move."""
-    _refuse_moved("ranker", _exactly(ranker, features, engine), scores, engine)
+    exact = _exactly(ranker, features, engine)
+    _refuse_moved("ranker", exact, scores, engine, where=where, instead=instead)
 
 
-def _refuse_moved(what: str, exact: Vectors, scores: Vectors, engine: Engine) -> None:
+def _refuse_moved(
+    what: str,
+    exact: Vectors,
+    scores: Vectors,
+    engine: Engine,
+    *,
+    where: str = "",
+    instead: str | None = None,
+) -> None:
     """Refuse a model whose first scores are not what it gives in fp32."""
     difference = np.abs(exact - scores[: len(exact)]).max() / max(1.0, np.abs(exact).max())
     most = MOST_DIFFERENCE[engine.precision]
     if np.isfinite(exact).all() and not difference <= most:
         raise ScoreError(
-            f"{_where(engine)} the {what} gives other scores than in fp32 (they differ by "
+            f"{_where(engine)}{where} the {what} gives other scores than in fp32 (they differ by "
             f"{difference:.4f} of the largest, at most {most} expected). Use "
-            f"{_instead(engine)}."
+            f"{instead or _instead(engine)}."
         )
 
 
@@ -507,6 +625,20 @@ def _where(engine: Engine) -> str:
 def _instead(engine: Engine) -> str:
     """What to use after a comparison failed."""
     return "--precision fp32" if engine.precision == "bf16" else "--backend torch"
+
+
+def _or_else(model: Encoder | Ranker, engine: Engine) -> str:
+    """What to do after a number was not finite."""
+    if _is_exported(model):
+        return "Export the model again, and use what it came from if that is refused."
+    if engine.backend == "torch" and engine.precision == "fp32":
+        return "Check its weights."
+    return f"Check its weights, or use {_instead(engine)}."
+
+
+def _is_exported(model: Encoder | Ranker) -> bool:
+    """Whether a model is a graph, which torch cannot run."""
+    return isinstance(model, (ExportedEncoder, ExportedRanker))
 
 
 def _computes_bf16(device: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import encoder_of
 from limbeck.data.tokens import tokenize_here
 from limbeck.errors import ConfigError, ModelError
 from limbeck.models.encoder import Encoder, Ranker
@@ -105,7 +106,7 @@ def test_a_file_tells_nothing_of_where_it_was_made(tiny_encoder: Encoder, tmp_pa
 def test_other_architectures(
     converted: Callable[..., Run], architecture: str, tmp_path: Path
 ) -> None:
-    encoder = _encoder_of(architecture, tmp_path)
+    encoder = encoder_of(architecture, tmp_path)
     tokens = tokenize_here(TEXTS, encoder.tokenizer)
     features = encoder.collator("passage").singles([tokens[at] for at in range(3)])
     with torch.inference_mode():
@@ -140,44 +141,6 @@ def test_without_the_extra(tiny_encoder: Encoder, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ConfigError, match=r"onnxruntime .* `pip install 'limbeck\[onnx\]'"):
         onnx_session(Path("model.onnx"))
-
-
-def _encoder_of(architecture: str, folder: Path) -> Encoder:
-    """A tiny encoder of an architecture, with the tokenizer of the others."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from transformers import AutoConfig, AutoModel
-
-    from conftest import tiny_tokenizer
-
-    names = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "initializer_range": 0.2,
-    }
-    if architecture == "distilbert":
-        names = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "initializer_range": 0.2}
-    tokenizer = tiny_tokenizer()
-    config = AutoConfig.for_model(
-        architecture,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=64,
-        pad_token_id=0,
-        **names,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        AutoModel.from_config(config).save_pretrained(folder / "body")
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    tokenizer.save_pretrained(folder / "body")
-    modules = [
-        Transformer(str(folder / "body"), max_seq_length=48),
-        Pooling(32, "mean"),
-        Normalize(),
-    ]
-    return Encoder(SentenceTransformer(modules=modules, device="cpu").eval())
 
 
 def test_the_narrowing_products_are_the_second_of_each_feed_forward_block(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from conftest import encoder_of
 from limbeck import inference
-from limbeck.errors import ConfigError
 from limbeck.evaluation.measures import MEASURES
 from limbeck.models import compiled
 from limbeck.models.graph import to_openvino
@@ -54,11 +54,29 @@ def test_a_run_in_openvino_repeats_itself_and_converts_no_model_in_training(
     }
 
 
-def test_a_run_is_not_resumed_with_what_auto_chooses_now(
+def test_a_run_goes_on_with_what_auto_chose_then(
     distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    distil()
+    first = distil()
     (tmp_path / "run" / "metrics.json").unlink()
     monkeypatch.setattr(inference, "LEAST_CONVERTED", 1)
-    with pytest.raises(ConfigError, match="backend is 'torch' there and 'openvino' here"):
-        distil()
+    assert distil().rows == first.rows
+    record = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
+    assert record["engine"]["backend"] == "torch"
+
+
+def test_a_run_of_a_model_that_openvino_breaks_stays_in_torch_and_says_so(
+    distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "LEAST_CONVERTED", 1)
+    encoder_of("modernbert", tmp_path, local_attention=8).save(
+        tmp_path / "local", card="", stage="test"
+    )
+    local = {"student": str(tmp_path / "local"), "teacher": str(tmp_path / "local")}
+    result = distil(**local)
+    record = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
+    assert record["engine"]["backend"] == "torch"
+    [note] = record["auto"]["notes"]
+    assert note in result.notes
+    (tmp_path / "run" / "metrics.json").unlink()
+    assert distil(**local).notes == result.notes

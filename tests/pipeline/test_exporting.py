@@ -23,6 +23,7 @@ pytest.importorskip("nncf")
 pytest.importorskip("onnxruntime")
 
 from collections_here import made_up
+from conftest import encoder_of
 
 TEXTS = ["list all users", "the moon and the sea " * 20, "cat"]
 WORDS = ["moon", "sea and sun", "red", "blue and green", "find the file", "one two", "a fish"]
@@ -143,6 +144,18 @@ def test_what_is_not_the_model_is_refused(
             ScoreError, match=rf"In \w+ and fp32 the {type(model).__name__.lower()}"
         ):
             check_same(model, load_exported(folder), TEXTS)
+
+
+def test_what_is_another_model_beside_padding_is_not_exported(tmp_path: Path, data: Path) -> None:
+    """Its local attention leaves padding nothing to see, which OpenVINO answers with nan."""
+    folder, out = tmp_path / "local", tmp_path / "out"
+    local = encoder_of("modernbert", tmp_path, local_attention=8)
+    local.save(folder, card="", stage="test")
+    for to in ("openvino", "openvino-int8"):
+        with pytest.raises(ScoreError, match="beside a longer text in its batch"):
+            pipeline.export(str(folder), to=to, out=out, data=str(data), precision="fp32")
+        assert not out.exists()
+    pipeline.export(str(folder), to="onnx", out=out)
 
 
 def test_an_exported_model_is_evaluated_like_its_origin(

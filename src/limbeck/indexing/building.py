@@ -70,7 +70,7 @@ from limbeck.store import (
     held,
     new_folder,
 )
-from limbeck.teachers.teachers import DualTeacher, load_teacher
+from limbeck.teachers.teachers import DualTeacher, load_teacher, models_of
 from limbeck.types import Progress, Role, Silent
 
 if TYPE_CHECKING:
@@ -135,8 +135,14 @@ def build(
     if backend == "auto" and is_exported(model):
         backend = runtime_of(model)
     engine = choose_engine(
-        backend, precision, characters=collection.passages.characters, workers=workers
+        backend,
+        precision,
+        characters=collection.passages.characters,
+        workers=workers,
+        models=models_of(teacher),
     )
+    for line in engine.notes:
+        progress.say(line)
     out.mkdir(parents=True, exist_ok=True)
     with held(out):
         card = _begun_card(teacher, collection, engine, beside)
@@ -197,7 +203,8 @@ def add(
         model = folder / index.card["model"]["path"]
         if backend == "auto" and is_exported(model):
             backend = runtime_of(model)
-        engine = choose_engine(backend, precision, characters=passages.characters)
+        characters, models = passages.characters, models_of(teacher)
+        engine = choose_engine(backend, precision, characters=characters, models=models)
         first = 1 + max(int(entry["name"].rpartition("-")[2]) for entry in index.card["segments"])
         replaced = index.rows_of(passages.ids)
         added = _encoded(teacher, passages, folder, engine, progress or Silent(), first=first)

@@ -35,10 +35,15 @@ _kept: OrderedDict[tuple[str, Runtime, str, int], Compiled] = OrderedDict()
 
 
 class Compiled(ABC):
-    """A graph, ready to run; `checked` is for who compares it with the model it came from."""
+    """A graph, ready to run.
+
+    `checked` and `padded_to` are for who compares it with the model it came from: whether that was
+    done, and up to what length beside padding.
+    """
 
     def __init__(self, at_a_time: int) -> None:
         self.checked = False
+        self.padded_to = 0
         self._at_a_time = at_a_time
 
     def run(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[NDArray[np.float32]]:
@@ -137,6 +142,7 @@ def compiled(
         if isinstance(model, (ExportedEncoder, ExportedRanker)):
             _kept[key] = _compiled(model.model.graph, runtime, precision, at_a_time)
             _kept[key].checked = True  # when it was exported; there are no other weights
+            _kept[key].padded_to = model.max_length
         else:
             graph = to_openvino(model) if runtime == "openvino" else _session(model)
             _kept[key] = _compiled(graph, runtime, precision, at_a_time)

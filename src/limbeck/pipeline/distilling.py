@@ -18,9 +18,9 @@ import torch
 
 from limbeck.data.collection import Collection
 from limbeck.errors import TeacherRefused
-from limbeck.inference import Engine
+from limbeck.inference import BACKENDS, Engine, choose_engine
 from limbeck.limit import Effort, matmul_rate
-from limbeck.models.encoder import Encoder
+from limbeck.models.encoder import Encoder, Ranker
 from limbeck.pipeline.asking import Request, measured_split, split_settings
 from limbeck.pipeline.fitting import Fitting, as_one, fits_of
 from limbeck.pipeline.foretold import Plan, as_notes, keep
@@ -57,7 +57,8 @@ from limbeck.tasks.systems import (
 )
 from limbeck.teachers.diagnostics import diagnose, doubt, refusal
 from limbeck.teachers.specs import KINDS, TeacherSpec, fit_name, kind_and_base
-from limbeck.teachers.teachers import EnsembleTeacher, Teacher
+from limbeck.teachers.teachers import EnsembleTeacher, Teacher, models_of
+from limbeck.training.distributed import Group
 
 DIAGNOSIS = "stages/diagnose/diagnosis.json"  # what the teacher's scores look like
 EXAMINED = "stages/diagnose/scores.parquet"  # the scores themselves
@@ -97,11 +98,42 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
             "decided": asdict(decided),
             **_preset(request),
             "engine": _engine(task),
+            **_auto(task.run.engine),
             "limit": {"matmul_flops_per_second": task.run.engine.matmul_rate},
             "environment": environment(),
         },
     )
     return decided
+
+
+def engine_for(
+    request: Request, found: Mapping[str, Any] | None, workers: int | None, group: Group
+) -> Engine:
+    """What a run computes with: what its record says, or what the first process chooses now.
+
+    Raises:
+        ConfigError: when what was asked for, or recorded, is not there.
+    """
+    recorded = (found or {}).get("engine", {})
+    asked = {key: str(request.asked[key]) for key in ("backend", "precision")}
+    given = {
+        key: recorded.get(key, each) if each == "auto" else each for key, each in asked.items()
+    }
+    engine = choose_engine(
+        **given,
+        characters=request.collection.passages.characters,
+        workers=workers,
+        models=known_models(request) if group.rank == 0 else None,
+    )
+    agreed = BACKENDS[int(group.broadcast(BACKENDS.index(engine.backend)))]
+    notes = (found or {}).get("auto", {}).get("notes", engine.notes)
+    return replace(engine, backend=agreed, notes=tuple(notes))
+
+
+def known_models(request: Request) -> dict[str, Encoder | Ranker]:
+    """The models of a run that are known before it begins, by name."""
+    teacher = {} if request.teacher is None else models_of(request.teacher)
+    return {"base": request.base, "student": request.student, **teacher}
 
 
 def foretell(request: Request, task: Retrieval, budget: float | None) -> tuple[Decided, Plan]:
@@ -254,7 +286,7 @@ class Distillation:
     def result(self) -> Result:
         """Fit or take a teacher, examine it, train the student, measure everything."""
         request, task = self.request, self.task
-        notes = list(request.notes)
+        notes = [*request.notes, *task.run.engine.notes]
         split = measured_split(request.collection)
         beside = None if self.student_alone else split  # where the other systems are measured
         undistilled = copy.deepcopy(request.student)
@@ -538,6 +570,11 @@ def _scores(collection: Collection, lists: Sequence[QueryList]) -> pl.DataFrame:
 def _preset(request: Request) -> dict[str, dict[str, object]]:
     """What a preset set, as the record has it; no table without one."""
     return {"preset": {k: str(v) for k, v in request.preset.items()}} if request.preset else {}
+
+
+def _auto(engine: Engine) -> dict[str, dict[str, object]]:
+    """What `auto` chose and why, as the record has it; no table where nothing is to be said."""
+    return {"auto": {"notes": list(engine.notes)}} if engine.notes else {}
 
 
 def _engine(task: Retrieval) -> dict[str, str]:

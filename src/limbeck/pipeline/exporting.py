@@ -10,7 +10,7 @@ measured once more.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -21,7 +21,13 @@ from limbeck.data import read_collection
 from limbeck.data.collection import Collection
 from limbeck.data.tokens import tokenize_here
 from limbeck.errors import ConfigError, DataError, ModelError
-from limbeck.inference import check_same, choose_engine
+from limbeck.inference import (
+    LONGEST_EXPORTED,
+    Engine,
+    check_converted,
+    check_same,
+    choose_engine,
+)
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.exported import (
     FORMATS,
@@ -128,6 +134,8 @@ def export(
             f"{collection.name} has no dev split to measure int8 on. Add qrels/dev.tsv, or use "
             "--to openvino."
         )
+    engine = choose_engine("openvino", precision)
+    check_converted(own, replace(engine, max_batch_tokens=2 * LONGEST_EXPORTED))
     graph = to_openvino(own)
     calibration = _calibration(own, collection)
     for spared in ([], narrowing_products(graph)):
@@ -136,7 +144,7 @@ def export(
         small = to_int8(to_openvino(own), calibration, spared=spared)
         with TemporaryDirectory() as trial:
             write_exported(own, small, Path(trial), "openvino-int8")
-            before, after = _on_dev(collection, own, Path(trial), precision, progress)
+            before, after = _on_dev(collection, own, Path(trial), engine, progress)
         found = Exported(out, "openvino-int8", before, after)
         lost = found.lost or 0.0
         if lost <= MOST_LOST or force:
@@ -189,11 +197,10 @@ def _on_dev(
     collection: Collection,
     own: Encoder | Ranker,
     folder: Path,
-    precision: str,
+    engine: Engine,
     progress: Progress,
 ) -> tuple[float, float]:
     """nDCG@10 on dev of the model and of what a folder holds, both in OpenVINO."""
-    engine = choose_engine("openvino", precision)
     base = DualTeacher("base", own if isinstance(own, Encoder) else load_encoder(OFFLINE))
     figures = []
     with TemporaryDirectory() as scratch:

@@ -14,7 +14,7 @@ from typing import Any
 from limbeck.errors import ConfigError
 from limbeck.inference import choose_engine
 from limbeck.pipeline.asking import checked
-from limbeck.pipeline.distilling import foretell
+from limbeck.pipeline.distilling import foretell, known_models
 from limbeck.pipeline.foretold import Plan, keep
 from limbeck.pipeline.verbs import as_recorded, distill
 from limbeck.record import check_writable, open_folder, read_record
@@ -49,10 +49,11 @@ def plan(data: str, *, out: str | Path | None = None, **arguments: Any) -> Plan:
         asked["precision"],
         characters=request.collection.passages.characters,
         workers=asked["workers"],
+        models=known_models(request),
     )
     scores = ScoreStore(Path(asked["store"])) if asked["store"] else ScoreStore.default()
     check_writable(scores.root, "--store")
-    for line in request.notes:
+    for line in (*request.notes, *engine.notes):
         progress.say(line)
     with TemporaryDirectory() as scratch:
         run = Run(Path(scratch), asked["seed"], engine, progress)

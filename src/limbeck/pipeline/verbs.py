@@ -31,7 +31,7 @@ from limbeck.pipeline.asking import (
     teacher_named,
     training_queries,
 )
-from limbeck.pipeline.distilling import Distillation, decide, with_limit
+from limbeck.pipeline.distilling import Distillation, decide, engine_for, with_limit
 from limbeck.pipeline.fitting import fits_of
 from limbeck.pipeline.making import with_kept_queries
 from limbeck.pipeline.reporting import (
@@ -49,7 +49,7 @@ from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.systems import measure_bm25, measure_teacher, unmeasured
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.specs import FITTED, parse_specs
-from limbeck.teachers.teachers import DualTeacher
+from limbeck.teachers.teachers import DualTeacher, models_of
 from limbeck.training import Run
 from limbeck.training.distributed import current_group
 from limbeck.types import Progress, Silent, Split
@@ -138,8 +138,7 @@ def distill(
         if (out / METRICS).exists() and not _to_make_again(out, progress):
             return finished(out)
     request = checked(asked, settings or {})
-    characters = request.collection.passages.characters
-    engine = choose_engine(backend, precision, characters=characters, workers=workers)
+    engine = engine_for(request, found, workers, current_group())
     scores = ScoreStore(Path(store)) if store else ScoreStore.default()
     check_writable(scores.root, "--store")
     run = Run(out, seed, engine, progress, alike=[Path(each) for each in alike])
@@ -156,7 +155,7 @@ def distill(
             scores,
             request.candidates,
         )
-        for line in request.notes:
+        for line in (*request.notes, *engine.notes):
             progress.say(line)
         decided = run.first(lambda: decide(request, task, budget_seconds))
         return Distillation(request, task, decided, force_teacher, student_alone, force).result()
@@ -284,10 +283,14 @@ def evaluate(
         )
     if backend == "auto" and is_exported(model):
         backend = runtime_of(model)  # where alone it runs
-    characters = collection.passages.characters
-    engine = choose_engine(backend, precision, characters=characters, workers=workers)
-    engine = with_limit(engine, None)
     asked = teacher_named(model, collection)
+    characters = collection.passages.characters
+    engine = choose_engine(
+        backend, precision, characters=characters, workers=workers, models=models_of(asked)
+    )
+    for line in engine.notes:
+        progress.say(line)
+    engine = with_limit(engine, None)
     with TemporaryDirectory() as temporary:
         base = (
             asked if isinstance(asked, DualTeacher) else DualTeacher("base", load_encoder(OFFLINE))
@@ -300,7 +303,7 @@ def evaluate(
                 "another --split."
             )
         systems = [measure_bm25(task, split), measure_teacher(task, "model", asked, split)]
-        notes = list(collection.notes)
+        notes = [*collection.notes, *engine.notes]
         if isinstance(asked, DualTeacher):
             notes += prompt_notes("model", model, asked.encoder)
         return report(task, Path(out) if out else None, systems, notes, seed)

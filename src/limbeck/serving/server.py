@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 
 from limbeck.errors import ConfigError
 from limbeck.indexing import Searcher, open_searcher
-from limbeck.inference import Engine, choose_engine
+from limbeck.inference import CPU_BATCH_TOKENS, Engine, choose_engine, fall_back
 from limbeck.models.graph import openvino_installed
 from limbeck.serving.hosts import ANY, AllowedHosts
 from limbeck.serving.limits import Limits
+from limbeck.teachers.teachers import models_of
 from limbeck.types import Progress, Silent
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ def prepare(
             precision=engine.precision if precision == "auto" else precision,
             progress=progress,
         )
+        if backend == "auto":
+            _fall_back(searcher, progress)
         _warm_up(searcher, bm25, progress)
         served = name or searcher.name
         app = create_app(searcher, limits, name=served, bm25=bm25, hosts=allowed, origins=origins)
@@ -123,6 +126,16 @@ def serving_engine(backend: str, precision: str) -> Engine:
     if precision == "auto" and engine.backend == "torch":
         return replace(engine, precision="fp32")
     return engine
+
+
+def _fall_back(searcher: Searcher, progress: Progress) -> None:
+    """Serve in torch, with a line that says so, where OpenVINO is not right for a model."""
+    teacher = {} if searcher.teacher is None else models_of(searcher.teacher)
+    models = {"encoder": searcher.encoder, **teacher}
+    engine = fall_back(searcher.engine, models)
+    if engine.backend != searcher.engine.backend:
+        searcher.engine = replace(engine, precision="fp32", max_batch_tokens=CPU_BATCH_TOKENS)
+        progress.say(engine.notes[-1])
 
 
 def _warm_up(searcher: Searcher, bm25: bool, progress: Progress) -> None:

@@ -590,6 +590,15 @@ def _load_ensemble(folder: Path) -> EnsembleTeacher:
     )
 
 
+def models_of(teacher: Teacher) -> dict[str, Encoder | Ranker]:
+    """The models in a teacher that an engine's backend computes, by name."""
+    if isinstance(teacher, EnsembleTeacher):
+        return {name: model for each in teacher.members for name, model in models_of(each).items()}
+    if isinstance(teacher, DualTeacher):
+        return {teacher.name: teacher.encoder}
+    return {teacher.name: teacher.ranker} if isinstance(teacher, CrossTeacher) else {}
+
+
 def _model_digest(kind: str, model: Encoder | Ranker | Reader) -> str:
     """Everything that a model's numbers depend on but the texts and the engine."""
     return digest(
