@@ -34,6 +34,7 @@ from limbeck.pipeline.asking import (
 from limbeck.pipeline.distilling import Distillation, decide, engine_for, with_limit
 from limbeck.pipeline.fitting import fits_of
 from limbeck.pipeline.making import with_kept_queries
+from limbeck.pipeline.memory import frees_memory
 from limbeck.pipeline.reporting import (
     METRICS,
     PAGE,
@@ -55,6 +56,7 @@ from limbeck.training.distributed import current_group
 from limbeck.types import Progress, Silent, Split
 
 
+@frees_memory
 def distill(
     data: str | Path,
     *,
@@ -235,6 +237,7 @@ def dry_run(data: str | Path, **arguments: Any) -> list[str]:
     return lines
 
 
+@frees_memory
 def evaluate(
     model: str,
     data: str | Path,
