@@ -105,8 +105,8 @@ def main() -> int:
     asked = options()
     setup = prepare(asked)
     engines = {OURS: choose_engine("auto", "fp32")}
-    if choose_engine() != engines[OURS]:
-        engines[DEFAULT] = choose_engine()
+    if choose_engine(trains=True) != engines[OURS]:
+        engines[DEFAULT] = choose_engine(trains=True)
     sides = [THEIRS, *engines]
     bursts = time_updates(setup, engines, asked.rounds, asked.burst)
     frames: dict[str, list[pl.DataFrame]] = {side: [] for side in sides}
@@ -130,7 +130,7 @@ def main() -> int:
         "labels": asked.labels,
         "settings": setup.settings.model_dump()
         | {"teacher_temperature": setup.teacher_temperature},
-        "default_precision": choose_engine().precision,
+        "default_precision": choose_engine(trains=True).training().precision,
         "rounds": asked.rounds,
         "burst": asked.burst,
         **figures(frames, first_losses, bursts),

@@ -69,12 +69,14 @@ def main() -> int:
     asked = options()
     collection = read_collection(asked.data)
     encoder = load_encoder(asked.encoder)
-    limit = matmul_rate("cpu", choose_engine("torch").precision, clock=time.process_time)
+    limit = matmul_rate(
+        "cpu", choose_engine("torch", trains=True).training().precision, clock=time.process_time
+    )
     rows = [student_row(asked, collection, encoder, layers, limit) for layers in asked.layers]
     record = {
         "benchmark": "profile-update",
         "data": {"name": collection.name, "digest": collection.digest},
-        "engine": choose_engine("torch").key(),
+        "engine": choose_engine("torch", trains=True).training().key(),
         "matmul_gflops": limit / 1e9,
         "updates": asked.updates,
         "queries_per_update": asked.queries,
@@ -213,7 +215,7 @@ def train(
     """A stage of so many updates; what it counted. The folder keeps the teacher's vectors."""
     student = cut_layers(encoder, layers)
     teacher = DualTeacher("teacher", cut_layers(encoder, 1))
-    task = Retrieval(collection, Run(folder, 0, choose_engine("torch")), teacher, None)
+    task = Retrieval(collection, Run(folder, 0, choose_engine("torch", trains=True)), teacher, None)
     source = ListSource(random_lists(collection), asked.queries, asked.list_length, seed=0)
     settings: Any = parse_settings(find("kl").settings, {"updates": updates, "measures": 0})
 

@@ -47,6 +47,7 @@ from limbeck.models.encoder import Encoder
 from limbeck.models.exported import load_exported
 from limbeck.models.layers import cut_layers, ranker_from_encoder
 from limbeck.models.loading import OFFLINE, load_encoder, load_ranker
+from limbeck.models.probing import precisions
 from limbeck.pipeline import export
 from limbeck.recipes import find
 from limbeck.search import BM25, search_dense
@@ -75,8 +76,9 @@ def main() -> int:
     collection = read_collection(asked.data)
     encoder = load_encoder(asked.encoder)
     clock = time.perf_counter if asked.clock == "wall" else time.process_time
-    limit = matmul_rate("cpu", "bf16", clock=clock)
-    print(f"bf16 matmul: {limit / 1e9:.0f} GFLOP/s", flush=True)
+    limits = {each: matmul_rate("cpu", each, clock=clock) for each in precisions("cpu")}
+    limit = max(limits.values())
+    print(f"limit: {limit / 1e9:.0f} GFLOP/s; {reasons()}", flush=True)
     rows: list[dict[str, Any]] = []
     wanted = set(asked.work)
     timed = partial(in_rounds, rounds=asked.rounds, clock=clock)
@@ -96,7 +98,8 @@ def main() -> int:
         "rounds": asked.rounds,
         "clock": asked.clock,
         "load_average": os.getloadavg()[0],
-        "bf16_matmul_gflops": limit / 1e9,
+        "matmul_gflops": {each: rate / 1e9 for each, rate in limits.items()},
+        "precision": reasons(),
         "rows": [row for row in rows if row["work"].removesuffix("_bf16") in wanted],
     }
     write_results(asked.results, asked.name, record, page(record))
@@ -185,8 +188,13 @@ def halved(model: Any) -> Any:
 
 
 def best_engine() -> Engine:
-    """OpenVINO in the precision of the processor."""
+    """OpenVINO in the precision that is measured to be the faster one."""
     return choose_engine("openvino")
+
+
+def reasons() -> str:
+    """Which precision was taken, to read in OpenVINO and to train in torch, and why."""
+    return " ".join(choose_engine("openvino", trains=True).notes)
 
 
 @dataclass
@@ -405,7 +413,7 @@ def train_row(
     )
     settings = head_to_head.with_temperature(settings, encoder)
     with tempfile.TemporaryDirectory() as scratch:
-        engine = choose_engine("torch")
+        engine = choose_engine("torch", trains=True)
         run = Run(Path(scratch), 0, engine)
         task = Retrieval(collection, run, DualTeacher("base", encoder), None)
         lists = random_lists(collection)
@@ -428,8 +436,9 @@ def train_row(
                 seconds[side].append(statistics.median(steady))
                 losses.setdefault(side, trained.losses)
             print(f"round {number + 1} of {asked.rounds}", flush=True)
+    trained = engine.training().key()
     return row(
-        "train_step", seconds, OURS, None, updates=asked.burst, losses=losses, engine=engine.key()
+        "train_step", seconds, OURS, None, updates=asked.burst, losses=losses, engine=trained
     )
 
 
@@ -565,10 +574,13 @@ def distinct(texts: Sequence[str], base: int, count: int) -> list[str]:
 
 def page(record: Mapping[str, Any]) -> str:
     """The results as Markdown."""
-    headings = ["work", "vs default", "vs torch bf16", "vs best", "share of limit"]
+    headings = ["work", "precision", "vs default", "vs torch bf16", "vs best", "share of limit"]
     cells = [
         [
             each["work"],
+            "int8"
+            if each["work"] == "encode_int8"
+            else each.get("engine", {}).get("precision", ""),
             *(
                 "" if each[key] is None else f"{each[key]:.2f}"
                 for key in ("vs_default", "vs_torch_bf16", "vs_best", "share_of_limit")
@@ -577,13 +589,15 @@ def page(record: Mapping[str, Any]) -> str:
         for each in record["rows"]
         if each["work"] in RATIOS or each["work"].endswith("_bf16")
     ]
+    products = ", ".join(f"{each} {rate:.0f}" for each, rate in record["matmul_gflops"].items())
     words = (
         "Times as fast as sentence-transformers: medians of "
         f"{record['rounds']} rounds, {record['clock']} clock, load {record['load_average']:.1f}. "
-        f"bf16 matmul: {record['bf16_matmul_gflops']:.0f} GFLOP/s. Data: {record['data']['name']}, "
-        f"digest {record['data']['digest'][:16]}."
+        f"Matrix products: {products} GFLOP/s. Data: {record['data']['name']}, digest "
+        f"{record['data']['digest'][:16]}."
     )
-    parts = ["# Speed", words, table(headings, cells)]
+    why = record["precision"]
+    parts = ["# Speed", words, f"{why[:1].upper()}{why[1:]}.", table(headings, cells)]
     for each in record["rows"]:
         if each["work"] == "linearity":
             rates = each["tokens_per_second"]

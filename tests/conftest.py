@@ -253,11 +253,12 @@ def encoder_of(
         torch.manual_seed(3)
         AutoModel.from_config(config).save_pretrained(folder / "body")
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    tokenizer.padding_side = side
     tokenizer.save_pretrained(folder / "body")
     modules = [
         Transformer(str(folder / "body"), max_seq_length=48),
         Pooling(32, pooling),
         Normalize(),
     ]
-    return Encoder(SentenceTransformer(modules=modules, device="cpu").eval())
+    encoder = Encoder(SentenceTransformer(modules=modules, device="cpu").eval())
+    encoder.tokenizer.padding_side = side
+    return encoder

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import bert_config
-from limbeck.limit import TRAINED, Effort, forward_flops, matmul_rate
+from limbeck.limit import TRAINED, Effort, forward_flops, matmul_rate, rates_in_turns
 
 SIZES = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 WIDE = {"num_hidden_layers": 3, "hidden_size": 32, "intermediate_size": 48}
@@ -94,6 +94,16 @@ def test_the_probe_works_in_both_precisions_and_puts_the_threads_back() -> None:
     assert matmul_rate("cpu", "fp32") > 0
     assert matmul_rate("cpu", "bf16", threads=before + 1) > 0
     assert torch.get_num_threads() == before
+
+
+def test_works_that_take_turns_by_hand() -> None:
+    """The first turn is not counted; then a takes 4 and 2 s, b 1 and 5: 60 FLOP in 2 and in 1."""
+    calls: list[str] = []
+    ticks = iter([0, 9, 9, 18, 20, 24, 30, 31, 40, 42, 50, 55])
+    works = {name: (lambda name=name: calls.append(name)) for name in "ab"}
+    found = rates_in_turns(works, 60.0, seconds=10.0, clock=lambda: float(next(ticks)))
+    assert found == {"a": 30.0, "b": 60.0}
+    assert calls == ["a", "b"] * 3
 
 
 def test_speed_by_hand() -> None:

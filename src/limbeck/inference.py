@@ -12,12 +12,10 @@ This module knows no file, no id and no collection: texts are positions in a tok
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
@@ -31,6 +29,13 @@ from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.exported import ExportedEncoder, ExportedRanker, Runtime, check_runs_in
 from limbeck.models.forward import forward
 from limbeck.models.graph import onnxruntime, openvino, openvino_installed
+from limbeck.models.probing import (
+    Precision,
+    faster,
+    precisions,
+    reading_rates,
+    training_rates,
+)
 from limbeck.models.reading import Reader, Reading
 from limbeck.models.workers import workers
 from limbeck.types import Progress, Role, Silent
@@ -45,7 +50,6 @@ if TYPE_CHECKING:
     Comparison = Callable[..., None]  # of a model's output for a batch with torch's in fp32
 
 Model = TypeVar("Model", Encoder, Ranker)
-Precision = Literal["fp32", "bf16"]
 Backend = Literal["torch"] | Runtime
 BACKENDS: tuple[Backend, ...] = ("torch", *get_args(Runtime))
 
@@ -73,7 +77,7 @@ PADDED_TEXT = (
     "nothing. Nobody may see them: each word of the short text looks at its own words alone, "
     "however many there are in the other. "
 )
-BESIDE = ", beside a longer text in its batch,"  # where such a check fails
+BESIDE = " beside a longer text in its batch"  # where such a check fails
 
 LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.999}  # between a vector and torch's in fp32
 # between a logit and torch's in fp32, as a share of the largest logit (at least 1)
@@ -89,8 +93,9 @@ class Engine:
     thread: by as many processes in torch, by threads of this one in the others. Their bytes do not
     depend on how many. Without, torch computes one batch at a time on all its threads, and the
     others as many as torch has threads.
-    `matmul_rate` is the device's limit in this precision, in FLOP/s, once it was probed. `notes`
-    say what was chosen for whom nothing was asked, and why.
+    Models are trained in `training_precision`, if that is another one. `matmul_rate` is the
+    device's limit in any precision, in FLOP/s, once it was probed. `notes` say what was chosen
+    where nothing was asked, and why.
     """
 
     device: str
@@ -98,6 +103,7 @@ class Engine:
     max_batch_tokens: int = CPU_BATCH_TOKENS
     backend: Backend = "torch"
     workers: int | None = None
+    training_precision: Precision | None = None
     matmul_rate: float | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
 
@@ -106,8 +112,12 @@ class Engine:
         return {"backend": self.backend, "device": self.device, "precision": self.precision}
 
     def training(self) -> Engine:
-        """The engine for a model whose weights still change: converting it would be for once."""
-        return replace(self, backend="torch")
+        """The engine for a model whose weights still change: converting it would be for once.
+
+        And for whatever else runs in torch alone.
+        """
+        precision = self.training_precision or self.precision
+        return replace(self, backend="torch", precision=precision, training_precision=None)
 
 
 def choose_engine(
@@ -117,8 +127,13 @@ def choose_engine(
     characters: int = 0,
     workers: int | None = None,
     models: Mapping[str, Encoder | Ranker] | None = None,
+    trains: bool = False,
+    taken: Precision | None = None,
 ) -> Engine:
-    """The engine for this machine: a GPU when torch sees one, bf16 where the device computes in it.
+    """The engine for this machine: a GPU when torch sees one, and the precision that is measured to
+    be the faster one there, to read in its backend and, where it `trains`, to train in torch.
+
+    The precision `taken` before is taken again, without a measurement, where the device has it.
 
     `auto` is torch, but OpenVINO where it is installed, there is no GPU and the passages to be read
     have at least `LEAST_CONVERTED` characters: for fewer, converting models would not pay. It stays
@@ -156,10 +171,42 @@ def choose_engine(
         raise ConfigError(
             "--workers shares out a processor's work, but here is a GPU. Leave it out."
         )
-    half = precision == "bf16" or (precision == "auto" and _computes_bf16(device))
     tokens = GPU_BATCH_TOKENS if device == "cuda" else CPU_BATCH_TOKENS
-    engine = Engine(device, "bf16" if half else "fp32", tokens, chosen, workers)
-    return fall_back(engine, models or {}) if backend == "auto" else engine
+    engine = Engine(device, "bf16" if precision == "bf16" else "fp32", tokens, chosen, workers)
+    if precision == "auto":
+        engine = _faster(engine, trains=trains, taken=taken)
+    if backend == "auto" and chosen != "torch":
+        fallen = fall_back(engine, models or {})
+        if fallen.backend != chosen and precision == "auto":
+            return _faster(replace(fallen, notes=fallen.notes[-1:]), trains=trains, taken=taken)
+        return fallen
+    return engine
+
+
+def _faster(engine: Engine, *, trains: bool, taken: Precision | None) -> Engine:
+    """The engine in the faster precision, with a note that says why."""
+    device, backend = engine.device, engine.backend
+    if taken is not None:
+        return replace(engine, precision=taken if taken in precisions(device) else "fp32")
+    if "bf16" not in precisions(device):
+        note = f"precision: auto is fp32, since the {device} has no bf16"
+        return replace(engine, precision="fp32", notes=(*engine.notes, note))
+    if backend == "onnxruntime":
+        return engine
+    rates = {f"to read ({backend})": reading_rates(device, backend)}
+    if trains:
+        rates["to train"] = training_rates(device)
+    found = {purpose: faster(each) for purpose, each in rates.items()}
+    told = ", and ".join(
+        f"{found[purpose]} {purpose}, {each['bf16'] / 1e9:,.0f} GFLOP/s in bf16 and "
+        f"{each['fp32'] / 1e9:,.0f} in fp32"
+        for purpose, each in rates.items()
+    )
+    note = f"precision: auto is {told}, measured on one thread of the {device}"
+    reads, *rest = found.values()
+    trained = rest[0] if rest and rest[0] != reads else None
+    notes = (*engine.notes, note)
+    return replace(engine, precision=reads, training_precision=trained, notes=notes)
 
 
 def fall_back(engine: Engine, models: Mapping[str, Encoder | Ranker]) -> Engine:
@@ -174,7 +221,7 @@ def fall_back(engine: Engine, models: Mapping[str, Encoder | Ranker]) -> Engine:
             check_converted(model, engine)
         except (ModelError, ScoreError) as error:
             note = f"backend: auto is torch, since {engine.backend} fails the {name}. {error}"
-            return replace(engine, backend="torch", notes=(*engine.notes, note))
+            return replace(engine.training(), notes=(*engine.notes, note))
     return engine
 
 
@@ -367,6 +414,7 @@ def compare_readings(
     Raises:
         ScoreError: when a score is not finite or not what fp32 gives, or a passage can have none.
     """
+    engine = engine.training()
     asked = np.unique(np.concatenate([pairs[rows, 0] for rows in plan]))
     with _running(reader, engine):
         known: dict[int, Reading] = {}
@@ -576,7 +624,7 @@ def _compare_vectors(
     least = LEAST_COSINE[engine.precision]
     if np.isfinite(exact).all() and not cosines.min() >= least:
         raise ScoreError(
-            f"{_where(engine)}{where} the encoder gives other vectors than in fp32 "
+            f"{_where(engine)} the encoder gives other vectors than in fp32{where} "
             f"(cosine {cosines.min():.4f}, at least {least} expected). Use "
             f"{instead or _instead(engine)}."
         )
@@ -610,7 +658,7 @@ def _refuse_moved(
     most = MOST_DIFFERENCE[engine.precision]
     if np.isfinite(exact).all() and not difference <= most:
         raise ScoreError(
-            f"{_where(engine)}{where} the {what} gives other scores than in fp32 (they differ by "
+            f"{_where(engine)} the {what} gives other scores than in fp32{where} (they differ by "
             f"{difference:.4f} of the largest, at most {most} expected). Use "
             f"{instead or _instead(engine)}."
         )
@@ -639,14 +687,3 @@ def _or_else(model: Encoder | Ranker, engine: Engine) -> str:
 def _is_exported(model: Encoder | Ranker) -> bool:
     """Whether a model is a graph, which torch cannot run."""
     return isinstance(model, (ExportedEncoder, ExportedRanker))
-
-
-def _computes_bf16(device: str) -> bool:
-    """Whether the device multiplies matrices in bf16, rather than imitating it."""
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if platform.system() != "Linux":
-        return False
-    about = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    flags = next((line for line in about.splitlines() if line.startswith("flags")), "").split()
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)

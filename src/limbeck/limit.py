@@ -11,10 +11,10 @@ This module knows no model, only its config, and not what the arithmetic was for
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
-from typing import Any, Literal
+from itertools import count, cycle
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ PROBED = {
     "cuda": ((8192, 4096, 4096), (8192, 8192, 8192)),
 }
 PROBE_SECONDS = 0.2
+LEAST_TURNS = 2  # of works that are compared
 
 # model_type of transformers -> names in its config: layers, width, width inside a layer
 _NAMES = {
@@ -40,6 +41,7 @@ _NAMES = {
 }
 
 Lengths = Sequence[int] | NDArray[np.int64]
+Name = TypeVar("Name")
 
 
 def forward_flops(config: Any, lengths: Lengths) -> float | None:
@@ -79,6 +81,33 @@ def matmul_rate(
         return _best_product(device, precision, clock)
     finally:
         torch.set_num_threads(before)
+
+
+def rates_in_turns(
+    works: Mapping[Name, Callable[[], object]],
+    flops: float,
+    *,
+    seconds: float,
+    clock: Callable[[], float],
+) -> dict[Name, float]:
+    """FLOP/s of works of so many FLOP each, by the shortest time that each took on a clock.
+
+    They take turns, so that what slows the machine slows them all; a first turn warms up, and
+    others follow, two at least, until all together took so many seconds.
+    """
+    best = dict.fromkeys(works, float("inf"))
+    spent = 0.0
+    for turn in count(-1):
+        if turn >= LEAST_TURNS and spent >= seconds:
+            break
+        for name, work in works.items():
+            started = clock()
+            work()
+            taken = clock() - started
+            if turn >= 0:
+                best[name] = min(best[name], taken)
+                spent += taken
+    return {name: flops / max(taken, 1e-9) for name, taken in best.items()}
 
 
 def _best_product(

@@ -121,7 +121,7 @@ Workers = Annotated[
 ]
 Precision = Annotated[
     Literal["auto", "fp32", "bf16"],
-    typer.Option(help="Numbers to compute with; `auto` is bf16 where the processor has it."),
+    typer.Option(help="Numbers to compute with; `auto` takes bf16 where it is clearly faster."),
 ]
 DropUnknownJudgements = Annotated[
     bool,

@@ -204,7 +204,13 @@ def add(
         if backend == "auto" and is_exported(model):
             backend = runtime_of(model)
         characters, models = passages.characters, models_of(teacher)
-        engine = choose_engine(backend, precision, characters=characters, models=models)
+        engine = choose_engine(
+            backend,
+            precision,
+            characters=characters,
+            models=models,
+            taken=index.card["engine"]["precision"],
+        )
         first = 1 + max(int(entry["name"].rpartition("-")[2]) for entry in index.card["segments"])
         replaced = index.rows_of(passages.ids)
         added = _encoded(teacher, passages, folder, engine, progress or Silent(), first=first)

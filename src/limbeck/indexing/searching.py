@@ -161,13 +161,14 @@ def open_searcher(
         ModelError, StoreError: when the model or the index cannot be used.
     """
     place = Path(place).expanduser()
-    engine = choose_engine(backend, precision)
+    choose_engine(backend, "fp32" if precision == "auto" else precision)  # refused now
     index = find_index(place, backend=backend, precision=precision, progress=progress)
     if teacher is None and is_run(place):
         teacher = teacher_of(place)
     model = index.folder / index.card["model"]["path"]
     if backend == "auto" and is_exported(model):
-        engine = choose_engine(runtime_of(model), precision)
+        backend = runtime_of(model)
+    engine = choose_engine(backend, precision, taken=index.card["engine"]["precision"])
     if engine.backend != "torch":  # which puts all its threads on one batch
         engine = replace(engine, max_batch_tokens=SEARCHED_TOKENS)
     found = None if teacher is None else load_teacher(teacher)

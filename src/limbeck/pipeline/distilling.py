@@ -21,6 +21,7 @@ from limbeck.errors import TeacherRefused
 from limbeck.inference import BACKENDS, Engine, choose_engine
 from limbeck.limit import Effort, matmul_rate
 from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.probing import PRECISIONS, precisions
 from limbeck.pipeline.asking import Request, measured_split, split_settings
 from limbeck.pipeline.fitting import Fitting, as_one, fits_of
 from limbeck.pipeline.foretold import Plan, as_notes, keep
@@ -115,19 +116,31 @@ def engine_for(
         ConfigError: when what was asked for, or recorded, is not there.
     """
     recorded = (found or {}).get("engine", {})
-    asked = {key: str(request.asked[key]) for key in ("backend", "precision")}
-    given = {
-        key: recorded.get(key, each) if each == "auto" else each for key, each in asked.items()
-    }
+    backend, precision = (
+        str(recorded.get(key, "auto") if request.asked[key] == "auto" else request.asked[key])
+        for key in ("backend", "precision")
+    )
+    first = group.rank == 0
     engine = choose_engine(
-        **given,
+        backend,
+        precision if first or precision != "auto" else "fp32",
         characters=request.collection.passages.characters,
         workers=workers,
-        models=known_models(request) if group.rank == 0 else None,
+        models=known_models(request) if first else None,
+        trains=True,
     )
-    agreed = BACKENDS[int(group.broadcast(BACKENDS.index(engine.backend)))]
-    notes = (found or {}).get("auto", {}).get("notes", engine.notes)
-    return replace(engine, backend=agreed, notes=tuple(notes))
+    trained = recorded.get("training_precision", engine.training().precision)
+    reads, trains = (
+        PRECISIONS[int(group.broadcast(PRECISIONS.index(each)))]
+        for each in (engine.precision, trained)
+    )
+    return replace(
+        engine,
+        backend=BACKENDS[int(group.broadcast(BACKENDS.index(engine.backend)))],
+        precision=reads,
+        training_precision=trains if trains != reads else None,
+        notes=tuple((found or {}).get("auto", {}).get("notes", engine.notes)),
+    )
 
 
 def known_models(request: Request) -> dict[str, Encoder | Ranker]:
@@ -259,7 +272,10 @@ def with_limit(engine: Engine, record: Mapping[str, Any] | None) -> Engine:
     rate = (record or {}).get("limit", {}).get("matmul_flops_per_second")
     if not rate:
         threads = max(engine.workers or 1, torch.get_num_threads())
-        rate = matmul_rate(engine.device, engine.precision, threads=threads)
+        rate = max(
+            matmul_rate(engine.device, precision, threads=threads)
+            for precision in precisions(engine.device)
+        )
     return replace(engine, matmul_rate=rate)
 
 
@@ -583,6 +599,8 @@ def _engine(task: Retrieval) -> dict[str, str]:
     found = engine.key()
     if engine.backend != "torch":
         found[engine.backend] = version(engine.backend)
+    if engine.training_precision is not None:
+        found["training_precision"] = engine.training_precision
     if engine.workers is not None:  # how many does not matter
         found["batches"] = "on one thread each"
     return found

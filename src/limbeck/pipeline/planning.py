@@ -50,6 +50,7 @@ def plan(data: str, *, out: str | Path | None = None, **arguments: Any) -> Plan:
         characters=request.collection.passages.characters,
         workers=asked["workers"],
         models=known_models(request),
+        trains=True,
     )
     scores = ScoreStore(Path(asked["store"])) if asked["store"] else ScoreStore.default()
     check_writable(scores.root, "--store")

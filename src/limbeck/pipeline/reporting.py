@@ -104,7 +104,7 @@ def _limit(task: Retrieval) -> list[str]:
         return []
     told = (
         f"limit: {engine.matmul_rate / 1e9:,.0f} GFLOP/s, the best matrix product of the "
-        f"{engine.device} in {engine.precision}; read/limit and train/limit are the shares of it "
+        f"{engine.device} in any precision; read/limit and train/limit are the shares of it "
         "that a model's layers use to read passages and in its updates, padding not counted"
     )
     return [told]

@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from limbeck.errors import ConfigError
 from limbeck.indexing import Searcher, open_searcher
 from limbeck.inference import CPU_BATCH_TOKENS, Engine, choose_engine, fall_back
@@ -120,12 +122,10 @@ def serving_engine(backend: str, precision: str) -> Engine:
     In torch `auto` is fp32: in bf16 the first rows of every batch are computed twice, to compare
     them, and here most batches have few.
     """
-    engine = choose_engine(backend, precision)
-    if backend == "auto" and engine.device == "cpu" and openvino_installed():
+    if backend == "auto" and openvino_installed() and not torch.cuda.is_available():
         return choose_engine("openvino", precision)
-    if precision == "auto" and engine.backend == "torch":
-        return replace(engine, precision="fp32")
-    return engine
+    in_torch = backend in ("auto", "torch") and precision == "auto"
+    return choose_engine(backend, "fp32" if in_torch else precision)
 
 
 def _fall_back(searcher: Searcher, progress: Progress) -> None:

@@ -150,7 +150,7 @@ class Work:
         vectors of a passage's tokens would take far more room.
         """
         queries, passages = self.collection.queries.texts, self.collection.passages.texts
-        engine = replace(self.engine, backend="torch")  # a reader is never converted
+        engine = self.engine.training()  # a reader is never converted
 
         def plan(distinct: Positions) -> list[Positions]:
             found, counts = np.unique(distinct[:, 1], return_counts=True)

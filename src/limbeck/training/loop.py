@@ -255,7 +255,7 @@ def _inputs(stage: Stage, run: Run) -> dict[str, Any]:
         "updates": stage.updates,
         "clip": stage.clip,
         "seed": run.seed,
-        "precision": run.engine.precision,
+        "precision": run.engine.training().precision,
         "train_tokens": run.train_tokens,
         "processes": run.group.size,
     }

@@ -189,7 +189,7 @@ class Pass:
         """A micro-batch's forward that gives the same output whenever it is called, and whether a
         gradient may pass through it to its features.
         """
-        engine, model = self._run.engine, self._players[player].model
+        engine, model = self._run.engine.training(), self._players[player].model
         features = {name: value.to(engine.device) for name, value in features.items()}
         number = self._micro_batches[player]
         self._micro_batches[player] += 1
