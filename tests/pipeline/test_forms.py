@@ -116,6 +116,9 @@ def test_the_copy_reads_well_as_it_is(finished: Finished, out: Path) -> None:
     compared(out, given)
 
 
+TABLES = [(name, read) for name, read in READ_BY if name.endswith(".parquet")]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     ("name", "read"), READ_BY, ids=[f"{name}-{at}" for at, (name, _) in enumerate(READ_BY)]
@@ -140,9 +143,7 @@ def test_another_shape_is_refused_in_words(
 
 
 @pytest.mark.parametrize(
-    ("name", "read"),
-    [(name, read) for name, read in READ_BY if name.endswith(".parquet")],
-    ids=str,
+    ("name", "read"), TABLES, ids=[f"{name}-{at}" for at, (name, _) in enumerate(TABLES)]
 )
 def test_another_table_is_refused_in_words(
     finished: Finished, out: Path, name: str, read: Callable[[Path, Arguments], object]
