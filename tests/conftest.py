@@ -19,6 +19,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import copy
 import string
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,15 @@ import torch
 
 if TYPE_CHECKING:
     from limbeck.models.encoder import Encoder, Ranker
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """No test here pulls the plug, and a run flushes some three hundred files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda handle: None)
+        yield
+
 
 WORDS = """
 the a an of to in is are and or not how what where which who why do does can with for from by on at

@@ -1,6 +1,6 @@
 """Whole runs in about two seconds each: tiny models, sixty passages, six updates."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,6 @@ FAST: dict[str, object] = {
 
 Distil = Callable[..., pipeline.Result]
 Invoke = Callable[..., Answer]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    """No test here pulls the plug, and a run flushes some three hundred files."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda handle: None)
-        yield
 
 
 @pytest.fixture

@@ -213,7 +213,8 @@ def browser(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     for argument in (
         *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
         *("disable-background-networking", "disable-component-update", "disable-sync"),
-        *("hide-scrollbars", f"user-data-dir={tmp_path / 'profile'}"),
+        # tall: newer browsers do not scroll to a button whose edge is in sight
+        *("hide-scrollbars", "window-size=1280,3000", f"user-data-dir={tmp_path / 'profile'}"),
     ):
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

@@ -16,7 +16,7 @@ from limbeck import pipeline
 from limbeck.data.tokens import tokenize_here
 from limbeck.inference import choose_engine, embed
 from limbeck.models.loading import load_encoder
-from limbeck.store import digest_folder
+from limbeck.store import MANIFEST, SEEN, digest_folder
 from limbeck.tasks.costs import Speeds
 
 from .conftest import FAST, Distil, Finished, Invoke, metrics_of
@@ -27,10 +27,10 @@ MEASURES = ["nDCG@10", "RR@10", "R@100"]
 
 def test_every_file_that_others_rely_on_is_there(finished: Finished) -> None:
     out = finished.out
-    left = {path.name for path in out.iterdir()}
+    left = {path.name for path in out.iterdir()} - {SEEN}  # only once files have settled
     assert left == {
         *("baselines", "metrics.json", "per_query.parquet", "run.toml", "runs", "stages"),
-        *("report.html", "student", "teacher"),
+        *("report.html", "student", "teacher", MANIFEST),
     }
     assert {path.name for path in (out / "baselines").iterdir()} == {"undistilled"}
     assert {path.stem for path in (out / "runs").iterdir()} == set(MODELS)
@@ -361,7 +361,7 @@ def test_evaluate_measures_an_encoder_beside_bm25(
         for measure in MEASURES:
             assert rows[here][measure] == expected[there][measure]
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
-        *("metrics.json", "per_query.parquet", "runs"),
+        *("metrics.json", "per_query.parquet", "runs", MANIFEST),
     }
 
 
