@@ -13,7 +13,7 @@ def test_it_ends_with_the_students_path_and_live_searches(
     assert result.stdout.endswith(
         f"\nStudent: {Path('demo-run') / 'student'}\n"
         f"Report: {Path('demo-run') / 'report.html'}\n\n"
-        "? read a file\n  0.910  Open a file. Return it.\n"
+        "? read a file\n  0.910  open\n         Open a file. Return it.\n"
     )
 
 
@@ -21,5 +21,5 @@ def test_json_has_the_searches(invoke: Invoke, pipeline: FakePipeline, tmp_path:
     printed = json.loads(invoke("demo", "--out", tmp_path / "here", "--json").stdout)
     assert pipeline.data == (tmp_path / "here",)
     assert printed["searches"] == [
-        {"query": "read a file", "hits": [[0.91, "Open a file.\nReturn it."]]}
+        {"query": "read a file", "hits": [[0.91, "open", "Open a file.\nReturn it."]]}
     ]

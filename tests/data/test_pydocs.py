@@ -64,6 +64,20 @@ def test_long_rests_are_cut() -> None:
     assert docstring.rest.split() == words.split()[:48]
 
 
+def test_directives_are_left_out_but_not_what_they_say() -> None:
+    source = b'''"""A summary of four words.
+
+    .. versionadded:: 1.2
+
+    .. warning::
+        The roof of this house is under repair, and so are all of its doors and windows.
+    """'''
+    [docstring] = docstrings_of(source, "house")
+    assert docstring.rest == (
+        "The roof of this house is under repair, and so are all of its doors and windows."
+    )
+
+
 @pytest.mark.parametrize("source", [b"def (", b"\x00", b"", b"(" * 500])
 def test_files_that_are_no_python_give_nothing(source: bytes) -> None:
     assert list(docstrings_of(source, "broken")) == []

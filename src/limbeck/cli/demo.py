@@ -27,7 +27,7 @@ def demo(
         result, searches = pipeline.demo(out, precision=precision, progress=progress)
     if as_json:
         found = [
-            {"query": query, "hits": [(hit.score, hit.text) for hit in hits]}
+            {"query": query, "hits": [(hit.score, hit.id, hit.text) for hit in hits]}
             for query, hits in searches
         ]
         print_json({**as_dict(result), "searches": found})
@@ -37,4 +37,4 @@ def demo(
     for query, hits in searches:
         typer.echo(f"\n? {query}")
         for hit in hits:
-            typer.echo(f"  {hit.score:.3f}  {one_line(hit.text)}")
+            typer.echo(f"  {hit.score:.3f}  {hit.id}\n         {one_line(hit.text)}")

@@ -48,6 +48,7 @@ SKIPPED_FOLDERS = {"test", "tests", "testing", "_testing", "_vendor", "vendor", 
 WORD = re.compile(r"[A-Za-z]{2,}")
 PIECE = re.compile(r"[A-Za-z]+|\d|[^\sA-Za-z\d]")
 RULE = re.compile(r"([-=~^`*_])\1{2,}")  # the lines under headings
+DIRECTIVE = re.compile(r"^\s*\.\. [\w:-]+::.*$", re.MULTILINE)  # `.. warning::`, not its text
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def docstrings_of(source: bytes, module: str) -> Iterator[Docstring]:
         readable = not LONE_SURROGATE.search(text)
         if asks and answers and readable and name not in seen:
             seen.add(name)
-            yield Docstring(name, summary, _cut(RULE.sub(" ", rest)))
+            yield Docstring(name, summary, _cut(RULE.sub(" ", DIRECTIVE.sub(" ", rest))))
 
 
 def _cut(text: str) -> str:
