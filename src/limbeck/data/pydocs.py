@@ -1,9 +1,10 @@
 """What real text is there on every machine? The docstrings of the packages Limbeck stands on.
 
-A docstring's summary is a query and the rest of it the passage that answers it. The packages' files
-are parsed, never imported. Everything is chosen by hashes of names and texts, so the same versions
-give the same collection; other versions give another one, and figures of different digests must
-not be compared.
+A docstring's summary is a query and the rest of it the passage that answers it. The summaries of
+further docstrings are queries without judgements, as a log of searches has them. The packages'
+files are parsed, never imported. Everything is chosen by hashes of names and texts, so the same
+versions give the same collection; other versions give another one, and figures of different digests
+must not be compared.
 
 This module knows no file format of collections and nothing of what is done with the texts.
 """
@@ -23,27 +24,34 @@ from limbeck.data.collection import LONE_SURROGATE, Collection, Texts
 from limbeck.errors import DataError
 from limbeck.types import PassageId, Qrels, QueryId, Split
 
-PACKAGES = (  # direct dependencies of the base install
+PACKAGES = (  # what the base install brings, directly or through others
     "bm25s",
+    "huggingface-hub",
     "ir-measures",
+    "jinja2",
+    "joblib",
+    "networkx",
     "numpy",
     "polars",
     "pydantic",
     "rich",
     "safetensors",
+    "scikit-learn",
     "scipy",
     "sentence-transformers",
+    "sympy",
     "torch",
     "transformers",
     "typer",
 )
 PASSAGES = 3000
-TEST_QUERIES = 300
+MORE_QUERIES = 4000  # without judgements, at most
+TEST_QUERIES = 1000
 DEV_QUERIES = 200
 SUMMARY_WORDS = range(4, 25)  # shorter ones ask nothing, longer ones are no query
 PASSAGE_WORDS = 12  # shorter rests are left out
 PASSAGE_PIECES = 48  # words and signs; longer rests are cut, to some 64 tokens of most tokenizers
-PER_FILE = 12  # docstrings; files that repeat one pattern would crowd out the others
+PER_FILE = 40  # docstrings; files that repeat one pattern would crowd out the others
 SKIPPED_FOLDERS = {"test", "tests", "testing", "_testing", "_vendor", "vendor", "third_party"}
 WORD = re.compile(r"[A-Za-z]{2,}")
 PIECE = re.compile(r"[A-Za-z]+|\d|[^\sA-Za-z\d]")
@@ -61,7 +69,8 @@ class Docstring:
 
 
 def read_pydocs() -> Collection:
-    """The collection of docstrings: about 3,000 passages, 300 test and 200 dev queries.
+    """The collection of docstrings: 3,000 passages, 1,000 test and 200 dev queries, some 1,800
+    judged training queries and almost 4,000 without judgements.
 
     Raises:
         DataError: when no package lists its files, so there is nothing to read.
@@ -72,20 +81,21 @@ def read_pydocs() -> Collection:
             found.append(distribution(package))
         except PackageNotFoundError:
             continue  # the note below names what was read
-    docstrings = _interleaved([_of_package(package) for package in found], PASSAGES)
+    docstrings, more = _interleaved([_of_package(package) for package in found])
     if not docstrings:
         raise DataError(
             "pydocs: no installed package lists its files. Install Limbeck with pip, or give a "
             "folder with corpus.jsonl instead."
         )
     packages = ", ".join(f"{package.name} {package.version}" for package in found)
-    return collection_of(docstrings, note=f"pydocs: docstrings of {packages}")
+    return collection_of(docstrings, more, note=f"pydocs: docstrings of {packages}")
 
 
-def collection_of(docstrings: list[Docstring], *, note: str) -> Collection:
+def collection_of(docstrings: list[Docstring], more: list[Docstring], *, note: str) -> Collection:
     """The collection of some docstrings; equal summaries share a query, equal rests a passage.
 
-    Queries that share a passage fall into the same split, so no judged text is in two.
+    Queries that share a passage fall into the same split, so no judged text is in two. Of `more`
+    only the summaries are there, as queries without judgements.
     """
     passage_ids: dict[str, str] = {}  # by text
     query_ids: dict[str, str] = {}
@@ -105,6 +115,8 @@ def collection_of(docstrings: list[Docstring], *, note: str) -> Collection:
         if split != "train":
             room[split] -= len(group)
         qrels[split] |= {QueryId(query): relevant[query] for query in group}
+    for docstring in more:
+        query_ids.setdefault(docstring.summary, f"{docstring.name}?")
     return Collection(
         "pydocs",
         Texts(list(passage_ids.values()), list(passage_ids)),
@@ -176,19 +188,26 @@ def _of_package(package: Distribution) -> Iterator[Docstring]:
         yield from sorted(found, key=lambda docstring: _hash(docstring.name))[:PER_FILE]
 
 
-def _interleaved(packages: list[Iterator[Docstring]], count: int) -> list[Docstring]:
-    """Docstrings of each package in turn, until they hold `count` different passages."""
+def _interleaved(
+    packages: list[Iterator[Docstring]],
+) -> tuple[list[Docstring], list[Docstring]]:
+    """Docstrings of each package in turn, until they hold `PASSAGES` different passages, and
+    `MORE_QUERIES` of those that come after them.
+    """
     found: list[Docstring] = []
+    more: list[Docstring] = []
     rests: set[str] = set()
-    while packages and len(rests) < count:
+    while packages and len(more) < MORE_QUERIES:
         for package in list(packages):
             docstring = next(package, None)
             if docstring is None:
                 packages.remove(package)
-            elif len(rests) < count:
+            elif len(rests) < PASSAGES:
                 found.append(docstring)
                 rests.add(docstring.rest)
-    return found
+            elif docstring.rest not in rests and len(more) < MORE_QUERIES:
+                more.append(docstring)
+    return found, more
 
 
 def _connected(relevant: Mapping[str, Mapping[PassageId, int]]) -> list[list[str]]:

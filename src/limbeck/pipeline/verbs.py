@@ -324,7 +324,10 @@ def demo(
         "pydocs",
         out=out,
         teacher="train:dual",
-        settings={"updates": 150, "teacher_dual.updates": 60, **DEMO_SETTINGS},
+        recipe="embed",
+        labels=DEMO_LABELS,
+        settings=DEMO_SETTINGS,
+        force_teacher=True,  # no second student is trained without it, to save minutes
         precision=precision,
         progress=progress,
     )
@@ -338,9 +341,12 @@ DEMO_QUERIES = (
     "escape special characters",
 )
 DEMO_HITS = 3
+DEMO_LABELS = 500  # as in most collections, far more queries have no judgements
 DEMO_SETTINGS: dict[str, object] = {
-    "queries_per_update": 20,
-    "measures": 1,
+    "updates": 120,
+    "learning_rate": 1e-3,  # few updates, of many texts
+    "measures": 2,
+    "teacher_dual.updates": 60,
     "teacher_dual.queries_per_update": 20,
     "teacher_dual.measures": 1,
 }
