@@ -43,8 +43,9 @@ from limbeck.recipes import find
 from limbeck.settings import parse_settings
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListBatch, ListSource, QueryList
+from limbeck.tasks.fit import train_model
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.systems import measure_encoder
+from limbeck.tasks.retrieval.systems import measure_encoder
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.specs import TeacherSpec
 from limbeck.teachers.teachers import DualTeacher, Teacher, load_teacher
@@ -216,7 +217,7 @@ def ours(setup: Setup, engine: Engine, seed: int, updates: int, folder: Path) ->
         trains=frozenset({"student"}),
         gives=frozenset({"student", "teacher"}),
     )
-    task.train_model("own-lists", student, source, turn, settings)
+    train_model(task, "own-lists", student, source, turn, settings)
     curves = store.read_json(folder / "stages" / "train-own-lists" / "curves.json")
     losses = [each["kl"] for each in curves["losses"]]
     return Trained(student.eval(), losses, between(source.times))

@@ -44,7 +44,9 @@ from limbeck.recipes import find
 from limbeck.settings import parse_settings
 from limbeck.sources import ListSource
 from limbeck.store import read_json
-from limbeck.tasks.retrieval import Retrieval, signals_with
+from limbeck.tasks.fit import train_model
+from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval.scorers import signals_with
 from limbeck.teachers.teachers import DualTeacher
 from limbeck.training import Pass, Player, Run, Turn, loop
 from limbeck.types import Loss, Signals
@@ -234,7 +236,7 @@ def train(
         trains=frozenset({"student"}),
         gives=signals_with(teacher),
     )
-    task.train_model(name, student, source, turn, settings, teacher=teacher)
+    train_model(task, name, student, source, turn, settings, teacher=teacher)
     found: dict[str, Any] = read_json(folder / "stages" / f"train-{name}" / "done.json")
     return dict(found["metrics"])
 

@@ -101,7 +101,7 @@ def _distil(arguments: dict[str, Any], ledger: Path, kill_at: str) -> None:
 
     from limbeck import inference, pipeline
     from limbeck.errors import LimbeckError
-    from limbeck.tasks import retrieval
+    from limbeck.tasks.retrieval import asking
 
     os.environ["LIMBECK_KILL_AT"] = kill_at
     os.fsync = lambda fd: None  # a kill, unlike a power cut, loses nothing that was written
@@ -109,9 +109,9 @@ def _distil(arguments: dict[str, Any], ledger: Path, kill_at: str) -> None:
     torch.set_num_threads(1)
     inference.CPU_BATCH_TOKENS = BATCH_TOKENS
     for name in ("score_pairs", "embed_collection"):
-        setattr(retrieval, name, partial(getattr(retrieval, name), shard_batches=1))
+        setattr(asking, name, partial(getattr(asking, name), shard_batches=1))
     for name in ("mine_lexical", "mine_dense"):
-        setattr(retrieval, name, partial(getattr(retrieval, name), shard_queries=SHARD_QUERIES))
+        setattr(asking, name, partial(getattr(asking, name), shard_queries=SHARD_QUERIES))
     try:
         pipeline.distill(**arguments, progress=Ledger(ledger))
     except LimbeckError as error:

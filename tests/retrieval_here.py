@@ -15,7 +15,7 @@ from limbeck.data.collection import Collection, Texts
 from limbeck.inference import Engine
 from limbeck.models.encoder import Encoder
 from limbeck.store import read_json
-from limbeck.tasks import retrieval
+from limbeck.tasks import fit
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.teachers.teachers import DualTeacher
 from limbeck.training import Pass, Player, Run, Stage, frozen_player, train
@@ -111,7 +111,7 @@ def trained_stages(monkeypatch: Any, recipe: Any, *arguments: Any) -> tuple[list
         return players
 
     with monkeypatch.context() as patch:
-        patch.setattr(retrieval, "train", note)
+        patch.setattr(fit, "train", note)
         told = recipe(*arguments)
     return found, told
 
@@ -129,7 +129,7 @@ def stage_of(monkeypatch: Any, recipe: Any, *arguments: Any) -> tuple[Stage, Run
         raise Caught
 
     with monkeypatch.context() as patch:
-        patch.setattr(retrieval, "train", catch)
+        patch.setattr(fit, "train", catch)
         with contextlib.suppress(Caught):
             recipe(*arguments)
     [found] = caught

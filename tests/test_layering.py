@@ -113,7 +113,7 @@ def test_every_module_has_its_row() -> None:
         ("training/loop.py", "from limbeck.evaluation.measures import m", "points up"),
         ("serving/server.py", "from limbeck.training.run import train", "without training"),
         ("report/run.py", "from limbeck.tasks.retrieval import Retrieval", "without tasks"),
-        ("tasks/retrieval.py", "from limbeck.recipes import registry", "points up"),
+        ("tasks/retrieval/lists.py", "from limbeck.recipes import registry", "points up"),
         ("report/page.py", "from limbeck.recipes import registry", "registry, pipeline"),
         ("recipes/kl.py", "from limbeck.recipes.embed import f", "another recipe"),
         ("helpers.py", "from limbeck.types import Scores", "in no row"),

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 from limbeck.pipeline.foretold import Plan
-from limbeck.tasks.parts import Part
+from limbeck.tasks.retrieval.parts import Part
 
 from .conftest import FakePipeline, Invoke
 

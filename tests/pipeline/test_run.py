@@ -17,7 +17,7 @@ from limbeck.data.tokens import tokenize_here
 from limbeck.inference import choose_engine, embed
 from limbeck.models.loading import load_encoder
 from limbeck.store import MANIFEST, SEEN, digest_folder
-from limbeck.tasks.costs import Speeds
+from limbeck.tasks.retrieval.costs import Speeds
 
 from .conftest import FAST, Distil, Finished, Invoke, metrics_of
 
@@ -307,9 +307,9 @@ def test_a_budget_is_decided_once(
 def test_a_budget_fills_in_what_is_not_given(
     invoke: Invoke, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limbeck.tasks.budget.MOST_UPDATES", 5)
-    monkeypatch.setattr("limbeck.tasks.budget.LEAST_UPDATES", 1)
-    monkeypatch.setattr("limbeck.tasks.budget.ENOUGH_UPDATES", 4)
+    monkeypatch.setattr("limbeck.tasks.retrieval.budget.MOST_UPDATES", 5)
+    monkeypatch.setattr("limbeck.tasks.retrieval.budget.LEAST_UPDATES", 1)
+    monkeypatch.setattr("limbeck.tasks.retrieval.budget.ENOUGH_UPDATES", 4)
     answer = invoke("distill", data, "--budget", "5m", "--force-teacher", settings=False)
     assert answer.exit_code == 0, answer.output
     for stage in ("train-kl", "train-teacher_dual"):

@@ -158,9 +158,9 @@ def test_what_it_will_do_is_foretold(
 def test_a_budget_chooses_the_updates_of_student_and_teachers(
     done: Callable[[str], Done], recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limbeck.tasks.budget.LEAST_UPDATES", 7)
-    monkeypatch.setattr("limbeck.tasks.budget.ENOUGH_UPDATES", 20)
-    monkeypatch.setattr("limbeck.tasks.budget.MOST_UPDATES", 28)
+    monkeypatch.setattr("limbeck.tasks.retrieval.budget.LEAST_UPDATES", 7)
+    monkeypatch.setattr("limbeck.tasks.retrieval.budget.ENOUGH_UPDATES", 20)
+    monkeypatch.setattr("limbeck.tasks.retrieval.budget.MOST_UPDATES", 28)
     own = ("updates", "teacher_updates", "list_length", "depth")
     given = {key: value for key, value in SETTINGS[recipe].items() if key not in own}
     places = {"out": tmp_path / "run", "store": tmp_path / "store"}

@@ -22,7 +22,7 @@ from limbeck.models.loading import load_encoder
 from limbeck.recipes import Recipe, registry
 from limbeck.settings import Settings, describe, parse_settings, written
 from limbeck.store import digest, read_json
-from limbeck.tasks import retrieval
+from limbeck.tasks import fit
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.teachers.teachers import (
     CrossTeacher,
@@ -242,7 +242,7 @@ def test_every_setting_changes_what_a_stage_does(
             return [fingerprint(*stage_of(monkeypatch, recipe.function, *given, settings))]
         stages: list[str] = []
         with monkeypatch.context() as patch:
-            patch.setattr(retrieval, "train", partial(noting, stages))
+            patch.setattr(fit, "train", partial(noting, stages))
             with suppress(_Differs):
                 recipe.function(*given, settings)
         return stages

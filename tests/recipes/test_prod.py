@@ -20,9 +20,8 @@ from limbeck.models.layers import cut_layers, layer_count
 from limbeck.recipes import Told, find
 from limbeck.settings import parse_settings
 from limbeck.store import digest_tensors, read_json, read_tensors
-from limbeck.tasks import ladder
-from limbeck.tasks.fitting import train_taught
-from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval import Retrieval, ladder
+from limbeck.tasks.retrieval.fitting import train_taught
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher
 from retrieval_here import Trained, a_task, encoded, in_memory, trained_stages
 

@@ -5,7 +5,7 @@ import pytest
 from limbeck.errors import ConfigError
 from limbeck.recipes import find_preset, registry
 from limbeck.recipes.registry import recipe
-from limbeck.tasks.retrieval import TrainingSettings
+from limbeck.tasks.fit import TrainingSettings
 
 
 def test_a_recipe_with_and_without_a_preset() -> None:

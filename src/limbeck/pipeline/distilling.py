@@ -45,11 +45,12 @@ from limbeck.record import (
 from limbeck.settings import Settings, parse_settings
 from limbeck.sources import QueryList
 from limbeck.store import formed, read_done, resident_bytes, write_json, write_parquet
-from limbeck.tasks.budget import Decided, fit_budget
-from limbeck.tasks.costs import probed
-from limbeck.tasks.parts import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES, Forecast, Work
-from limbeck.tasks.retrieval import Retrieval, default_updates
-from limbeck.tasks.systems import (
+from limbeck.tasks.fit import default_updates
+from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval.budget import Decided, fit_budget
+from limbeck.tasks.retrieval.costs import probed
+from limbeck.tasks.retrieval.parts import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES, Forecast, Work
+from limbeck.tasks.retrieval.systems import (
     Measured,
     measure_bm25,
     measure_encoder,

@@ -50,7 +50,7 @@ from limbeck.pipeline.reporting import DECIDES
 from limbeck.search import BM25
 from limbeck.store import new_folder
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.systems import measure_teacher
+from limbeck.tasks.retrieval.systems import measure_teacher
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, load_teacher
 from limbeck.training import Run
 from limbeck.types import Progress, Silent

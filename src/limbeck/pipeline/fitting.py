@@ -14,8 +14,8 @@ from typing import Any
 
 from limbeck.pipeline.asking import Wanted
 from limbeck.recipes import Recipe, find
-from limbeck.tasks.parts import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES
 from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval.parts import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES
 from limbeck.teachers.specs import KINDS, TeacherSpec, fit_name
 from limbeck.teachers.teachers import EnsembleTeacher, Teacher, renamed
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from limbeck.evaluation.table import aligned
 from limbeck.store import Written, read_done, read_json, write_json
-from limbeck.tasks.parts import Part
+from limbeck.tasks.retrieval.parts import Part
 
 PLAN = "plan.json"
 TOKENS = "tokens"  # made when they are first needed, within other stages

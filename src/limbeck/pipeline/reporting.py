@@ -38,7 +38,7 @@ from limbeck.store import (
     write_text,
 )
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.systems import Measured
+from limbeck.tasks.retrieval.systems import Measured
 
 METRICS = "metrics.json"  # a run that has it is finished
 PER_QUERY = "per_query.parquet"

@@ -47,7 +47,7 @@ from limbeck.pipeline.reporting import (
 from limbeck.record import check_same_run, check_writable, open_folder, read_record
 from limbeck.store import held
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.systems import measure_bm25, measure_teacher, unmeasured
+from limbeck.tasks.retrieval.systems import measure_bm25, measure_teacher, unmeasured
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.specs import FITTED, parse_specs
 from limbeck.teachers.teachers import DualTeacher, models_of

@@ -39,10 +39,17 @@ from limbeck.recipes.registry import Told, recipe
 from limbeck.schedules import phases
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource, QueryList, judged_lists
-from limbeck.tasks.fitting import StagedSettings, common, train_contrastive, train_listwise
-from limbeck.tasks.ladder import part_of
-from limbeck.tasks.retrieval import Retrieval, share_updates
-from limbeck.tasks.retrieval import logits_of as logits
+from limbeck.tasks.fit import player as player_of
+from limbeck.tasks.fit import share_updates, updates_of
+from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval.fitting import (
+    StagedSettings,
+    common,
+    train_contrastive,
+    train_listwise,
+)
+from limbeck.tasks.retrieval.ladder import part_of
+from limbeck.tasks.retrieval.scorers import logits_of as logits
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher, Teacher
 from limbeck.training import Turn, frozen_player
 from limbeck.types import Loss, Signals
@@ -103,7 +110,7 @@ def ar2(task: Retrieval, teacher: Teacher | None, student: Encoder, settings: AR
     judged, everyone = task.labelled_queries(), task.training_queries()
     temperature = settings.temperature or softmax_temperature(student.similarity)
     size, small = settings.queries_per_update, settings.ranker_queries_per_update
-    in_all = task.updates(settings, len(everyone) / size)
+    in_all = updates_of(settings, len(everyone) / size)
     game = (1 - settings.warmup_share) / settings.rounds
     warmup, *turns = share_updates(in_all, [settings.warmup_share, *[game] * settings.rounds])
 
@@ -164,8 +171,8 @@ def ar2(task: Retrieval, teacher: Teacher | None, student: Encoder, settings: AR
     ]
     slow = common(settings.of_stage(None, settings.ranker_learning_rate))
     fast = settings.of_stage(None, settings.game_learning_rate)
-    judge = task.player("ranker", ranker, slow, max(1, sum(first for first, _ in rounds)))
-    player = task.player("student", student, fast, max(1, sum(second for _, second in rounds)))
+    judge = player_of("ranker", ranker, slow, max(1, sum(first for first, _ in rounds)))
+    player = player_of("student", student, fast, max(1, sum(second for _, second in rounds)))
     notes = [] if quality is None else [f"warm-up: {quality:.4f} nDCG@10 on dev, pooled"]
     for number, (first, second) in enumerate(rounds, 1):
         # a. The ranker's phase, on what the retriever finds now.

@@ -18,6 +18,7 @@ from limbeck.objectives.listwise import cross_entropy
 from limbeck.recipes.registry import recipe
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
+from limbeck.tasks.fit import train_model
 from limbeck.tasks.retrieval import ListSettings, Retrieval
 from limbeck.training import Turn
 from limbeck.types import Loss, Signals
@@ -64,6 +65,6 @@ def contrastive(
         trains=frozenset({"student"}),
         gives=frozenset({"student", "student/in_batch"}),
     )
-    task.train_model(
-        "contrastive", student, source, turn, settings, needs=frozenset({"student/in_batch"})
+    train_model(
+        task, "contrastive", student, source, turn, settings, needs=frozenset({"student/in_batch"})
     )

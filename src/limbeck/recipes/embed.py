@@ -21,7 +21,8 @@ from limbeck.models.encoder import Encoder
 from limbeck.objectives.embedding import cosine_distance
 from limbeck.recipes.registry import recipe
 from limbeck.sources import TextSource
-from limbeck.tasks.retrieval import Retrieval, TrainingSettings
+from limbeck.tasks.fit import TrainingSettings, train_model
+from limbeck.tasks.retrieval import Retrieval
 from limbeck.teachers.teachers import Teacher
 from limbeck.training import Turn
 from limbeck.types import Loss, Signals
@@ -68,4 +69,4 @@ def embed(task: Retrieval, teacher: Teacher, student: Encoder, settings: EmbedSe
         trains=frozenset({"student"} if bridge is None else {"student", "parts"}),
         gives=frozenset({"student", "teacher"}),
     )
-    task.train_model("embed", student, source, turn, settings, teacher=teacher, parts=bridge)
+    train_model(task, "embed", student, source, turn, settings, teacher=teacher, parts=bridge)

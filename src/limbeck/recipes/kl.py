@@ -21,7 +21,9 @@ from limbeck.objectives.listwise import cross_entropy, kl_divergence
 from limbeck.recipes.registry import recipe
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
-from limbeck.tasks.retrieval import ListSettings, Retrieval, signals_with
+from limbeck.tasks.fit import train_model
+from limbeck.tasks.retrieval import ListSettings, Retrieval
+from limbeck.tasks.retrieval.scorers import signals_with
 from limbeck.teachers.teachers import Teacher
 from limbeck.training import Turn
 from limbeck.types import Loss, Signals
@@ -97,7 +99,8 @@ def kl(task: Retrieval, teacher: Teacher, student: Encoder, settings: KLSettings
         trains=frozenset({"student"}),
         gives=signals_with(teacher),
     )
-    task.train_model(
+    train_model(
+        task,
         "kl",
         student,
         source,

@@ -20,7 +20,9 @@ from limbeck.objectives.pairwise import margin_mse as margin_mse_loss
 from limbeck.recipes.registry import recipe
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
-from limbeck.tasks.retrieval import ListSettings, Retrieval, signals_with
+from limbeck.tasks.fit import train_model
+from limbeck.tasks.retrieval import ListSettings, Retrieval
+from limbeck.tasks.retrieval.scorers import signals_with
 from limbeck.teachers.teachers import Teacher
 from limbeck.training import Turn
 from limbeck.types import Loss, Signals
@@ -79,7 +81,8 @@ def margin_mse(
         trains=frozenset({"student"}),
         gives=signals_with(teacher),
     )
-    task.train_model(
+    train_model(
+        task,
         "margin_mse",
         student,
         source,

@@ -36,11 +36,12 @@ from limbeck.recipes.registry import Told, recipe
 from limbeck.selection import MISSED, confusing, random_subset
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource, QueryList, judged_lists
-from limbeck.tasks.fitting import StagedSettings, train_contrastive, train_taught
-from limbeck.tasks.ladder import check_rung, first_of, fit_rung, judge, read_ladder
-from limbeck.tasks.retrieval import Retrieval, share_updates
-from limbeck.tasks.retrieval import logits_of as logits
-from limbeck.tasks.systems import candidates
+from limbeck.tasks.fit import share_updates, updates_of
+from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval.fitting import StagedSettings, train_contrastive, train_taught
+from limbeck.tasks.retrieval.ladder import check_rung, first_of, fit_rung, judge, read_ladder
+from limbeck.tasks.retrieval.scorers import logits_of as logits
+from limbeck.tasks.retrieval.systems import candidates
 from limbeck.teachers.teachers import DualTeacher, Teacher
 from limbeck.types import Loss, Signals
 
@@ -125,7 +126,7 @@ def prod(
     warm, late = settings.warmup_share, settings.data_share if settings.data_rounds else 0.0
     shares = [warm / 2, warm / 2, *[(1 - warm - late) / len(rungs)] * len(rungs)]
     shares += [late / settings.data_rounds] * settings.data_rounds if late else []
-    updates = iter(share_updates(task.updates(settings, len(everyone) / size), shares))
+    updates = iter(share_updates(updates_of(settings, len(everyone) / size), shares))
 
     def source(lists: list[QueryList], start: int = 0) -> ListSource:
         return ListSource(lists, size, settings.list_length, task.run.seed, start=start)
@@ -163,7 +164,7 @@ def prod(
     # 1. Warm-up A: teacher 1 and the student, on negatives found by words.
     encoder = first_of(task, rungs[0])
     fitting = settings.of_stage(settings.teacher_updates, settings.teacher_learning_rate, "best")
-    halves = share_updates(task.updates(fitting, len(judged) / size), [1, 1])
+    halves = share_updates(updates_of(fitting, len(judged) / size), [1, 1])
     lists = task.lists(task.lexical(judged, depth=settings.depth), first_rank=settings.first_rank)
     contrast(
         "a-teacher", encoder, lists, fitting.of_stage(halves[0], fitting.learning_rate, "best")

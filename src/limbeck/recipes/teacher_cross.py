@@ -14,8 +14,8 @@ from pydantic import Field
 from limbeck.models.layers import ranker_from_encoder
 from limbeck.recipes.registry import recipe
 from limbeck.sources import ListSource
-from limbeck.tasks.fitting import train_listwise
 from limbeck.tasks.retrieval import ListSettings, Retrieval
+from limbeck.tasks.retrieval.fitting import train_listwise
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher
 
 

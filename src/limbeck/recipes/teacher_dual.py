@@ -15,8 +15,8 @@ from limbeck.models.encoder import Encoder
 from limbeck.recipes.registry import recipe
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
-from limbeck.tasks.fitting import train_contrastive
 from limbeck.tasks.retrieval import ListSettings, Retrieval
+from limbeck.tasks.retrieval.fitting import train_contrastive
 from limbeck.teachers.teachers import DualTeacher
 
 

@@ -18,8 +18,8 @@ from pydantic import Field
 from limbeck.errors import ConfigError
 from limbeck.recipes.registry import recipe
 from limbeck.settings import Settings
-from limbeck.tasks.fitting import fit_weights
 from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval.fitting import fit_weights
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher
 
 

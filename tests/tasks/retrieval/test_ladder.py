@@ -10,7 +10,9 @@ from limbeck.errors import ConfigError, ModelError
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import cut_layers, layer_count
 from limbeck.sources import ListSource
-from limbeck.tasks.ladder import (
+from limbeck.tasks.fit import TrainingSettings
+from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval.ladder import (
     Rung,
     check_rung,
     fit_rung,
@@ -19,8 +21,7 @@ from limbeck.tasks.ladder import (
     read_ladder,
     read_rung,
 )
-from limbeck.tasks.retrieval import Retrieval, TrainingSettings
-from limbeck.tasks.systems import candidates
+from limbeck.tasks.retrieval.systems import candidates
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher
 from retrieval_here import a_task
 

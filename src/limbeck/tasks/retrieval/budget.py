@@ -12,9 +12,9 @@ from functools import cache
 from itertools import product
 
 from limbeck.errors import ConfigError
-from limbeck.tasks.costs import Speeds
-from limbeck.tasks.parts import Forecast, Work
-from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval.costs import Speeds
+from limbeck.tasks.retrieval.parts import Forecast, Work
+from limbeck.tasks.retrieval.task import Retrieval
 
 SPARE = 0.85  # share of the budget that is planned: probes are short and machines are shared
 LEAST_UPDATES, ENOUGH_UPDATES, MOST_UPDATES = 30, 120, 1000  # enough not to save on the rest

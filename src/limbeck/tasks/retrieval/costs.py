@@ -24,8 +24,9 @@ from limbeck.models.encoder import Encoder
 from limbeck.search import BM25
 from limbeck.sources import ListSource, QueryList
 from limbeck.store import read_done
-from limbeck.tasks.retrieval import ListSettings, Retrieval
-from limbeck.tasks.systems import DEPTH
+from limbeck.tasks.fit import train_model
+from limbeck.tasks.retrieval.systems import DEPTH
+from limbeck.tasks.retrieval.task import ListSettings, Retrieval
 from limbeck.teachers.scoring import known_texts
 from limbeck.teachers.teachers import DualTeacher, Teacher
 from limbeck.training import Turn
@@ -238,7 +239,7 @@ def _training(
         stage = f"probe-{name}-{updates}"
         settings = ListSettings(updates=updates, measures=0)
         started = time.perf_counter()
-        task.train_model(stage, encoder, source, turn, settings)
+        train_model(task, stage, encoder, source, turn, settings)
         seconds.append(time.perf_counter() - started)
         done = read_done(task.run.folder / "stages" / f"train-{stage}")
         kept = done.metrics["activation_bytes_per_token"]["student"]

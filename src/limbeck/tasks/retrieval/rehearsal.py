@@ -24,9 +24,11 @@ from limbeck.evaluation.measures import Run as Results
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.sources import ListBatch, ListSource, TextBatch, TextSource
 from limbeck.store import digest
-from limbeck.tasks.costs import Speeds
-from limbeck.tasks.retrieval import DEV_POOL, Retrieval, TrainingSettings
-from limbeck.tasks.systems import candidates
+from limbeck.tasks.fit import TrainingSettings
+from limbeck.tasks.retrieval.costs import Speeds
+from limbeck.tasks.retrieval.measures import DEV_POOL
+from limbeck.tasks.retrieval.systems import candidates
+from limbeck.tasks.retrieval.task import Retrieval
 from limbeck.teachers.teachers import (
     CrossTeacher,
     DualTeacher,

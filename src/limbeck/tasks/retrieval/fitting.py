@@ -17,7 +17,9 @@ from limbeck.candidates import Candidates
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.objectives.listwise import cross_entropy
 from limbeck.sources import ListSource
-from limbeck.tasks.retrieval import ListSettings, Retrieval, TrainingSettings, signals_with
+from limbeck.tasks.fit import TrainingSettings, train_model, updates_of
+from limbeck.tasks.retrieval.scorers import signals_with
+from limbeck.tasks.retrieval.task import ListSettings, Retrieval
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
 from limbeck.training import Turn, frozen_player
 from limbeck.types import Loss, Signals
@@ -97,7 +99,7 @@ def train_contrastive(
     )
     needs = frozenset({"student/in_batch"})
     given = _Contrast(**_common(settings), temperature=temperature)
-    return task.train_model(name, encoder, source, turn, given, needs=needs)
+    return train_model(task, name, encoder, source, turn, given, needs=needs)
 
 
 def train_listwise(
@@ -113,7 +115,7 @@ def train_listwise(
 
     forward, student = task.rank_update(ranker), frozenset({"student"})
     turn = Turn(forward, loss, trains=student, gives=student)
-    task.train_model(name, ranker, source, turn, common(settings), needs=student)
+    train_model(task, name, ranker, source, turn, common(settings), needs=student)
 
 
 def train_taught(
@@ -135,7 +137,7 @@ def train_taught(
     """
     over = "/in_batch" if teacher.in_batch else ""
     if not teacher.in_batch:
-        source = task.scored(source, task.updates(settings, source.updates_per_pass), teacher)
+        source = task.scored(source, updates_of(settings, source.updates_per_pass), teacher)
     names = ("student", "teacher", "reference") if former else ("student", "teacher")
     reference = student.frozen() if former else None
     turn = Turn(
@@ -144,7 +146,8 @@ def train_taught(
         trains=frozenset({"student"}),
         gives=signals_with(teacher, reference=former),
     )
-    return task.train_model(
+    return train_model(
+        task,
         name,
         student,
         source,

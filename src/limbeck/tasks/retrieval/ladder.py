@@ -22,8 +22,8 @@ from limbeck.models.layers import cut_layers, layer_count, ranker_from_encoder
 from limbeck.models.loading import kind_of, load_encoder
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
-from limbeck.tasks.fitting import fit_weights, train_contrastive, train_listwise
-from limbeck.tasks.retrieval import ListSettings, Retrieval
+from limbeck.tasks.retrieval.fitting import fit_weights, train_contrastive, train_listwise
+from limbeck.tasks.retrieval.task import ListSettings, Retrieval
 from limbeck.teachers.specs import FITTED, KINDS, TeacherSpec
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher, Teacher, load_teacher
 

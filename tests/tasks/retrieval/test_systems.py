@@ -17,7 +17,7 @@ from limbeck.evaluation.table import Cost
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import cut_layers
 from limbeck.store import read_json
-from limbeck.tasks.systems import (
+from limbeck.tasks.retrieval.systems import (
     TIMED_RERANKINGS,
     live_ranker,
     measure_bm25,

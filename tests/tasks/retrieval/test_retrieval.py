@@ -14,11 +14,9 @@ from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import cut_layers, with_dimension
 from limbeck.objectives.listwise import cross_entropy
 from limbeck.sources import ListBatch, ListSource, TextBatch
-from limbeck.tasks.retrieval import (
-    Retrieval,
-    TrainingSettings,
-    signals_with,
-)
+from limbeck.tasks.fit import TrainingSettings, player
+from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval.scorers import signals_with
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, ScoresTeacher
 from limbeck.training import Turn, frozen_player
@@ -537,7 +535,7 @@ def test_players_go_from_stage_to_stage(
         return Turn(task.score_update(encoder), loss, trains=frozenset({"student"}))
 
     whole, halves = cut_layers(tiny_encoder, 2), cut_layers(tiny_encoder, 2)
-    one, two = (task.player("student", model, settings, 6) for model in (whole, halves))
+    one, two = (player("student", model, settings, 6) for model in (whole, halves))
     assert [two.schedule(step) for step in (0, 3, 6)] == [1.0, 0.5, 0.0]
     source = ListSource(lists, 5, 3, seed=0)
     frozen = frozen_player("ranker", tiny_ranker)

@@ -35,7 +35,7 @@ from limbeck.models.reading import Reader
 from limbeck.search import BM25, search_dense, search_others
 from limbeck.similarity import comparable, matrix_similarity
 from limbeck.store import digest, read_parquet, write_parquet
-from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval.task import Retrieval
 from limbeck.teachers.teachers import (
     CrossTeacher,
     DualTeacher,

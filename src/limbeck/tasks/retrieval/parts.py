@@ -14,10 +14,12 @@ from typing import Any
 
 from limbeck.data.tokens import tokenizer_digest
 from limbeck.models.encoder import Encoder, Ranker
-from limbeck.tasks.costs import ROLES, BaseSpeeds, Speeds
-from limbeck.tasks.rehearsal import PADDING, Noted, rehearse
-from limbeck.tasks.retrieval import DEV_POOL, DEV_QUERIES, ListSettings, Retrieval, default_updates
-from limbeck.tasks.systems import DEPTH, RERANKED
+from limbeck.tasks.fit import default_updates
+from limbeck.tasks.retrieval.costs import ROLES, BaseSpeeds, Speeds
+from limbeck.tasks.retrieval.measures import DEV_POOL, DEV_QUERIES
+from limbeck.tasks.retrieval.rehearsal import PADDING, Noted, rehearse
+from limbeck.tasks.retrieval.systems import DEPTH, RERANKED
+from limbeck.tasks.retrieval.task import ListSettings, Retrieval
 from limbeck.teachers.specs import kind_and_base
 from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
 from limbeck.types import Role, Split

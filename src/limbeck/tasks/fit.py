@@ -1,0 +1,208 @@
+"""How is a model trained, whatever the task?
+
+Settings of training, players that the optimiser moves, and one stage of one turn. What examples
+are, what a forward makes of them and how good a model is, the task says; none of it is known here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from pydantic import Field
+from torch import nn
+
+from limbeck.data.tokens import tokenizer_digest
+from limbeck.errors import ConfigError
+from limbeck.schedules import linear_warmup_decay, shared_out
+from limbeck.settings import Settings
+from limbeck.store import read_done
+from limbeck.training import Measure, Player, Run, Source, Stage, Turn, train, trained_player
+
+PASSES = 10  # over the training queries, when the number of updates is not given ...
+LEAST_UPDATES, MOST_UPDATES = 40, 300  # ... within these bounds
+
+
+class TrainingSettings(Settings):
+    """What every recipe that trains a model has to decide.
+
+    `between` names what decides which stages there are and on which lists, and nothing in one.
+    """
+
+    between: ClassVar[frozenset[str]] = frozenset()
+
+    updates: int | None = Field(
+        None, ge=1, description="optimiser steps; none = 10 passes over its queries, 40 to 300"
+    )
+    learning_rate: float = Field(2e-4, gt=0, description="peak of the learning rate")
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the updates spent warming up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of matrices")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training")
+    measures: int = Field(3, ge=0, description="times dev is measured in training; 0 = never")
+    keep: Literal["best", "last"] = Field("best", description="which weights to keep, by dev")
+    checkpoint_every: int = Field(
+        100, ge=1, description="updates between checkpoints: at most so many are lost to a kill"
+    )
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What a model says of itself to the stage that trains it."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """What cuts its texts into tokens."""
+
+    def config_digest(self) -> str:
+        """What its outputs depend on besides weights and tokens."""
+
+    def plain_attention(self) -> AbstractContextManager[None]:
+        """The attention kernel that training uses, as long as the context lasts."""
+
+
+class Examples(Source, Protocol):
+    """A source that knows how many updates see each of its examples once."""
+
+    @property
+    def updates_per_pass(self) -> float:
+        """How many updates see everything once."""
+
+
+class Trainer(Protocol):
+    """A task: it trains one stage, and adds what the stage depends on and its measure on dev."""
+
+    def train_stage(
+        self,
+        name: str,
+        players: Sequence[Player],
+        source: Any,
+        turn: Turn,
+        updates: int,
+        settings: TrainingSettings,
+        *,
+        teacher: Any = None,
+        needs: frozenset[str] = frozenset(),
+        parts: Player | None = None,
+    ) -> float | None:
+        """Train players in place; the first one's value on dev, None where dev is never asked."""
+
+
+def updates_of(settings: TrainingSettings, updates_per_pass: float) -> int:
+    """How many updates settings stand for, given how many see every example once."""
+    return settings.updates or default_updates(updates_per_pass)
+
+
+def default_updates(updates_per_pass: float) -> int:
+    """How many updates are made when nothing is said: `PASSES` passes, within bounds."""
+    return min(max(math.ceil(PASSES * updates_per_pass), LEAST_UPDATES), MOST_UPDATES)
+
+
+def share_updates(updates: int, shares: Sequence[float]) -> list[int]:
+    """`shared_out`, for updates that somebody asked for.
+
+    Raises:
+        ConfigError: when there are fewer updates than stages.
+    """
+    try:
+        return shared_out(updates, shares)
+    except ValueError as error:
+        raise ConfigError(f"{error}. Ask for more with --set updates=...") from error
+
+
+def player(name: str, module: nn.Module, settings: TrainingSettings, updates: int) -> Player:
+    """A player whose learning rate rises, and ends at 0 after `updates` steps over all stages.
+
+    Its dropout becomes that of the settings.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = settings.dropout
+    return trained_player(
+        name,
+        module,
+        learning_rate=settings.learning_rate,
+        schedule=linear_warmup_decay(int(settings.warmup * updates), updates),
+        weight_decay=settings.weight_decay,
+    )
+
+
+def train_model(
+    task: Trainer,
+    name: str,
+    model: nn.Module,
+    source: Examples,
+    turn: Turn,
+    settings: TrainingSettings,
+    *,
+    teacher: Any = None,
+    needs: frozenset[str] = frozenset(),
+    parts: nn.Module | None = None,
+    reference: Player | None = None,
+) -> float | None:
+    """Train the player `student` (and `parts`) in place, beside a former student that stays what it
+    is: one stage of one turn. The result is what dev says of it, if it was asked.
+    """
+    updates = updates_of(settings, source.updates_per_pass)
+    student = player("student", model, settings, updates)
+    return task.train_stage(
+        name,
+        [student, *([] if reference is None else [reference])],
+        source,
+        turn,
+        updates,
+        settings,
+        teacher=teacher,
+        needs=needs,
+        parts=None if parts is None else player("parts", parts, settings, updates),
+    )
+
+
+def train_stage(
+    run: Run,
+    name: str,
+    players: Sequence[Player],
+    source: Source,
+    turn: Turn,
+    updates: int,
+    settings: TrainingSettings,
+    *,
+    inputs: Mapping[str, object],
+    measure: Measure | None,
+    needs: frozenset[str] = frozenset(),
+    parts: Player | None = None,
+) -> float | None:
+    """Train players in place, with what they carry from earlier stages: one stage of one turn.
+
+    `inputs` are what the signals depend on besides the players and the examples. The result is the
+    measured value of the weights that the stage ends with, None where nothing is measured.
+    """
+    models = [player.model for player in players if isinstance(player.model, Model)]
+    stage = Stage(
+        f"train-{name}",
+        players,
+        source,
+        [turn],
+        updates,
+        parts=parts,
+        needs=needs,
+        settings={
+            **settings.model_dump(exclude=set(settings.between)),
+            "models": [
+                [model.config_digest(), tokenizer_digest(model.tokenizer)] for model in models
+            ],
+            **inputs,
+        },
+        measure=measure,
+    )
+    with ExitStack() as attention:
+        for model in models:
+            attention.enter_context(model.plain_attention())
+        train(stage, replace(run, checkpoint_every=settings.checkpoint_every))
+    if measure is None:
+        return None
+    done = read_done(run.folder / "stages" / stage.name)
+    values = [value for _, value in done.metrics["measured"]]
+    return float(max(values) if settings.keep == "best" else values[-1])

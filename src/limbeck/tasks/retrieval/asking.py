@@ -1,0 +1,260 @@
+"""What does a collection hold, and what do words and teachers say of it?
+
+Tokens, vectors, candidates and scores of one collection in one run, each made once and kept as an
+artefact. It knows no recipe, no loss and no measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+
+from limbeck.candidates import Candidates, merge, mine_dense, mine_lexical
+from limbeck.data.collection import Collection, positives
+from limbeck.data.scores import ScoredPairs
+from limbeck.data.tokens import TokenStore, tokenize, tokenizer_digest
+from limbeck.models.encoder import Encoder
+from limbeck.similarity import comparable
+from limbeck.store import digest
+from limbeck.teachers.score_store import ScoreStore
+from limbeck.teachers.scoring import embed_collection, score_pairs
+from limbeck.teachers.teachers import DualTeacher, Teacher
+from limbeck.training import Run
+from limbeck.types import QueryId, Role, Split
+
+
+@dataclass
+class Asking:
+    """One collection in one run, for recipes to work on.
+
+    `base` is the encoder that the student is cut from, as a teacher: it mines where no better one
+    can. `given` are pairs that others found: candidates besides. `counts` say what rules left out
+    of the last `lists`, and `trained` names the stages that trained a model, since each was last
+    cleared; they reach the report. `suffix` ends the names of these stages.
+    """
+
+    collection: Collection
+    run: Run
+    base: DualTeacher
+    store: ScoreStore | None
+    given: Sequence[ScoredPairs] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+    trained: list[str] = field(default_factory=list)
+    suffix: str = ""
+    _tokens: dict[tuple[str, Role, str], TokenStore] = field(default_factory=dict)
+    _equal: dict[Role, np.ndarray] = field(default_factory=dict)
+
+    def unshared(self) -> Self:
+        """The same task, but what teachers say stays in this run: for models still in training."""
+        return replace(self, store=None)
+
+    def from_base(self, base: DualTeacher, name: str) -> Self:
+        """The same task for a model that starts from another base, which mines for it; the stages
+        that train are told apart by the base's name.
+        """
+        return replace(self, base=base, suffix=f"-{name}")
+
+    def positions(self, ids: Sequence[QueryId]) -> np.ndarray:
+        """Where queries stand in the collection."""
+        index = self.collection.queries.index
+        return np.array([index[query] for query in ids], dtype=np.int32)
+
+    def labelled_queries(self) -> np.ndarray:
+        """The training queries with a positive, as positions."""
+        return self.positions(self.collection.labelled)
+
+    def training_queries(self) -> np.ndarray:
+        """The labelled training queries, then the unlabelled ones, as positions."""
+        return self.positions([*self.collection.labelled, *self.collection.unlabelled])
+
+    def askable_queries(self, teacher: Teacher) -> np.ndarray:
+        """The training queries that a teacher can be asked about, as positions."""
+        queries = self.training_queries()
+        return (
+            queries if teacher.answers is None else queries[np.isin(queries, teacher.answers[:, 0])]
+        )
+
+    def split_queries(self, split: Split) -> np.ndarray:
+        """The judged queries of a split, as positions."""
+        return self.positions(list(self.collection.qrels.get(split, {})))
+
+    def positives_of(self, query: int, split: Split) -> np.ndarray:
+        """The passages that a split judges relevant to a query, as positions."""
+        query_id = QueryId(self.collection.queries.ids[query])
+        judged = self.collection.qrels.get(split, {}).get(query_id, {})
+        index = self.collection.passages.index
+        return np.array([index[passage] for passage in positives(judged)], dtype=np.int64)
+
+    def tokens(self, tokenizer: Any, role: Role, prompt: str) -> TokenStore:
+        """A field's tokens, made once per tokenizer and prompt."""
+        key = (tokenizer_digest(tokenizer), role, prompt)
+        if key not in self._tokens:
+            texts = self.collection.queries if role == "query" else self.collection.passages
+            folder = self.run.folder / "stages" / "tokens" / f"{role}-{digest(list(key))[:12]}"
+            self._tokens[key] = self.run.made(
+                folder,
+                lambda: tokenize(
+                    texts.texts,
+                    tokenizer,
+                    folder,
+                    stage="tokens",
+                    prompt=prompt,
+                    progress=self.run.progress,
+                ),
+            )
+        return self._tokens[key]
+
+    def tokens_of(self, encoder: Encoder, role: Role) -> TokenStore:
+        """A field's tokens as an encoder reads them."""
+        return self.tokens(encoder.tokenizer, role, encoder.prompt(role))
+
+    def vectors(
+        self, teacher: Teacher, role: Role, queries: np.ndarray | None = None
+    ) -> np.ndarray:
+        """A dual teacher's vectors of all passages, or of the queries at these positions."""
+        what = "passages" if role == "passage" else "queries"
+        positions = np.arange(len(self.collection.passages)) if queries is None else queries
+        inputs = {
+            "collection": self.collection.digest,
+            "teacher": teacher.digest,
+            "role": role,
+            "positions": digest(positions.tolist()),
+            "engine": self.run.engine.key(),
+        }
+        name = f"encode-{teacher.name}-{what}-{digest(inputs)[:8]}"
+        folder = self.run.first(lambda: self.run.stage(name, inputs))
+        return self.run.first(
+            lambda: embed_collection(
+                teacher,
+                self.collection,
+                role,
+                positions,
+                self.tokens,
+                folder=folder,
+                store=self.store,
+                engine=self.run.engine,
+                progress=self.run.progress,
+            )
+        )
+
+    def pools(
+        self,
+        queries: np.ndarray,
+        *,
+        depth: int,
+        teacher: Teacher,
+        asked: Teacher | None = None,
+    ) -> Candidates:
+        """The candidates of queries by words, by the vectors of a dual teacher and as they were
+        given, merged by rank.
+
+        At most `depth` passages per query; the vectors' first comes first. They are meant for the
+        teacher that is `asked` about them: where it has scores of some pairs only, its own pairs
+        are the candidates instead.
+        """
+        if asked is not None and asked.answers is not None:
+            return _answered(self.without_own(asked.answers), queries, depth, asked.name)
+        lexical = self.lexical(queries, depth=depth)
+        given = [
+            _answered(self.without_own(found.pairs), queries, depth, f"given-{number}")
+            for number, found in enumerate(self.given, start=1)
+        ]
+        return merge([self.mined(queries, depth=depth, miner=teacher), lexical, *given], depth)
+
+    def without_own(self, pairs: np.ndarray) -> np.ndarray:
+        """The (query, passage) positions [n, 2] without queries beside their own passage."""
+        kept: np.ndarray = pairs[self.collection.own_passages[pairs[:, 0]] != pairs[:, 1]]
+        return kept
+
+    def lexical(self, queries: np.ndarray, *, depth: int) -> Candidates:
+        """The `depth` candidates of each query by words, best first."""
+        name = f"mine-bm25-{digest([queries.tolist(), depth])[:8]}"
+        return self.run.first(
+            lambda: mine_lexical(
+                self.collection,
+                queries,
+                depth=depth,
+                folder=self.run.folder / "stages" / name,
+                progress=self.run.progress,
+            )
+        )
+
+    def mined(self, queries: np.ndarray, *, depth: int, miner: Teacher) -> Candidates:
+        """The `depth` candidates of each query by the vectors of a dual teacher, best first."""
+        asked = comparable(self.vectors(miner, "query", queries), miner.similarity)
+        answers = comparable(self.vectors(miner, "passage"), miner.similarity)
+        name = f"mine-{miner.name}-{digest([queries.tolist(), depth, miner.digest])[:8]}"
+        return self.run.first(
+            lambda: mine_dense(
+                self.collection,
+                queries,
+                asked,
+                answers,
+                source=miner.name,
+                depth=depth,
+                folder=self.run.folder / "stages" / name,
+                progress=self.run.progress,
+            )
+        )
+
+    def pair_scores(self, teacher: Teacher, pairs: np.ndarray) -> np.ndarray:
+        """A teacher's raw scores [n] of (query, passage) positions [n, 2]."""
+        inputs = {
+            "collection": self.collection.digest,
+            "teacher": teacher.digest,
+            "pairs": digest(pairs.tolist()),
+            "engine": self.run.engine.key(),
+        }
+        name = f"score-{teacher.name}-{digest(inputs)[:8]}"
+        folder = self.run.first(lambda: self.run.stage(name, inputs))
+        return self.run.first(
+            lambda: score_pairs(
+                teacher,
+                self.collection,
+                pairs,
+                self.tokens,
+                folder=folder,
+                store=self.store,
+                engine=self.run.engine,
+                progress=self.run.progress,
+            )
+        )
+
+    def query_vectors(self, teacher: Teacher) -> np.ndarray:
+        """A dual teacher's vectors of the training queries, by position; zeros elsewhere."""
+        queries = self.training_queries()
+        width = self.vectors(teacher, "passage").shape[1]
+        found = np.zeros((len(self.collection.queries), width), dtype=np.float32)
+        if len(queries):
+            found[queries] = self.vectors(teacher, "query", queries)
+        return found
+
+    def firsts(self, role: Role) -> np.ndarray:
+        """For each query or passage the position of the first one with its text."""
+        if role not in self._equal:
+            texts = self.collection.queries if role == "query" else self.collection.passages
+            first: dict[str, int] = {}
+            at = [first.setdefault(text, place) for place, text in enumerate(texts.texts)]
+            self._equal[role] = np.array(at, dtype=np.int64)
+        return self._equal[role]
+
+
+def _answered(pairs: np.ndarray, queries: np.ndarray, depth: int, source: str) -> Candidates:
+    """The first `depth` of the pairs [n, 2] of each query, which stand together, best first."""
+    starts = np.searchsorted(pairs[:, 0], queries, side="left")
+    counts = np.minimum(np.searchsorted(pairs[:, 0], queries, side="right") - starts, depth)
+    found = np.full((len(queries), int(counts.max(initial=0))), -1, dtype=np.int32)
+    for row, (start, count) in enumerate(zip(starts.tolist(), counts.tolist(), strict=True)):
+        found[row, :count] = pairs[start : start + count, 1]
+    scores = np.broadcast_to(-np.arange(found.shape[1], dtype=np.float32), found.shape)
+    return Candidates.of(source, queries, found, scores)  # only the order is known here
+
+
+def distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct values in order of first appearance, and where each of `values` is in them."""
+    found, first, place = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return found[order], np.argsort(order)[place]

@@ -1,0 +1,177 @@
+"""What may each query be shown with?
+
+Lists of positives and candidates, without likely false negatives, and how teachers rank them. It
+knows no batch, no model in training and no loss.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from limbeck.candidates import Candidates
+from limbeck.negatives import drop_by_margin, drop_by_rank
+from limbeck.selection import first_rank
+from limbeck.sources import ListSource, QueryList
+from limbeck.tasks.retrieval.asking import Asking, distinct
+from limbeck.teachers.teachers import Teacher
+from limbeck.types import QueryId
+
+
+class Listing(Asking):
+    """Lists for the queries of a collection."""
+
+    def lists(
+        self,
+        pools: Candidates,
+        *,
+        first_rank: int = 0,
+        teacher: Teacher | None = None,
+        margin: float | None = None,
+    ) -> list[QueryList]:
+        """What each query of the pools may be shown with: its positives, and candidates to draw.
+
+        Judged positives leave the pool, and so does a passage with the text of another: no list or
+        update shows a text twice. What has the text of the query's own passage leaves it, too. With
+        a teacher, everything is scored by it; an unlabelled query's pool is put in its order. A
+        positive that it cannot be asked about is left out.
+
+        Likely false negatives leave the pool of a labelled query: what is ranked before
+        `first_rank`, and with a `margin` (in the teacher's units) what scores above the best
+        positive minus `margin`. So do the positives of other queries with its text. None of them
+        is its negative either where another query brings it into an update. Queries without two
+        passages to compare are left out. All of these are counted.
+        """
+        self.counts.clear()  # a run asks several times; the student's lists, the last, count
+        entries = []
+        spared: list[np.ndarray] = []
+        relevant = self._positives_by_text()
+        firsts = self.firsts("passage")
+        own_passages = self.collection.own_passages
+        answers = None if teacher is None else self._answers_by_text(teacher)
+        for place, query in enumerate(pools.queries.tolist()):
+            judged, _ = distinct(firsts[self.positives_of(query, "train")])
+            if answers is not None:
+                scored = np.isin(judged, answers.get(self.firsts("query")[query], []))
+                self._count("positives left out: the teacher has no score", int((~scored).sum()))
+                judged = judged[scored]
+            pool, _ = distinct(firsts[pools.for_query(place)])
+            pool = pool[~np.isin(pool, judged)]
+            left_out = np.empty(0, dtype=np.int64)
+            if len(judged):
+                left_out = relevant[self.collection.queries.texts[query]]
+                left_out = left_out[~np.isin(left_out, judged)]
+                pool = pool[~np.isin(pool, left_out)]
+            if own_passages[query] >= 0 and (own := firsts[own_passages[query]]) not in judged:
+                left_out = np.append(left_out, own)
+                pool = pool[pool != own]
+            if len(judged) and first_rank:
+                kept = drop_by_rank(np.arange(len(pool)), (first_rank, first_rank + len(pool)))
+                self._count("candidates dropped: ranked too high", int((~kept).sum()))
+                left_out = np.append(left_out, pool[~kept])
+                pool = pool[kept]
+            entries.append((query, judged, pool))
+            spared.append(left_out)
+        scores: list[np.ndarray | None] = [None] * len(entries)
+        if teacher is not None and entries:
+            pairs = [
+                np.stack([np.full(len(judged) + len(pool), query), np.append(judged, pool)], axis=1)
+                for query, judged, pool in entries
+            ]
+            ends = np.cumsum([len(rows) for rows in pairs])[:-1]
+            scores = list(np.split(self.pair_scores(teacher, np.concatenate(pairs)), ends))
+        lists = []
+        for (query, judged, found), left_out, own in zip(entries, spared, scores, strict=True):
+            pool, own = self._ordered(judged, found, own, margin)
+            if len(judged):
+                left_out = np.append(left_out, found[~np.isin(found, pool)])
+            if len(judged) + len(pool) < 2:
+                self._count("training queries without two passages to compare", 1)
+                continue
+            query_id = QueryId(self.collection.queries.ids[query])
+            lists.append(QueryList(query, query_id, judged, pool, own, left_out))
+        return lists
+
+    def _answers_by_text(self, teacher: Teacher) -> dict[int, np.ndarray] | None:
+        """Which passages a teacher has scores of, per query, as first positions; None = any."""
+        if teacher.answers is None:
+            return None
+        queries = self.firsts("query")[teacher.answers[:, 0]]
+        order = np.argsort(queries, kind="stable")
+        passages = self.firsts("passage")[teacher.answers[order, 1]]
+        found, starts = np.unique(queries[order], return_index=True)
+        return dict(zip(found.tolist(), np.split(passages, starts[1:]), strict=True))
+
+    def positive_ranks(self, pools: Candidates, teacher: Teacher | None = None) -> np.ndarray:
+        """The rank [Q], from 1, of the first positive of each pool's query, infinite without one.
+
+        In the order of the pool; with a teacher, in that of its scores of pool and positives.
+        """
+        firsts = self.firsts("passage")
+        entries = []
+        for place, query in enumerate(pools.queries.tolist()):
+            judged = firsts[self.positives_of(query, "train")]
+            found = firsts[pools.for_query(place)]
+            shown, _ = distinct(found if teacher is None else np.append(judged, found))
+            entries.append((query, shown, np.isin(shown, judged)))
+        scores = [-np.arange(len(shown), dtype=np.float32) for _, shown, _ in entries]
+        if teacher is not None and entries:
+            pairs = [
+                np.stack([np.full(len(shown), query), shown], axis=1) for query, shown, _ in entries
+            ]
+            ends = np.cumsum([len(rows) for rows in pairs])[:-1]
+            scores = np.split(self.pair_scores(teacher, np.concatenate(pairs)), ends)
+        return np.array(
+            [first_rank(own, marks) for own, (_, _, marks) in zip(scores, entries, strict=True)]
+        )
+
+    def _positives_by_text(self) -> dict[str, np.ndarray]:
+        """The passages judged relevant to any training query of a text, as first positions."""
+        firsts, found = self.firsts("passage"), dict[str, np.ndarray]()
+        for query in self.labelled_queries().tolist():
+            text = self.collection.queries.texts[query]
+            judged = firsts[self.positives_of(query, "train")]
+            found[text] = np.append(found[text], judged) if text in found else judged
+        return found
+
+    def scored(self, source: ListSource, updates: int, teacher: Teacher) -> ListSource:
+        """The source with a teacher's raw scores of all that its first updates show.
+
+        What they do not show is not asked for, and NaN.
+        """
+        shown: dict[int, set[int]] = {}
+        for update in range(updates):
+            batch = source.batch(update)
+            for query, columns in zip(batch.queries.tolist(), batch.lists, strict=True):
+                passages = batch.passages[columns[columns >= 0]].tolist()
+                shown.setdefault(query, set()).update(passages)
+        pairs = [(query, passage) for query in sorted(shown) for passage in sorted(shown[query])]
+        said = self.pair_scores(teacher, np.array(pairs, dtype=np.int64))
+        scores = dict(zip(pairs, said.tolist(), strict=True))
+        lists = []
+        for entry in source.lists:
+            passages = np.append(entry.positives, entry.pool).tolist()
+            own = [scores.get((entry.query, passage), math.nan) for passage in passages]
+            lists.append(replace(entry, scores=np.array(own, dtype=np.float32)))
+        return replace(source, lists=lists)
+
+    def _ordered(
+        self, judged: np.ndarray, pool: np.ndarray, own: np.ndarray | None, margin: float | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """A pool and the scores of positives and pool, after the teacher had its say."""
+        if own is None:
+            return pool, None
+        marks, others = own[: len(judged)], own[len(judged) :]
+        if not len(judged):
+            order = np.argsort(-others, kind="stable")
+            return pool[order], others[order]
+        if margin is not None:
+            kept = drop_by_margin(others, float(marks.max()), margin)
+            self._count("candidates dropped: scored near the positive", int((~kept).sum()))
+            pool, others = pool[kept], others[kept]
+        return pool, np.concatenate([marks, others])
+
+    def _count(self, what: str, number: int) -> None:
+        self.counts[what] = self.counts.get(what, 0) + number
