@@ -17,6 +17,7 @@ SCRIPTS = {
     "second_run": "--recipes",
     "head_to_head": "--burst",
     "serve_load": "--clients",
+    "unmoved": "--against",
 }
 
 
