@@ -132,6 +132,14 @@ def check_same_run(
     Raises:
         ConfigError: naming what differs; other versions or another machine may be forced.
     """
+    here = environment()
+    made_by = found["environment"].get("limbeck")
+    if made_by != here["limbeck"] and not force:
+        raise ConfigError(
+            f"--out {out} was begun by limbeck {made_by}, and this is limbeck {here['limbeck']}, "
+            "which may compute other numbers. Choose another --out, finish it with that version, "
+            "or accept the difference with --force."
+        )
     wanted = {key: value for key, value in asked.items() if value is not None}
     differs = _different(
         *(
@@ -144,7 +152,7 @@ def check_same_run(
             f"--out {out} holds another run: {'; '.join(differs)}. "
             "Choose another --out, or repeat the command that made it (see run.toml there)."
         )
-    moved = _different(found["environment"], environment())
+    moved = _different(found["environment"], here)
     if moved and not force:
         raise ConfigError(
             f"--out {out} was begun under other conditions: {'; '.join(moved)}. Going on would not "
