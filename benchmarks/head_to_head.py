@@ -38,7 +38,7 @@ from limbeck.models.encoder import Encoder
 from limbeck.models.layers import cut_layers
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.objectives.listwise import kl_divergence
-from limbeck.pipeline.asking import DATA_SEED, OFFLINE_LAYERS, measured_split
+from limbeck.pipeline.request import DATA_SEED, OFFLINE_LAYERS, measured_split
 from limbeck.recipes import find
 from limbeck.settings import parse_settings
 from limbeck.similarity import softmax_temperature

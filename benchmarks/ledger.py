@@ -26,7 +26,7 @@ from limbeck.cli.options import parse_assignments
 from limbeck.cli.progress import on_stderr
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.pipeline import distill
-from limbeck.pipeline.asking import OFFLINE_LAYERS
+from limbeck.pipeline.request import OFFLINE_LAYERS
 from limbeck.record import environment, read_record
 from limbeck.teachers.specs import TeacherSpec
 

@@ -325,8 +325,8 @@ def test_the_fault_hook_kills_at_the_write_it_names(tmp_path: Path) -> None:
 
 def test_one_process_at_a_time_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
     hold = (
-        "import sys, time; from pathlib import Path; from limbeck.store import held\n"
-        "with held(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)\n"
+        "import sys, time; from pathlib import Path; from limbeck.store import lock_folder\n"
+        "with lock_folder(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", hold, tmp_path],
@@ -337,13 +337,13 @@ def test_one_process_at_a_time_and_a_killed_one_holds_nothing(tmp_path: Path) ->
         assert other.stdout.readline() == b"held\n"
         with (
             pytest.raises(StoreError, match="Another process is working in"),
-            store.held(tmp_path),
+            store.lock_folder(tmp_path),
         ):
             pass
         other.kill()
-    with store.held(tmp_path), pytest.raises(StoreError), store.held(tmp_path):
+    with store.lock_folder(tmp_path), pytest.raises(StoreError), store.lock_folder(tmp_path):
         pass
-    with store.held(tmp_path):
+    with store.lock_folder(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -354,7 +354,7 @@ def test_what_a_killed_writer_left_is_cleared_away(tmp_path: Path) -> None:
     (tmp_path / ".tmp-7-student" / "1_Pooling").mkdir(parents=True)
     (tmp_path / ".old-7-student").mkdir()
     (tmp_path / "stages" / "mine" / "shard-00001.parquet").touch()
-    with store.held(tmp_path):
+    with store.lock_folder(tmp_path):
         left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"stages/mine/shard-00001.parquet"}
     assert {path.name for path in tmp_path.iterdir()} == {"stages"}

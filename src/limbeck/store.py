@@ -155,7 +155,7 @@ def new_folder(path: Path, *, stage: str) -> Iterator[Path]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Keep a folder for this process, and clear away what a killed one left behind.
 
     The kernel holds the lock and releases it when the process ends, however it ends.

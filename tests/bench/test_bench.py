@@ -17,8 +17,9 @@ from typer.testing import Result as Answer
 
 from collections_here import made_up
 from limbeck.bench import bench
-from limbeck.bench.verbs import Arm, seconds_left
+from limbeck.bench.api import Arm, seconds_left
 from limbeck.cli import app
+from limbeck.config import RunConfig
 from limbeck.errors import ConfigError
 from limbeck.pipeline import distill
 from limbeck.store import digest_folder, read_json, read_parquet
@@ -223,7 +224,14 @@ def test_progress_says_which_arm_and_how_long_the_others_take(done: Done) -> Non
 def test_an_arm_will_take_as_long_as_its_recipes_others_or_as_the_mean() -> None:
     """`kl` took 100 s and 140 s, `contrastive` 30 s: another `kl` 120 s, `embed` 270 / 3 = 90 s."""
     arms = [
-        Arm(f"{recipe}-{seed}", recipe, seed, {})
+        Arm(
+            name := f"{recipe}-{seed}",
+            RunConfig("docs", recipe=recipe),
+            Path(name),
+            False,
+            (),
+            False,
+        )
         for recipe in ("contrastive", "kl", "embed")
         for seed in range(3)
     ]
@@ -281,8 +289,8 @@ def test_finished_arms_are_read_back_and_a_recipe_may_be_added(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("everything is finished")
 
-    monkeypatch.setattr("limbeck.bench.verbs.distill", refuse)
-    monkeypatch.setattr("limbeck.pipeline.asking.read_as_given", refuse)
+    monkeypatch.setattr("limbeck.bench.api.distill", refuse)
+    monkeypatch.setattr("limbeck.data.reading.read_as_given", refuse)
     answer = invoke(*done.words(out))
     assert answer.exit_code == 0, answer.output
     assert answer.stdout.startswith("Smallest visible difference from contrastive in nDCG@10")

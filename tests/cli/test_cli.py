@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import limbeck.cli
-from limbeck.cli.options import parse_duration
+from limbeck.config import parse_duration
 
 from .conftest import Invoke
 

@@ -23,7 +23,7 @@ def test_plan_takes_what_distill_takes(invoke: Invoke, pipeline: FakePipeline) -
     assert pipeline.data == ("docs",)
     planned = pipeline.arguments
     assert planned["out"] is None
-    assert (planned["teacher"], planned["settings"]) == ("t", {"updates": "5"})
+    assert (planned["teacher"], planned["settings"]) == (["t"], {"updates": "5"})
     invoke("distill", "docs", "--out", "run")
     assert planned.keys() == pipeline.arguments.keys() - {"force"}
 

@@ -114,7 +114,6 @@ def test_no_data_at_all(invoke: Invoke, tmp_path: Path) -> None:
         ("--student", "nowhere/at/all", ["nowhere/at/all"]),
         ("--student-layers", "9", ["9 layers", "has 4", "1 to 4"]),
         ("--labels", "21", ["21 labelled", "1 to 20"]),
-        ("--labels", "0", ["0 labelled", "1 to 20"]),
     ],
 )
 def test_bad_names_and_settings(

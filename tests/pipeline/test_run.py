@@ -141,8 +141,8 @@ def test_a_finished_run_repeats_its_table_and_touches_nothing(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a finished run needs no model and no data")
 
-    monkeypatch.setattr("limbeck.pipeline.asking.load_encoder", refuse)
-    monkeypatch.setattr("limbeck.pipeline.asking.read_as_given", refuse)
+    monkeypatch.setattr("limbeck.pipeline.request.load_encoder", refuse)
+    monkeypatch.setattr("limbeck.data.reading.read_as_given", refuse)
 
     def times() -> dict[Path, int]:
         files = [path for path in finished.out.rglob("*") if path.is_file() and path.name != SEEN]
@@ -375,7 +375,7 @@ def test_evaluate_measures_a_ranker_on_what_others_find(
     data: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("limbeck.pipeline.verbs.OFFLINE", str(tiny_encoder_folder))
+    monkeypatch.setattr("limbeck.pipeline.api.OFFLINE", str(tiny_encoder_folder))
     answer = invoke("evaluate", tiny_ranker_folder, data, "--split", "dev", "--json")
     assert answer.exit_code == 0, answer.output
     rows: list[dict[str, Any]] = json.loads(answer.stdout)["rows"]

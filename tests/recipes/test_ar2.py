@@ -16,7 +16,7 @@ from limbeck.errors import ConfigError
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import cut_layers
 from limbeck.objectives.listwise import kl_divergence
-from limbeck.recipes import Told, find
+from limbeck.recipes import RecipeResult, find
 from limbeck.settings import parse_settings
 from limbeck.store import digest_tensors, read_json, read_tensors
 from limbeck.tasks.retrieval import Retrieval
@@ -38,7 +38,7 @@ SMALL: dict[str, object] = {
 }
 PHASES = [f"ar2-{at}-{who}" for at in (1, 2, 3) for who in ("ranker", "retriever")]
 
-Ran = tuple[list[Trained], Told, Retrieval, Encoder]
+Ran = tuple[list[Trained], RecipeResult, Retrieval, Encoder]
 Run = Callable[..., Ran]
 
 

@@ -17,7 +17,7 @@ from scipy.special import log_softmax
 from limbeck.errors import ConfigError
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import cut_layers, layer_count
-from limbeck.recipes import Told, find
+from limbeck.recipes import RecipeResult, find
 from limbeck.settings import parse_settings
 from limbeck.store import digest_tensors, read_json, read_tensors
 from limbeck.tasks.retrieval import Retrieval, ladder
@@ -45,7 +45,7 @@ WHOLE = [
     "prod-data-1",
 ]
 
-Ran = tuple[list[Trained], Told, Retrieval]
+Ran = tuple[list[Trained], RecipeResult, Retrieval]
 Run = Callable[..., Ran]
 
 

@@ -9,6 +9,6 @@
 None of it knows a method: recipes are names with settings.
 """
 
-from limbeck.bench.verbs import Benched, bench, dry_run
+from limbeck.bench.api import Benched, bench, dry_run
 
 __all__ = ["Benched", "bench", "dry_run"]

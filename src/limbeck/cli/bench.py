@@ -13,6 +13,12 @@ from limbeck.cli.output import print_json
 from limbeck.cli.progress import on_stderr
 
 
+@options.run_options(
+    *("student", "student_layers", "settings", "labels", "store", "precision"),
+    *("drop_unknown_judgements", "keep_own_passage", "language"),
+    settings="A setting of every recipe that has it; RECIPE.KEY=VALUE of one; repeatable.",
+    store="The folder of kept teacher scores, instead of OUT/store.",
+)
 def bench(
     data: options.Data,
     out: Annotated[
@@ -29,6 +35,7 @@ def bench(
             help="What is compared, beside `contrastive` and `kl`; presets name ablations.",
         ),
     ],
+    run: dict[str, Any],
     seeds: Annotated[
         int, typer.Option(help="How many seeds each recipe is run with: 0, 1, ...", min=1)
     ] = 3,
@@ -38,34 +45,13 @@ def bench(
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            metavar=options.TEACHER,
+            metavar="[NAME=]TEACHER",
             help="One teacher for all, as for `distill`: a model's folder or hub name, or "
             "`train[:dual|cross|ensemble[:BASE]]` to fit one, once; repeat it, and the mean of "
             "several teaches.",
             show_default="train:dual",
         ),
     ] = None,
-    student: options.Student = None,
-    student_layers: options.StudentLayers = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A setting of every recipe that has it; RECIPE.KEY=VALUE of one; repeatable.",
-        ),
-    ] = None,
-    labels: options.Labels = None,
-    store: Annotated[
-        Path | None,
-        typer.Option(
-            help="The folder of kept teacher scores.", show_default="OUT/store", file_okay=False
-        ),
-    ] = None,
-    precision: options.Precision = "auto",
-    drop_unknown_judgements: options.DropUnknownJudgements = False,
-    keep_own_passage: options.KeepOwnPassage = False,
-    language: options.Language = "auto",
     force: Annotated[
         bool,
         typer.Option(
@@ -80,20 +66,12 @@ def bench(
     from limbeck import bench as comparing
 
     arguments: dict[str, Any] = {
+        **run,
         "out": out,
         "recipes": recipes.split(","),
         "seeds": range(seeds),
         "updates": updates,
         "teacher": teacher or "train:dual",
-        "student": student,
-        "student_layers": student_layers,
-        "settings": options.parse_assignments(assignments or []),
-        "labels": labels,
-        "store": store,
-        "precision": precision,
-        "drop_unknown_judgements": drop_unknown_judgements,
-        "keep_own_passage": keep_own_passage,
-        "language": language,
         "force": force,
     }
     if dry_run:

@@ -4,7 +4,7 @@ Parses, calls `limbeck.data.check.check` or `limbeck.data.convert.convert`, prin
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,16 +21,16 @@ def root() -> None:
 
 
 @app.command("check")
+@options.run_options("drop_unknown_judgements", "language")
 def check(
     data: options.Data,
-    drop_unknown_judgements: options.DropUnknownJudgements = False,
-    language: options.Language = "auto",
+    run: dict[str, Any],
     as_json: options.Json = False,
 ) -> None:
     """Count and check a collection; exits 2 only for what `distill` refuses."""
     from limbeck.data.check import check as look
 
-    report = look(data, drop_unknown_judgements=drop_unknown_judgements, language=language)
+    report = look(data, **run)
     if as_json:
         print_json(report.to_json())
     else:
@@ -40,16 +40,17 @@ def check(
 
 
 @app.command("convert")
+@options.run_options("drop_unknown_judgements")
 def convert(
     data: options.Data,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.", file_okay=False)],
-    drop_unknown_judgements: options.DropUnknownJudgements = False,
+    run: dict[str, Any],
     as_json: options.Json = False,
 ) -> None:
     """Write a collection as a folder in the BEIR layout; nothing is overwritten."""
     from limbeck.data.convert import convert as write
 
-    collection = write(data, out, drop_unknown_judgements=drop_unknown_judgements)
+    collection = write(data, out, **run)
     judged = {split: len(queries) for split, queries in collection.qrels.items()}
     if as_json:
         print_json(

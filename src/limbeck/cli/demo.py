@@ -4,7 +4,7 @@ Parses, calls `limbeck.pipeline.demo`, prints.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,18 +13,19 @@ from limbeck.cli.output import as_dict, one_line, print_json, print_result
 from limbeck.cli.progress import on_stderr
 
 
+@options.run_options("precision")
 def demo(
+    run: dict[str, Any],
     out: Annotated[Path, typer.Option(help="The run's folder.", file_okay=False)] = Path(
         "demo-run"
     ),
-    precision: options.Precision = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Distil a small retriever for Python documentation, and search with it; takes minutes."""
     from limbeck import pipeline
 
     with on_stderr() as progress:
-        result, searches = pipeline.demo(out, precision=precision, progress=progress)
+        result, searches = pipeline.demo(out, **run, progress=progress)
     if as_json:
         found = [
             {"query": query, "hits": [(hit.score, hit.id, hit.text) for hit in hits]}

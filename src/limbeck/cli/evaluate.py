@@ -4,7 +4,7 @@ Parses, calls `limbeck.pipeline.evaluate`, prints.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,10 @@ from limbeck.cli.output import as_dict, print_json, print_result
 from limbeck.cli.progress import on_stderr
 
 
+@options.run_options(
+    *("seed", "backend", "precision", "workers"),
+    *("drop_unknown_judgements", "keep_own_passage", "language"),
+)
 def evaluate(
     model: Annotated[
         str,
@@ -22,6 +26,7 @@ def evaluate(
         ),
     ],
     data: options.Data,
+    run: dict[str, Any],
     split: Annotated[
         Literal["train", "dev", "test"], typer.Option(help="Whose queries to search for.")
     ] = "test",
@@ -32,33 +37,13 @@ def evaluate(
             file_okay=False,
         ),
     ] = None,
-    seed: options.Seed = 0,
-    backend: options.Backend = "auto",
-    precision: options.Precision = "auto",
-    workers: options.Workers = None,
-    drop_unknown_judgements: options.DropUnknownJudgements = False,
-    keep_own_passage: options.KeepOwnPassage = False,
-    language: options.Language = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Measure a model: nDCG@10, RR@10 and R@100 with intervals, speed and size."""
     from limbeck import pipeline
 
     with on_stderr() as progress:
-        result = pipeline.evaluate(
-            model,
-            data,
-            split=split,
-            out=out,
-            seed=seed,
-            backend=backend,
-            precision=precision,
-            workers=workers,
-            drop_unknown_judgements=drop_unknown_judgements,
-            keep_own_passage=keep_own_passage,
-            language=language,
-            progress=progress,
-        )
+        result = pipeline.evaluate(model, data, split=split, out=out, **run, progress=progress)
     if as_json:
         print_json(as_dict(result))
     else:

@@ -4,7 +4,7 @@ Parses, calls `limbeck.pipeline.export`, prints.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from limbeck.cli.output import print_json
 from limbeck.cli.progress import on_stderr
 
 
+@options.run_options("precision", "drop_unknown_judgements")
 def export(
     model: Annotated[
         str,
@@ -26,6 +27,7 @@ def export(
         typer.Option(help="What to write; int8 needs --data and has to pass a gate on dev."),
     ],
     out: Annotated[Path, typer.Option(help="A new folder.", file_okay=False)],
+    run: dict[str, Any],
     data: Annotated[
         str | None,
         typer.Option(
@@ -33,8 +35,6 @@ def export(
             help="The collection whose texts calibrate int8 and whose dev queries measure it.",
         ),
     ] = None,
-    precision: options.Precision = "auto",
-    drop_unknown_judgements: options.DropUnknownJudgements = False,
     force: Annotated[
         bool, typer.Option("--force", help="Write int8 although it loses too much on dev.")
     ] = False,
@@ -49,8 +49,7 @@ def export(
             to=to,
             out=out,
             data=data,
-            precision=precision,
-            drop_unknown_judgements=drop_unknown_judgements,
+            **run,
             force=force,
             progress=progress,
         )

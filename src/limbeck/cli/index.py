@@ -46,6 +46,7 @@ def root() -> None:
 
 
 @app.command("build")
+@options.run_options("backend", "precision", "workers", "language")
 def build(
     model: Annotated[
         str,
@@ -54,6 +55,7 @@ def build(
         ),
     ],
     data: options.Data,
+    run: dict[str, Any],
     out: Annotated[
         Path | None,
         typer.Option(help="The index's folder.", show_default="RUN/index", file_okay=False),
@@ -70,10 +72,6 @@ def build(
             max=1.0,
         ),
     ] = 0.99,
-    backend: options.Backend = "auto",
-    precision: options.Precision = "auto",
-    workers: options.Workers = None,
-    language: options.Language = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Encode the passages of a collection into an index; the same command resumes."""
@@ -84,13 +82,11 @@ def build(
         found = indexing.build(
             model,
             # only passages are needed
-            read_collection(data, drop_unknown_judgements=True, language=language),
+            read_collection(data, drop_unknown_judgements=True, language=run.pop("language")),
             out,
             kind=kind,
             least_recall=recall,
-            backend=backend,
-            precision=precision,
-            workers=workers,
+            **run,
             progress=progress,
         )
     card = found.card

@@ -4,7 +4,7 @@ Parses, calls `limbeck.indexing`, prints.
 """
 
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,9 +13,11 @@ from limbeck.cli.output import one_line, print_json
 from limbeck.cli.progress import on_stderr
 
 
+@options.run_options("backend", "precision")
 def search(
     place: options.Place,
     query: Annotated[str, typer.Argument(metavar="TEXT", help="What to search for.")],
+    run: dict[str, Any],
     k: Annotated[int, typer.Option("--k", help="How many passages.", min=1)] = 10,
     by: Annotated[
         Literal["student", "bm25", "teacher"],
@@ -25,17 +27,13 @@ def search(
         ),
     ] = "student",
     teacher: options.Reranker = None,
-    backend: options.Backend = "auto",
-    precision: options.Precision = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Search the passages of a run or an index; a run is indexed first."""
     from limbeck import indexing
 
     with on_stderr() as progress:
-        found = indexing.open_searcher(
-            place, teacher=teacher, backend=backend, precision=precision, progress=progress
-        )
+        found = indexing.open_searcher(place, teacher=teacher, **run, progress=progress)
         [hits] = found.search([query], k, by=by)
     if as_json:
         print_json({"query": query, "by": by, "hits": [asdict(hit) for hit in hits]})

@@ -3,7 +3,7 @@
 Parses, calls `limbeck.serving.prepare`, prints where it listens.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,8 +11,10 @@ from limbeck.cli import options
 from limbeck.cli.progress import on_stderr
 
 
+@options.run_options("backend", "precision")
 def serve(
     place: options.Place,
+    run: dict[str, Any],
     host: Annotated[
         str, typer.Option(help="The address to listen on; anyone who reaches it may ask.")
     ] = "127.0.0.1",
@@ -71,8 +73,6 @@ def serve(
     read_seconds: Annotated[
         float, typer.Option(help="Seconds in which a request must have arrived.", min=0.1)
     ] = 30.0,
-    backend: options.Backend = "auto",
-    precision: options.Precision = "auto",
 ) -> None:
     """Serve a run or an index over HTTP: search, embeddings, re-ranking, and a page to try it."""
     from limbeck import serving
@@ -97,8 +97,7 @@ def serve(
             hosts=allowed_host or (),
             origins=allowed_origin or (),
             limits=limits,
-            backend=backend,
-            precision=precision,
+            **run,
             progress=progress,
         )
     address = f"Serving {server.name} on {server.address} (Ctrl-C ends it)"

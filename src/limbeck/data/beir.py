@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from limbeck.data.builders import GrowingQrels, GrowingTexts, finished
 from limbeck.data.collection import Collection, Texts
-from limbeck.data.growing import GrowingQrels, GrowingTexts, finished
 from limbeck.data.lines import Problem, Report, find, json_object, lines, shown
 from limbeck.errors import DataError
 from limbeck.types import SPLITS, Qrels, Split

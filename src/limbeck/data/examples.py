@@ -22,9 +22,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from limbeck.data.builders import GrowingQrels, GrowingTexts, finished
 from limbeck.data.collection import Collection, Texts
 from limbeck.data.example_rows import Example, example_of
-from limbeck.data.growing import GrowingQrels, GrowingTexts, finished
 from limbeck.data.lines import Problem, Report, find, json_object, lines
 from limbeck.types import SPLITS, Qrels, Split
 

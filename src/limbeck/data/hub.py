@@ -15,8 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from limbeck.data.builders import SPLIT_WORDS, GrowingQrels, GrowingTexts, finished
 from limbeck.data.collection import Collection, Texts
-from limbeck.data.growing import SPLIT_WORDS, GrowingQrels, GrowingTexts, finished
 from limbeck.data.lines import Problem, Report, shown
 from limbeck.errors import ConfigError
 from limbeck.types import Qrels, Split

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from limbeck.data.collection import Collection
-from limbeck.data.growing import (
+from limbeck.data.builders import (
     SPLIT_WORDS,
     GrowingQrels,
     GrowingTexts,
     finished,
     without_unjudged,
 )
+from limbeck.data.collection import Collection
 from limbeck.data.lines import Report
 from limbeck.errors import ConfigError
 from limbeck.types import SPLITS, Qrels, Split

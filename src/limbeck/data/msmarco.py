@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from limbeck.data.collection import Collection, Texts
-from limbeck.data.growing import (
+from limbeck.data.builders import (
     SPLIT_WORDS,
     GrowingQrels,
     GrowingTexts,
     finished,
     without_unjudged,
 )
+from limbeck.data.collection import Collection, Texts
 from limbeck.data.lines import Problem, Report, decoded, find, lines
 from limbeck.types import SPLITS, Qrels, Split
 

@@ -20,7 +20,8 @@ from typing import NoReturn
 
 from limbeck.data import hub, irds
 from limbeck.data.beir import is_corpus_only, scan_beir
-from limbeck.data.collection import Collection, with_dev, with_language
+from limbeck.data.collection import DATA_SEED, Collection, with_dev, with_labels, with_language
+from limbeck.data.derived import DerivedTexts
 from limbeck.data.examples import ENDINGS, examples_in, scan_examples
 from limbeck.data.lines import Problem, Report, find
 from limbeck.data.made_queries import queries_of_words, with_made_queries
@@ -59,7 +60,7 @@ def read_collection(
         keep_own_passage=keep_own_passage,
         language=language,
     )
-    return with_dev(with_queries(collection, seed), seed)
+    return complete(collection, seed=seed)
 
 
 def read_as_given(
@@ -105,7 +106,27 @@ def _with_own_passages(collection: Collection, *, keep: bool) -> Collection:
     return replace(_with_note(collection, note), keep_own_passage=keep)
 
 
-def with_queries(collection: Collection, seed: int) -> Collection:
+def complete(
+    given: Collection,
+    *,
+    labels: int | None = None,
+    made: DerivedTexts | None = None,
+    seed: int = DATA_SEED,
+) -> Collection:
+    """The collection with queries and a dev split, and judgements of only `labels` queries.
+
+    A corpus without queries gets those that were `made` for it, by default from the words of its
+    passages.
+
+    Raises:
+        ConfigError: when there are fewer labelled training queries than `labels`.
+    """
+    queried = with_queries(given, seed) if made is None else with_made_queries(given, made, seed)
+    collection = with_dev(queried, seed)
+    return collection if labels is None else with_labels(collection, labels, seed)
+
+
+def with_queries(collection: Collection, seed: int = DATA_SEED) -> Collection:
     """The collection, with queries made from the words of its passages when it has none."""
     if len(collection.queries) or not len(collection.passages):
         return collection

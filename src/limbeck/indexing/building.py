@@ -67,7 +67,7 @@ from limbeck.store import (
     digest,
     faults,
     files_below,
-    held,
+    lock_folder,
     new_folder,
 )
 from limbeck.teachers.teachers import DualTeacher, load_teacher, models_of
@@ -144,7 +144,7 @@ def build(
     for line in engine.notes:
         progress.say(line)
     out.mkdir(parents=True, exist_ok=True)
-    with held(out):
+    with lock_folder(out):
         card = _begun_card(teacher, collection, engine, beside)
         if (out / CARD).is_file():
             card = _checked_card(out, card)

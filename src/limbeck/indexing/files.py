@@ -57,7 +57,7 @@ from limbeck.store import (
     checksums,
     digest,
     faults,
-    held,
+    lock_folder,
     new_file,
     new_folder,
     read_json,
@@ -508,7 +508,7 @@ def changing(folder: Path) -> Iterator[Index]:
         ConfigError, StoreError: as `open_index`, or when another process is changing it.
     """
     read_card(folder)
-    with held(folder):
+    with lock_folder(folder):
         yield open_index(folder)
 
 

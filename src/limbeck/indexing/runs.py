@@ -7,16 +7,15 @@ This module knows no vector, and of a run's record only where the data is.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from limbeck.data import read_collection
-from limbeck.data.collection import DATA_SEED, Collection, with_dev, with_labels
+from limbeck.config import RunConfig
+from limbeck.data.collection import Collection
 from limbeck.data.derived import DerivedTexts
-from limbeck.data.made_queries import with_made_queries
-from limbeck.data.reading import read_as_given
+from limbeck.data.reading import complete
 from limbeck.errors import ConfigError, DataError
 from limbeck.language import ENGLISH
 from limbeck.record import RECORD, read_record
@@ -64,40 +63,24 @@ def data_of(run: Path) -> Collection:
     record = read_record(run)
     if record is None:
         raise ConfigError(f"{run} holds no run: it has no {RECORD}. Name the folder of a run.")
-    asked: dict[str, Any] = record["asked"]
+    config = RunConfig.of_record(record["asked"])
+    language = str(record["collection"].get("language", ENGLISH))
     instead = (
         f"Run `limbeck index {run} DATA` with the data to search in; any folder will do, and this "
         "command will find that index."
     )
-    drop = asked.get("drop_unknown_judgements", False)
-    keep = asked.get("keep_own_passage", False)
-    language = str(record["collection"].get("language", ENGLISH))
     try:
-        if asked.get("query_model"):  # whose queries the run has kept
-            given = read_as_given(
-                asked["data"],
-                drop_unknown_judgements=drop,
-                keep_own_passage=keep,
-                language=language,
-            )
-            kept = sorted((run / MADE_QUERIES).glob("*.parquet"))
-            made = DerivedTexts(pl.concat([DerivedTexts.read(path).frame for path in kept]))
-            collection = with_dev(with_made_queries(given, made, DATA_SEED), DATA_SEED)
-        else:
-            collection = read_collection(
-                asked["data"],
-                seed=DATA_SEED,
-                drop_unknown_judgements=drop,
-                keep_own_passage=keep,
-                language=language,
-            )
+        given = replace(config, language=language).read_data()
     except ConfigError as error:
-        raise ConfigError(f"{run} learned from {asked['data']}. {error} {instead}") from error
-    if (labels := asked.get("labels")) is not None:
-        collection = with_labels(collection, labels, DATA_SEED)
+        raise ConfigError(f"{run} learned from {config.data}. {error} {instead}") from error
+    made = None
+    if config.query_model is not None:  # whose queries the run has kept
+        kept = sorted((run / MADE_QUERIES).glob("*.parquet"))
+        made = DerivedTexts(pl.concat([DerivedTexts.read(path).frame for path in kept]))
+    collection = complete(given, labels=config.labels, made=made)
     if collection.digest != record["collection"]["digest"]:
         raise DataError(
-            f"{asked['data']} is not what {run} learned from: ids, texts or judgements have "
+            f"{config.data} is not what {run} learned from: ids, texts or judgements have "
             f"changed since. {instead}"
         )
     return collection

@@ -10,19 +10,20 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 
+from limbeck.config import RunConfig
 from limbeck.data.collection import Collection
 from limbeck.errors import TeacherRefused
 from limbeck.inference import BACKENDS, Engine, choose_engine
 from limbeck.limit import Effort, matmul_rate
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.probing import PRECISIONS, precisions
-from limbeck.pipeline.asking import Request, measured_split, split_settings
 from limbeck.pipeline.fitting import Fitting, as_one, fits_of
 from limbeck.pipeline.foretold import Plan, as_notes, keep
 from limbeck.pipeline.reporting import (
@@ -33,11 +34,13 @@ from limbeck.pipeline.reporting import (
     report,
     write_page,
 )
-from limbeck.recipes import Recipe, Told, find
+from limbeck.pipeline.request import Request, measured_split, split_settings
+from limbeck.recipes import Recipe, RecipeResult, find
 from limbeck.record import (
     RECORD,
     check_same_data,
     check_same_engine,
+    check_writable,
     environment,
     read_record,
     write_record,
@@ -47,7 +50,7 @@ from limbeck.sources import QueryList
 from limbeck.store import formed, read_done, resident_bytes, write_json, write_parquet
 from limbeck.tasks.fit import default_updates
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.retrieval.budget import Decided, fit_budget
+from limbeck.tasks.retrieval.budget import BudgetPlan, fit_budget
 from limbeck.tasks.retrieval.costs import probed
 from limbeck.tasks.retrieval.parts import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES, Forecast, Work
 from limbeck.tasks.retrieval.systems import (
@@ -58,15 +61,17 @@ from limbeck.tasks.retrieval.systems import (
     unmeasured,
 )
 from limbeck.teachers.diagnostics import diagnose, doubt, refusal
+from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.specs import KINDS, TeacherSpec, fit_name, kind_and_base
-from limbeck.teachers.teachers import EnsembleTeacher, Teacher, models_of
+from limbeck.teachers.teachers import DualTeacher, EnsembleTeacher, Teacher, models_of
+from limbeck.training import Run
 from limbeck.training.distributed import Group
 
 DIAGNOSIS = "stages/diagnose/diagnosis.json"  # what the teacher's scores look like
 EXAMINED = "stages/diagnose/scores.parquet"  # the scores themselves
 
 
-def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
+def decide(request: Request, task: Retrieval) -> BudgetPlan:
     """What a budget decides, read back on resume; `run.toml` is written before any work.
 
     Raises:
@@ -77,17 +82,17 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
         given = [each.digest for each in request.candidates]
         check_same_data(task.run.folder, found, request.collection.digest, given)
         check_same_engine(task.run.folder, found, _engine(task))
-        if found["asked"]["force_teacher"] != request.asked["force_teacher"]:
-            write_record(task.run.folder, {**found, "asked": request.asked})
-        return formed(task.run.folder / RECORD, found["decided"], Decided)
-    decided = Decided()
-    if budget is not None:
-        decided, plan = foretell(request, task, budget)
+        if found["asked"]["force_teacher"] != request.config.force_teacher:
+            write_record(task.run.folder, {**found, "asked": request.config.asked()})
+        return formed(task.run.folder / RECORD, found["decided"], BudgetPlan)
+    decided = BudgetPlan()
+    if request.config.budget_seconds is not None:
+        decided, plan = foretell(request, task)
         keep(plan, task.run.folder)
     write_record(
         task.run.folder,
         {
-            "asked": request.asked,
+            "asked": request.config.asked(),
             "collection": {
                 "name": request.collection.name,
                 "digest": request.collection.digest,
@@ -108,9 +113,7 @@ def decide(request: Request, task: Retrieval, budget: float | None) -> Decided:
     return decided
 
 
-def engine_for(
-    request: Request, found: Mapping[str, Any] | None, workers: int | None, group: Group
-) -> Engine:
+def engine_for(request: Request, found: Mapping[str, Any] | None, group: Group) -> Engine:
     """What a run computes with: what its record says, or what the first process chooses now.
 
     Raises:
@@ -118,15 +121,18 @@ def engine_for(
     """
     recorded = (found or {}).get("engine", {})
     backend, precision = (
-        str(recorded.get(key, "auto") if request.asked[key] == "auto" else request.asked[key])
-        for key in ("backend", "precision")
+        str(recorded.get(key, "auto") if asked == "auto" else asked)
+        for key, asked in (
+            ("backend", request.config.backend),
+            ("precision", request.config.precision),
+        )
     )
     first = group.rank == 0
     engine = choose_engine(
         backend,
         precision if first or precision != "auto" else "fp32",
         characters=request.collection.passages.characters,
-        workers=workers,
+        workers=request.config.workers,
         models=known_models(request) if first else None,
         trains=True,
     )
@@ -144,13 +150,30 @@ def engine_for(
     )
 
 
+def store_of(config: RunConfig) -> ScoreStore:
+    """The store of teacher scores that a config names, or the user's own.
+
+    Raises:
+        ConfigError, StoreError: when nothing can be written there.
+    """
+    scores = ScoreStore(Path(config.store)) if config.store else ScoreStore.default()
+    check_writable(scores.root, "--store")
+    return scores
+
+
+def task_of(request: Request, run: Run, scores: ScoreStore) -> Retrieval:
+    """The task that a run works on."""
+    base = DualTeacher("base", request.base)
+    return Retrieval(request.collection, run, base, scores, request.candidates)
+
+
 def known_models(request: Request) -> dict[str, Encoder | Ranker]:
     """The models of a run that are known before it begins, by name."""
     teacher = {} if request.teacher is None else models_of(request.teacher)
     return {"base": request.base, "student": request.student, **teacher}
 
 
-def foretell(request: Request, task: Retrieval, budget: float | None) -> tuple[Decided, Plan]:
+def foretell(request: Request, task: Retrieval) -> tuple[BudgetPlan, Plan]:
     """What a budget decides, and what the run will take, from a probe of some seconds.
 
     Raises:
@@ -161,7 +184,7 @@ def foretell(request: Request, task: Retrieval, budget: float | None) -> tuple[D
     bases = request.wanted.bases
     speeds = probed(task, request.student, request.teacher, bases, fits=any(choices))
     resident = resident_bytes()  # before any rehearsal
-    decided = Decided()
+    decided, budget = BudgetPlan(), request.config.budget_seconds
     if budget is not None:
         decided = fit_budget(
             task, speeds, choices, lambda decided: work_of(request, decided), budget
@@ -187,10 +210,10 @@ def fitted_choices(request: Request) -> tuple[tuple[str, ...], ...]:
     return (most, least) if most != least else (most,)
 
 
-def work_of(request: Request, decided: Decided) -> Work:
+def work_of(request: Request, decided: BudgetPlan) -> Work:
     """What a run of this request will do, for telling what it takes."""
     taught = "teacher" in request.recipe.needs
-    compared = taught and not request.asked["force_teacher"] and can_compare(request.collection)
+    compared = taught and not request.config.force_teacher and can_compare(request.collection)
     fits = decided.fits if decided.fits is not None else fitted_choices(request)[0]
     settings = {"student": settings_of(request, decided, request.recipe)}
     if compared:
@@ -214,7 +237,7 @@ def work_of(request: Request, decided: Decided) -> Work:
     )
 
 
-def _by_itself(request: Request, decided: Decided) -> Callable[[Retrieval, Encoder], Teacher]:
+def _by_itself(request: Request, decided: BudgetPlan) -> Callable[[Retrieval, Encoder], Teacher]:
     """A recipe that fits its own teachers, as what trains a student and gives the last of them,
     after those that are fitted before it.
     """
@@ -228,13 +251,13 @@ def _by_itself(request: Request, decided: Decided) -> Callable[[Retrieval, Encod
             members = Fitting(task, request.wanted, fit).members()
             teacher = as_one(task, members, request.wanted.weights)
         settings = settings_of(request, decided, request.recipe)
-        told: Told = request.recipe.function(task, teacher, student, settings)
-        return told.teacher
+        result: RecipeResult = request.recipe.function(task, teacher, student, settings)
+        return result.teacher
 
     return carry_out
 
 
-def settings_of(request: Request, decided: Decided, recipe: Recipe) -> Any:
+def settings_of(request: Request, decided: BudgetPlan, recipe: Recipe) -> Any:
     """A recipe's settings: its defaults, what the budget decided, what was asked."""
     own, fitted = split_settings(request.settings)
     makes_student = recipe.makes == "student"
@@ -286,8 +309,7 @@ class Distillation:
 
     request: Request
     task: Retrieval
-    decided: Decided
-    force_teacher: bool
+    decided: BudgetPlan
     student_alone: bool  # the only system that is measured
     force: bool  # models that were made again may differ from those that were there
     efforts: dict[str, Effort] = field(default_factory=dict)  # of training, by recipe
@@ -340,12 +362,14 @@ class Distillation:
         settings = self._settings(request.recipe)
         task.counts.clear()  # of the student it was compared with
         name = request.recipe.name
-        told: Told | None = self._carry_out(name, request.recipe, task, teacher, student, settings)
-        if told is not None:
-            teacher = told.teacher
-            notes += told.notes
+        result: RecipeResult | None = self._carry_out(
+            name, request.recipe, task, teacher, student, settings
+        )
+        if result is not None:
+            teacher = result.teacher
+            notes += result.notes
             made = request.wanted.fits and given is not None and given.digest == teacher.digest
-            if told.fitted or made:
+            if result.fitted or made:
                 how = f"a {teacher.kind} teacher, fitted by the recipe `{name}`"
                 self._write(teacher, "teacher", _card("A teacher", how, teacher.kind))
             if beside:
@@ -495,7 +519,7 @@ class Distillation:
             TeacherRefused: unless the teacher is forced; then no such student is trained.
         """
         task, collection = self.task, self.request.collection
-        if self.force_teacher:
+        if self.request.config.force_teacher:
             notes.append("teacher: forced, not compared on dev with a student trained without it")
             return None
         if not can_compare(collection):
@@ -538,7 +562,7 @@ class Distillation:
 
     def _refuse(self, reason: str, notes: list[str]) -> None:
         """Stop here, unless the teacher is forced."""
-        if not self.force_teacher:
+        if not self.request.config.force_teacher:
             raise TeacherRefused(f"{reason} --force-teacher goes on all the same; nothing is lost.")
         notes.append(f"teacher: forced. {reason}")
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from limbeck.pipeline.asking import Wanted
+from limbeck.pipeline.request import Wanted
 from limbeck.recipes import Recipe, find
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.parts import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES

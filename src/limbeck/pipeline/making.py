@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from limbeck.data.collection import DATA_SEED, with_dev, with_labels
-from limbeck.data.made_queries import drawn, queries_of_words, with_made_queries
+from limbeck.data.collection import DATA_SEED
+from limbeck.data.made_queries import drawn, queries_of_words
+from limbeck.data.reading import complete
 from limbeck.generation import write_queries
-from limbeck.pipeline.asking import Request
+from limbeck.pipeline.request import Request
 from limbeck.training import Run
 
 FOLDER = "stages/made-queries"
@@ -47,8 +48,6 @@ def with_kept_queries(request: Request, run: Run) -> Request:
             progress=run.progress,
         )
     )
-    collection = with_dev(with_made_queries(request.given, made, DATA_SEED), DATA_SEED)
-    if request.asked["labels"] is not None:
-        collection = with_labels(collection, int(str(request.asked["labels"])), DATA_SEED)
+    collection = complete(request.given, labels=request.config.labels, made=made)
     notes = (*collection.notes, *request.notes[len(request.collection.notes) :])
     return replace(request, collection=collection, notes=notes)

@@ -35,7 +35,7 @@ from limbeck.models.encoder import Encoder
 from limbeck.models.layers import ranker_from_encoder
 from limbeck.objectives.adversarial import preference, weighted_likelihood
 from limbeck.objectives.listwise import cross_entropy, soft_cross_entropy
-from limbeck.recipes.registry import Told, recipe
+from limbeck.recipes.registry import RecipeResult, recipe
 from limbeck.schedules import phases
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource, QueryList, judged_lists
@@ -103,7 +103,9 @@ class AR2Settings(StagedSettings):
         },
     },
 )
-def ar2(task: Retrieval, teacher: Teacher | None, student: Encoder, settings: AR2Settings) -> Told:
+def ar2(
+    task: Retrieval, teacher: Teacher | None, student: Encoder, settings: AR2Settings
+) -> RecipeResult:
     """Train the student in place; tells the ranker as it ends, and what dev says of each round."""
     if teacher is not None and not isinstance(teacher, CrossTeacher):
         raise ConfigError("ar2 trains a ranker: name a CrossEncoder with --teacher, or none.")
@@ -198,4 +200,4 @@ def ar2(task: Retrieval, teacher: Teacher | None, student: Encoder, settings: AR
     if kept is not None:
         student.load_state_dict(kept)
     fitted = teacher is None or judge.steps > 0
-    return Told(CrossTeacher("cross", ranker), fitted, tuple(notes))
+    return RecipeResult(CrossTeacher("cross", ranker), fitted, tuple(notes))

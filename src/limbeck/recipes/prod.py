@@ -32,7 +32,7 @@ from pydantic import Field, field_validator
 
 from limbeck.models.encoder import Encoder
 from limbeck.objectives.listwise import cross_entropy, distillation_kl
-from limbeck.recipes.registry import Told, recipe
+from limbeck.recipes.registry import RecipeResult, recipe
 from limbeck.selection import MISSED, confusing, random_subset
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource, QueryList, judged_lists
@@ -116,7 +116,7 @@ class ProdSettings(StagedSettings):
 )
 def prod(
     task: Retrieval, teacher: Teacher | None, student: Encoder, settings: ProdSettings
-) -> Told:
+) -> RecipeResult:
     """Train the student in place; tells the last teacher, and what became of each rung."""
     judged, everyone = task.labelled_queries(), task.training_queries()
     dev = candidates(task, "dev", task.base) if len(task.split_queries("dev")) else None
@@ -234,4 +234,4 @@ def prod(
         quality = distil(f"data-{number}", best, shown, given, settings.reg_weight)
         if before is not None and quality is not None and quality <= before:
             break
-    return Told(best, fitted, tuple(notes))
+    return RecipeResult(best, fitted, tuple(notes))

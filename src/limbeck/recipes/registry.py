@@ -34,7 +34,7 @@ class Recipe:
 
     `fits` are the kinds of teacher that a student's recipe fits itself, by default and in order.
     Such a recipe also takes a given teacher, of the kinds that it `takes` (none = any kind), or
-    None, and says with `Told` what became of them.
+    None, and says with `RecipeResult` what became of them.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class RecipeResult:
     """What a recipe that fits its own teachers has to say when it is done.
 
     `teacher` is the one that taught last, `fitted` whether this run made it, and `notes` are lines

@@ -125,14 +125,17 @@ def kind_and_base(name: str) -> tuple[str, str | None]:
     return kind, base or None
 
 
-def parse_specs(texts: str | Sequence[str]) -> tuple[TeacherSpec, ...]:
-    """The teachers that one text or several stand for.
+def parse_specs(
+    given: str | TeacherSpec | Sequence[str | TeacherSpec],
+) -> tuple[TeacherSpec, ...]:
+    """The teachers that one text or several stand for; what is parsed stays as it is.
 
     Raises:
         ConfigError: when there is none, one cannot be read, or two have one name.
     """
+    several = [given] if isinstance(given, str | Path | TeacherSpec) else given
     found = tuple(
-        TeacherSpec.parse(str(text)) for text in ([texts] if isinstance(texts, str) else texts)
+        each if isinstance(each, TeacherSpec) else TeacherSpec.parse(str(each)) for each in several
     )
     if not found:
         raise ConfigError("No teacher is given. Name one, or leave --teacher out to fit one.")

@@ -30,8 +30,9 @@ class Run:
 
     `checkpoint_every` is in updates: at most that many are repeated after a kill.
     `train_tokens` bounds the padded tokens of one training micro-batch, `activation_bytes` the
-    activations kept for the backward pass; beyond them they are computed a second time. `alike`
-    are folders of runs with the same seed: what they made from the same inputs is not made again.
+    activations kept for the backward pass; beyond them they are computed a second time.
+    `reuse_from` are folders of runs with the same seed: what they made from the same inputs is not
+    made again.
     """
 
     folder: Path
@@ -42,12 +43,12 @@ class Run:
     train_tokens: int = 1024
     activation_bytes: int = 4 * 1024**3
     group: Group = field(default_factory=current_group)
-    alike: Sequence[Path] = ()
+    reuse_from: Sequence[Path] = ()
 
     def stage(self, name: str, inputs: Mapping[str, object]) -> StageFolder:
         """The folder of a stage; refused when it was made from other inputs."""
         stage = StageFolder(self.folder / "stages" / name, inputs)
-        for run in self.alike:
+        for run in self.reuse_from:
             if stage.take(run / "stages" / name):
                 self.progress.say(f"{name}: taken from {run}")
                 break

@@ -23,7 +23,7 @@ DEPTHS = (64, 32, 16, 8)
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class BudgetPlan:
     """What a budget chose; None where it has no say. `fits`: the kinds of teacher to fit."""
 
     updates: int | None = None
@@ -37,9 +37,9 @@ def fit_budget(
     task: Retrieval,
     speeds: Speeds,
     choices: Sequence[tuple[str, ...]],
-    work: Callable[[Decided], Work],
+    work: Callable[[BudgetPlan], Work],
     seconds: float,
-) -> Decided:
+) -> BudgetPlan:
     """The largest plan that fits: fitting a teacher, its scores, students and measuring.
 
     `choices` are the kinds of teacher that may be fitted, the dearest choice first; one that is
@@ -51,7 +51,7 @@ def fit_budget(
 
     @cache
     def seconds_of(fits: tuple[str, ...], length: int, depth: int, updates: int) -> float:
-        decided = Decided(updates, updates, length, depth, fits)
+        decided = BudgetPlan(updates, updates, length, depth, fits)
         return sum(part.seconds for part in Forecast(task, work(decided), speeds).parts())
 
     def updates_for(fits: tuple[str, ...], length: int, depth: int) -> int:
@@ -84,7 +84,7 @@ def _decided(
     updates: int,
     length: int,
     depth: int,
-) -> Decided:
+) -> BudgetPlan:
     """A plan, without what was not open."""
     chosen = fits if len(choices) > 1 else None
-    return Decided(updates, updates if fits else None, length, depth, chosen)
+    return BudgetPlan(updates, updates if fits else None, length, depth, chosen)

@@ -15,12 +15,11 @@ This module knows no method: recipes are names with settings.
 
 from __future__ import annotations
 
-import inspect
 import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -36,20 +35,20 @@ from limbeck.bench.budget import (
     systems_of,
 )
 from limbeck.bench.figures import rows_of, visible_differences
-from limbeck.data import read_collection
-from limbeck.data.collection import DATA_SEED
+from limbeck.config import RunConfig, takes_fields_of
+from limbeck.data.reading import complete
 from limbeck.errors import ConfigError, DataError, StoreError
-from limbeck.language import AUTO, chosen
+from limbeck.language import AUTO
 from limbeck.models.loading import load_encoder
 from limbeck.pipeline import distill
 from limbeck.pipeline import dry_run as stages_of
-from limbeck.pipeline.asking import measured_split
 from limbeck.pipeline.reporting import DECIDES, METRICS, damage
 from limbeck.pipeline.reporting import PAGE as RUN_PAGE
+from limbeck.pipeline.request import measured_split
 from limbeck.recipes import find_preset
 from limbeck.record import RECORD, check_same_run, check_writable, environment, read_record
 from limbeck.store import LEFT, read_json, write_json, write_text
-from limbeck.teachers.specs import FITTED, TeacherSpec, parse_specs
+from limbeck.teachers.specs import FITTED, TeacherSpec
 from limbeck.types import Progress, Silent
 
 RESULTS, PAGE, HTML, SECONDS = "bench.json", "bench.md", "bench.html", "arms.json"
@@ -60,17 +59,29 @@ State = Literal["finished", "begun", "to do"]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One run of a comparison, and what `distill` is called with for it."""
+    """One run of a comparison: what is asked of it, and how `distill` makes it."""
 
-    name: str  # of its folder below OUT
-    system: str  # the recipe, as `NAME` or `NAME:PRESET`
-    seed: int
-    arguments: Mapping[str, Any]
+    name: str  # of its folder
+    config: RunConfig
+    out: Path
+    student_alone: bool
+    reuse_from: Sequence[Path]
+    force: bool
 
     @property
-    def out(self) -> Path:
-        """Its folder."""
-        return Path(self.arguments["out"])
+    def system(self) -> str:
+        """The recipe, as `NAME` or `NAME:PRESET`."""
+        return self.config.recipe
+
+    def arguments(self) -> dict[str, Any]:
+        """What `distill` is called with."""
+        return {
+            **self.config.options(),
+            "out": self.out,
+            "student_alone": self.student_alone,
+            "reuse_from": self.reuse_from,
+            "force": self.force,
+        }
 
     @property
     def state(self) -> State:
@@ -83,9 +94,8 @@ class Arm:
     def title(self) -> str:
         """What it is, in words."""
         if self.name == TEACHER:
-            given = self.arguments["teacher"]
-            return f"the teacher, {given if isinstance(given, str) else ', '.join(given)}"
-        return f"{self.system}, seed {self.seed}"
+            return f"the teacher, {', '.join(map(str, self.config.teachers))}"
+        return f"{self.system}, seed {self.config.seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +114,7 @@ class Plan:
         """For people: the budget, and a line per arm."""
         arms = [
             f"{number}. {arm.title} ({arm.state}): "
-            + " ".join(f"{key}={value}" for key, value in arm.arguments["settings"].items())
+            + " ".join(f"{key}={value}" for key, value in arm.config.settings.items())
             for number, arm in enumerate(self.arms, start=1)
         ]
         return [page.allowed(self.budget), *arms]
@@ -117,8 +127,8 @@ class Plan:
                 {
                     "arm": arm.name,
                     "recipe": arm.system,
-                    "seed": arm.seed,
-                    "settings": dict(arm.arguments["settings"]),
+                    "seed": arm.config.seed,
+                    "settings": dict(arm.config.settings),
                     "state": arm.state,
                 }
                 for arm in self.arms
@@ -144,26 +154,57 @@ class Benched:
         return page.page(self.record)
 
 
-def bench(
-    data: str | Path,
-    *,
-    out: str | Path,
-    recipes: Sequence[str],
-    seeds: Sequence[int] = (0, 1, 2),
-    updates: int = UPDATES,
-    teacher: str | Sequence[str] = "train:dual",
-    student: str | None = None,
-    student_layers: int | None = None,
-    settings: Mapping[str, object] | None = None,
-    labels: int | None = None,
-    store: str | Path | None = None,
-    precision: str = "auto",
-    drop_unknown_judgements: bool = False,
-    keep_own_passage: bool = False,
-    language: str = AUTO,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> Benched:
+@dataclass(frozen=True)
+class BenchCall:
+    """The arguments of `bench`: what is compared, and the options of a run that all arms share."""
+
+    data: str | Path
+    _: KW_ONLY
+    out: str | Path
+    recipes: Sequence[str]
+    seeds: Sequence[int] = (0, 1, 2)
+    updates: int = UPDATES
+    teacher: str | TeacherSpec | Sequence[str | TeacherSpec] = "train:dual"
+    student: str | Path | None = None
+    student_layers: int | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+    labels: int | None = None
+    store: str | Path | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    drop_unknown_judgements: bool = False
+    keep_own_passage: bool = False
+    language: str = AUTO
+    force: bool = False
+    progress: Progress | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder of all arms and of the results."""
+        return Path(self.out)
+
+    def shared(self) -> RunConfig:
+        """What is asked of every arm, but for its recipe, settings, seed and teacher.
+
+        Raises:
+            ConfigError: for a value that an option cannot have.
+        """
+        return RunConfig(
+            self.data,
+            teacher=self.teacher,
+            student=self.student,
+            student_layers=self.student_layers,
+            labels=self.labels,
+            store=self.store or self.folder / STORE,
+            precision=self.precision,
+            force_teacher=True,
+            drop_unknown_judgements=self.drop_unknown_judgements,
+            keep_own_passage=self.keep_own_passage,
+            language=self.language,
+        )
+
+
+@takes_fields_of(BenchCall)
+def bench(call: BenchCall) -> Benched:
     """Compare recipes with each other, and with `contrastive` and `kl`, at equal cost.
 
     `recipes` are names as `NAME` or `NAME:PRESET`. `settings` are named `KEY` (for every recipe
@@ -177,37 +218,20 @@ def bench(
         ConfigError, DataError, ModelError: for input that cannot be used, before any work.
         StoreError: when an arm's folder is damaged or not writable.
     """
-    out, progress = Path(out), progress or Silent()
-    plan = _planned(
-        data,
-        out=out,
-        recipes=recipes,
-        seeds=seeds,
-        updates=updates,
-        teacher=teacher,
-        student=student,
-        student_layers=student_layers,
-        settings=settings or {},
-        labels=labels,
-        store=store,
-        precision=precision,
-        drop_unknown_judgements=drop_unknown_judgements,
-        keep_own_passage=keep_own_passage,
-        language=language,
-        force=force,
-    )
+    out, progress = call.folder, call.progress or Silent()
+    plan = dry_run(**vars(call))
     check_writable(out, "--out")
     for left in [path for prefix in LEFT for path in out.glob(f"{prefix}*")]:
         left.unlink(missing_ok=True)  # of a killed bench; an arm clears its own
     seconds = _run(plan, out, progress)
     record = _record(plan, out, seconds)
     record |= {
-        "labels": labels,
-        "student_layers": student_layers,
-        "teacher": ", ".join(spec.shown for spec in parse_specs(teacher)),
-        "precision": precision,
-        "seeds": list(seeds),
-        "assignments": [f"{key}={value}" for key, value in (settings or {}).items()],
+        "labels": call.labels,
+        "student_layers": call.student_layers,
+        "teacher": ", ".join(spec.shown for spec in call.shared().teachers),
+        "precision": call.precision,
+        "seeds": list(call.seeds),
+        "assignments": [f"{key}={value}" for key, value in call.settings.items()],
         "environment": environment(),
     }
     found = Benched(out, record)
@@ -218,17 +242,64 @@ def bench(
     return found
 
 
-def dry_run(data: str | Path, **arguments: Any) -> Plan:
+@takes_fields_of(BenchCall)
+def dry_run(call: BenchCall) -> Plan:
     """The arms that `bench` would run with the same arguments; nothing is written.
 
     Raises:
         ConfigError, DataError, ModelError: as `bench` would.
     """
-    given = inspect.signature(bench).bind(data, **arguments)
-    given.apply_defaults()
-    asked = dict(given.arguments)
-    del asked["progress"]
-    return _planned(**{**asked, "out": Path(asked["out"]), "settings": asked["settings"] or {}})
+    _check_seeds(call.seeds)
+    if call.updates < 1:
+        raise ConfigError(f"--updates must be at least 1 (got {call.updates}).")
+    systems = systems_of(call.recipes)
+    equal = equal_settings(systems, call.settings, call.updates)
+    fitting = given_to_teachers(call.settings)
+    shared = call.shared()
+    _check_fitting(fitting, shared.teachers)
+
+    def arm(name: str, config: RunConfig) -> Arm:
+        recipe, seed = config.recipe, config.seed
+        # other systems are the same for every seed, and teachers of ablations tell little
+        alone = seed != min(call.seeds) or (_fits_its_own(recipe) and bool(find_preset(recipe)[1]))
+        others = [call.folder / _folder(other, seed) for other in systems if other != recipe]
+        return Arm(name, config, call.folder / name, alone, others, call.force)
+
+    arms = []
+    taught: str | Sequence[str | TeacherSpec] = shared.teachers
+    if any(spec.fitted for spec in shared.teachers):
+        # by a run that trains a student for one update alone
+        least = {"updates": 1, "measures": 0, **fitting}
+        arms.append(arm(TEACHER, replace(shared, recipe=BASELINES[1], settings=least)))
+        taught = _fitted_in(call.folder / TEACHER / "teacher", shared.teachers)
+    arms += [
+        arm(
+            _folder(system, seed),
+            replace(
+                shared,
+                recipe=system,
+                seed=seed,
+                teacher=FITTED if _fits_its_own(system) else taught,
+                settings=equal[system],
+            ),
+        )
+        for system in systems
+        for seed in call.seeds
+    ]
+    _check_folder(call.folder, arms)
+    for each in arms:
+        if (found := read_record(each.out)) is not None:
+            check_same_run(each.out, found, each.config.asked(), force=call.force)
+    to_do = [each for each in arms if each.state != "finished"]
+    if to_do:
+        _check_measured(shared)
+    # what one seed may do, all may; a teacher that is still to be fitted cannot be looked at
+    seen = taught if arms[0].state == "finished" else shared.teachers
+    for each in {(each.system, each.name == TEACHER): each for each in to_do}.values():
+        own = each.name == TEACHER or _fits_its_own(each.system)
+        config = each.config if own else replace(each.config, teacher=seen)
+        stages_of(**{**each.arguments(), **config.options()})
+    return Plan(arms, equal)
 
 
 def seconds_left(
@@ -247,89 +318,6 @@ def seconds_left(
     return sum(statistics.mean(known.get(arm.system, [overall])) for arm in left)
 
 
-def _planned(
-    data: str | Path,
-    *,
-    out: Path,
-    recipes: Sequence[str],
-    seeds: Sequence[int],
-    updates: int,
-    teacher: str | Sequence[str],
-    student: str | None,
-    student_layers: int | None,
-    settings: Mapping[str, object],
-    labels: int | None,
-    store: str | Path | None,
-    precision: str,
-    drop_unknown_judgements: bool,
-    keep_own_passage: bool,
-    language: str,
-    force: bool,
-) -> Plan:
-    """The arms, once everything that can be refused was."""
-    _check_seeds(seeds)
-    if updates < 1:
-        raise ConfigError(f"--updates {updates} trains nothing. Give at least 1.")
-    systems = systems_of(recipes)
-    equal = equal_settings(systems, settings, updates)
-    fitting = given_to_teachers(settings)
-    specs = parse_specs(teacher)
-    asked: str | list[str] = [str(spec) for spec in specs] if len(specs) > 1 else str(specs[0])
-    _check_fitting(fitting, specs)
-    shared: dict[str, Any] = {
-        "student": student,
-        "student_layers": student_layers,
-        "labels": labels,
-        "precision": precision,
-        "store": Path(store) if store else out / STORE,
-        "drop_unknown_judgements": drop_unknown_judgements,
-        "keep_own_passage": keep_own_passage or None,
-        "language": language,
-        "force_teacher": True,
-        "force": force,
-    }
-
-    def arm(
-        name: str, system: str, seed: int, taught: str | list[str], own: Mapping[str, object]
-    ) -> Arm:
-        its = {"out": out / name, "recipe": system, "seed": seed, "teacher": taught}
-        # other systems are the same for every seed, and teachers of ablations tell little
-        alone = seed != min(seeds) or (_fits_its_own(system) and bool(find_preset(system)[1]))
-        alike = [out / _folder(other, seed) for other in systems if other != system]
-        more = {"settings": own, "student_alone": alone, "alike": alike}
-        return Arm(name, system, seed, {"data": data, **its, **more, **shared})
-
-    arms = []
-    taught = asked
-    if any(spec.fitted for spec in specs):  # by a run that trains a student for one update alone
-        least = {"updates": 1, "measures": 0, **fitting}
-        arms.append(arm(TEACHER, BASELINES[1], 0, asked, least))
-        taught = _fitted_in(out / TEACHER / "teacher", specs)
-    arms += [
-        arm(
-            _folder(system, seed),
-            system,
-            seed,
-            FITTED if _fits_its_own(system) else taught,
-            equal[system],
-        )
-        for system in systems
-        for seed in seeds
-    ]
-    _check_folder(out, arms)
-    for each in arms:
-        _check_same_arm(each)
-    to_do = [each for each in arms if each.state != "finished"]
-    if to_do:
-        _check_measured(data, drop_unknown_judgements, language)
-    # what one seed may do, all may; a teacher that is still to be fitted cannot be looked at
-    for each in {(each.system, each.name == TEACHER): each for each in to_do}.values():
-        seen = taught if arms[0].state == "finished" else asked
-        given = seen if each.arguments["teacher"] == taught else each.arguments["teacher"]
-        stages_of(**{**each.arguments, "teacher": given})
-    return Plan(arms, equal)
-
-
 def _run(plan: Plan, out: Path, progress: Progress) -> dict[str, float]:
     """Run every arm that is not finished; the seconds of those that ran in one go, by name."""
     known = out / SECONDS
@@ -342,7 +330,7 @@ def _run(plan: Plan, out: Path, progress: Progress) -> dict[str, float]:
         left = [each for each in plan.arms[number - 1 :] if each.state != "finished"]
         progress.say(where + _about(seconds_left(left, plan.arms, seconds)))
         started = time.perf_counter()
-        distill(**arm.arguments, progress=progress)
+        distill(**arm.arguments(), progress=progress)
         if state == "to do" and not find_preset(arm.system)[1]:  # which others' stages shorten
             seconds[arm.name] = round(time.perf_counter() - started, 3)
             write_json(known, seconds, stage="arms")
@@ -381,7 +369,7 @@ def _html(record: Mapping[str, Any], plan: Plan) -> str:
     arms = [
         report.Arm(
             arm.title,
-            arm.arguments["settings"],
+            arm.config.settings,
             f"{quote(arm.name)}/{RUN_PAGE}" if (arm.out / RUN_PAGE).exists() else None,
         )
         for arm in plan.arms
@@ -478,28 +466,9 @@ def _check_folder(out: Path, arms: Sequence[Arm]) -> None:
         )
 
 
-def _check_same_arm(arm: Arm) -> None:
-    """Refuse to go on with an arm that was asked for otherwise, or made under other versions."""
-    found = read_record(arm.out)
-    if found is None:
-        return
-    given = {**arm.arguments, "data": str(arm.arguments["data"])}
-    given["settings"] = {key: str(value) for key, value in given["settings"].items()}
-    asked = {key: given.get(key, value) for key, value in found["asked"].items()}
-    added = ("student", "student_layers", "labels", "keep_own_passage")
-    new = {key: given[key] for key in added}
-    new["language"] = chosen(given["language"])
-    check_same_run(arm.out, found, {**asked, **new}, force=bool(given["force"]))
-
-
-def _check_measured(data: str | Path, drop_unknown_judgements: bool, language: str) -> None:
+def _check_measured(shared: RunConfig) -> None:
     """Refuse data on which nothing can be measured."""
-    collection = read_collection(
-        data,
-        seed=DATA_SEED,
-        drop_unknown_judgements=drop_unknown_judgements,
-        language=language,
-    )
+    collection = complete(shared.read_data())
     if measured_split(collection) is None:
         raise DataError(
             f"{collection.name} has no judgements for test or dev, so nothing could be compared. "

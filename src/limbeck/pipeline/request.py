@@ -1,7 +1,7 @@
-"""What was asked of a run, and can it be done?
+"""Can a run do what was asked of it?
 
-Everything that can be refused before any expensive work is refused here: names, settings, data,
-models, and what a recipe or a teacher needs of them. This module computes nothing.
+`validate` refuses before any expensive work all that can be refused: names, settings, data, models,
+and what a recipe or a teacher needs of them. This module computes nothing.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from limbeck.data.collection import DATA_SEED, Collection, with_dev, with_labels
-from limbeck.data.reading import read_as_given, with_queries
+from limbeck.config import RunConfig
+from limbeck.data.collection import Collection
+from limbeck.data.reading import complete
 from limbeck.data.scores import ScoredPairs, read_candidates
 from limbeck.data.tokens import misread
 from limbeck.errors import ConfigError, DataError
 from limbeck.generation import Writer, load_writer
-from limbeck.language import AUTO as AUTO_LANGUAGE
 from limbeck.language import ENGLISH, LANGUAGES, sampled
 from limbeck.models.encoder import Encoder
 from limbeck.models.layers import cut_layers, with_dimension
@@ -29,7 +28,7 @@ from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.models.prompts import missing_prompts, with_prompts
 from limbeck.recipes import AUTO, Recipe, find, find_preset
 from limbeck.settings import parse_settings
-from limbeck.teachers.specs import TeacherSpec, parse_specs
+from limbeck.teachers.specs import TeacherSpec
 from limbeck.teachers.teachers import (
     DualTeacher,
     EnsembleTeacher,
@@ -67,9 +66,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked, checked as far as it can be without computing."""
+    """A config with what it names: data, recipe and models, validated as far as possible without
+    computing.
+    """
 
-    asked: dict[str, object]
+    config: RunConfig
     given: Collection  # as it was read: without a dev split or queries of our making
     collection: Collection
     recipe: Recipe
@@ -84,18 +85,22 @@ class Request:
     notes: tuple[str, ...]
 
 
-def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request:
-    """Everything that can be refused before any expensive work, refused."""
+def validate(config: RunConfig) -> Request:
+    """Validate a config before any expensive work, and load what it names.
+
+    Raises:
+        ConfigError, DataError, ModelError: for what cannot be used.
+    """
     notes: list[str] = []
-    name = str(asked["recipe"])
+    name = config.recipe
     if name == "auto":
         name = AUTO
         notes.append(f"recipe: auto is {AUTO}")
     recipe, preset = find_preset(name)
-    name, settings = recipe.name, {**preset, **settings}
+    name, settings = recipe.name, {**preset, **config.settings}
     if preset:
         told = ", ".join(f"{key}={value}" for key, value in preset.items())
-        notes.append(f"recipe: {asked['recipe']} sets {told}, where --set says nothing else")
+        notes.append(f"recipe: {config.recipe} sets {told}, where --set says nothing else")
     if recipe.makes != "student":
         raise ConfigError(f"{name} fits a teacher. Use it through --teacher train, with a recipe.")
     own, _ = split_settings(settings)
@@ -107,48 +112,39 @@ def checked(asked: Mapping[str, Any], settings: Mapping[str, object]) -> Request
                 f"here. Write --recipe {fitted} and --set {next(iter(values))}=..."
             )
         parse_settings(find(fitted).settings, values, where=f"--set {fitted}.")
-    given = parse_specs(asked["teacher"])
-    weights = _weights(given, asked["teacher_weights"])
-    read = read_as_given(
-        asked["data"],
-        drop_unknown_judgements=asked["drop_unknown_judgements"],
-        keep_own_passage=bool(asked["keep_own_passage"]),
-        language=asked["language"] or AUTO_LANGUAGE,
-    )
-    writer = _writer(asked, given, read)
-    collection = with_dev(with_queries(read, DATA_SEED), DATA_SEED)
-    if asked["labels"] is not None:
-        collection = with_labels(collection, asked["labels"], DATA_SEED)
+    weights = _weights(config.teachers, config.teacher_weights)
+    given = config.read_data()
+    writer = _writer(config, given)
+    collection = complete(given, labels=config.labels)
     notes = [*collection.notes, *notes]
-    specs = _used(given, recipe)
+    specs = _used(config.teachers, recipe)
     _check_labels(collection, recipe, specs)
     if not len(collection.labelled) + len(collection.unlabelled) and name != "embed":
         raise DataError(
             f"{collection.name} has no training query, judged or not: all are in dev or test. Add "
             "queries to queries.jsonl, or use --recipe embed, which can learn from passages alone."
         )
-    base, student = _students(asked)
-    given_prompts = [asked.get(key) for key in ("query_prompt", "passage_prompt")]
-    if given_prompts == [None, None]:
-        notes += prompt_notes("student", str(asked["student"] or OFFLINE), base)
+    base, student = _students(config)
+    if config.query_prompt is None and config.passage_prompt is None:
+        notes += prompt_notes("student", str(config.student or OFFLINE), base)
     notes += _misread(collection, student)
     wanted, teacher = Wanted(), None
     if specs:
-        wanted, teacher, said = _wanted(specs, weights, collection, asked["student"] or OFFLINE)
+        wanted, teacher, said = _wanted(specs, weights, collection, str(config.student or OFFLINE))
         notes += said
         _check_kinds(recipe, wanted, teacher)
     elif recipe.fits:
         notes.append(f"teacher: {name} fits its own")
     else:
         notes.append(f"teacher: none, {name} learns from judgements alone")
-    candidates = _candidates(asked["candidates"] or (), recipe, teacher, collection)
+    candidates = _candidates(config.candidates, recipe, teacher, collection)
     notes += [note for found in candidates for note in found.notes]
     for split in ("dev", "test"):
         if split not in collection.qrels:
             notes.append(_without(split, collection))
     return Request(
-        dict(asked),
-        read,
+        config,
+        given,
         collection,
         recipe,
         preset,
@@ -290,7 +286,7 @@ def _base_names(specs: Sequence[TeacherSpec], student: str) -> dict[str, str]:
 
 
 def _candidates(
-    files: Sequence[str], recipe: Recipe, teacher: Teacher | None, collection: Collection
+    files: Sequence[str | Path], recipe: Recipe, teacher: Teacher | None, collection: Collection
 ) -> tuple[ScoredPairs, ...]:
     """The candidates that were given.
 
@@ -311,28 +307,27 @@ def _candidates(
     return tuple(read_candidates(Path(file).expanduser(), collection) for file in files)
 
 
-def _writer(
-    asked: Mapping[str, Any], teachers: Sequence[TeacherSpec], given: Collection
-) -> Writer | None:
+def _writer(config: RunConfig, given: Collection) -> Writer | None:
     """The model that writes the queries of a corpus without any, if one is named.
 
     Raises:
         ConfigError: where there are queries, or files name queries that are not written yet.
         ModelError: when it is no such model.
     """
-    if asked["query_model"] is None:
+    if config.query_model is None:
         return None
     if len(given.queries):
         raise ConfigError(
             f"{given.name} has queries of its own, and --query-model writes them only for a corpus "
             "without any. Leave it out."
         )
-    if asked["candidates"] or any(spec.path and names_scores(spec.path) for spec in teachers):
+    files = [spec.path for spec in config.teachers if spec.path and names_scores(spec.path)]
+    if config.candidates or files:
         raise ConfigError(
             "--query-model writes queries that no file of scores or candidates can name yet. "
             "Leave the file out."
         )
-    return load_writer(Path(asked["query_model"]).expanduser())
+    return load_writer(Path(config.query_model).expanduser())
 
 
 def _coverage(teacher: ScoresTeacher, collection: Collection) -> str:
@@ -436,19 +431,19 @@ def _check_labels(collection: Collection, recipe: Recipe, specs: Sequence[Teache
         )
 
 
-def _students(asked: Mapping[str, Any]) -> tuple[Encoder, Encoder]:
+def _students(config: RunConfig) -> tuple[Encoder, Encoder]:
     """The encoder as it comes, and the student cut from it."""
-    base = load_encoder(asked["student"] or OFFLINE)
-    if asked.get("query_prompt") is not None or asked.get("passage_prompt") is not None:
-        base = with_prompts(base, asked.get("query_prompt"), asked.get("passage_prompt"))
-    layers = asked["student_layers"]
-    if layers is None and asked["student"] is None:
+    base = load_encoder(config.student or OFFLINE)
+    if config.query_prompt is not None or config.passage_prompt is not None:
+        base = with_prompts(base, config.query_prompt, config.passage_prompt)
+    layers = config.student_layers
+    if layers is None and config.student is None:
         layers = OFFLINE_LAYERS
     student = copy.deepcopy(base)
     if layers is not None:
-        student = cut_layers(student, layers, asked["layer_choice"])
-    if asked["dim"] is not None:
-        student = with_dimension(student, asked["dim"], asked["seed"])
+        student = cut_layers(student, layers, config.layer_choice)
+    if config.dim is not None:
+        student = with_dimension(student, config.dim, config.seed)
     return base, student
 
 

@@ -1,37 +1,36 @@
 """How does a collection become a small retriever, from files to a measured student?
 
-The verbs of the Python API: `distill`, `dry_run`, `evaluate`, `demo`. Each checks everything it can
-before it computes anything, keeps every step as an artefact, and goes on where an earlier call with
-the same arguments stopped. What a method does is its recipe's business.
+The Python API: `distill`, `dry_run`, `evaluate`, `demo`. Each function validates everything it can
+before it computes anything, keeps every step as an artefact, and resumes where an earlier call with
+the same arguments stopped. What a method does is not known here, but in its recipe.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+from limbeck.config import RunConfig, takes_fields_of
 from limbeck.data import read_collection
 from limbeck.data.collection import Collection
 from limbeck.errors import ConfigError, DataError, LimbeckError
 from limbeck.indexing import Hit, open_searcher
 from limbeck.indexing.runs import data_of
 from limbeck.inference import choose_engine
-from limbeck.language import AUTO, chosen
+from limbeck.language import AUTO
 from limbeck.models.exported import is_exported, runtime_of
-from limbeck.models.layers import LayerChoice
 from limbeck.models.loading import OFFLINE, load_encoder
-from limbeck.pipeline.asking import (
-    checked,
-    measured_split,
-    prompt_notes,
-    teacher_named,
-    training_queries,
+from limbeck.pipeline.distilling import (
+    Distillation,
+    decide,
+    engine_for,
+    store_of,
+    task_of,
+    with_limit,
 )
-from limbeck.pipeline.distilling import Distillation, decide, engine_for, with_limit
 from limbeck.pipeline.fitting import fits_of
 from limbeck.pipeline.making import with_kept_queries
 from limbeck.pipeline.memory import frees_memory
@@ -44,51 +43,37 @@ from limbeck.pipeline.reporting import (
     report,
     write_page,
 )
-from limbeck.record import check_same_run, check_writable, open_folder, read_record
-from limbeck.store import held
+from limbeck.pipeline.request import (
+    measured_split,
+    prompt_notes,
+    teacher_named,
+    training_queries,
+    validate,
+)
+from limbeck.record import check_same_run, open_folder, read_record
+from limbeck.store import lock_folder
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.systems import measure_bm25, measure_teacher, unmeasured
-from limbeck.teachers.score_store import ScoreStore
-from limbeck.teachers.specs import FITTED, parse_specs
 from limbeck.teachers.teachers import DualTeacher, models_of
 from limbeck.training import Run
 from limbeck.training.distributed import current_group
 from limbeck.types import Progress, Silent, Split
 
 
+@dataclass(frozen=True, kw_only=True)
+class DistillCall(RunConfig):
+    """The arguments of `distill`: what is asked of a run, and how this call makes it."""
+
+    out: str | Path
+    force: bool = False
+    student_alone: bool = False
+    reuse_from: Sequence[str | Path] = ()
+    progress: Progress | None = None
+
+
 @frees_memory
-def distill(
-    data: str | Path,
-    *,
-    out: str | Path,
-    teacher: str | Sequence[str] = FITTED,
-    teacher_weights: Sequence[float] | None = None,
-    student: str | None = None,
-    student_layers: int | None = None,
-    layer_choice: LayerChoice = "spread",
-    dim: int | None = None,
-    query_prompt: str | None = None,
-    passage_prompt: str | None = None,
-    recipe: str = "auto",
-    settings: Mapping[str, object] | None = None,
-    labels: int | None = None,
-    seed: int = 0,
-    budget_seconds: float | None = None,
-    store: str | Path | None = None,
-    backend: str = "auto",
-    precision: str = "auto",
-    workers: int | None = None,
-    candidates: Sequence[str | Path] = (),
-    query_model: str | Path | None = None,
-    force_teacher: bool = False,
-    drop_unknown_judgements: bool = False,
-    keep_own_passage: bool = False,
-    language: str = AUTO,
-    student_alone: bool = False,
-    alike: Sequence[str | Path] = (),
-    force: bool = False,
-    progress: Progress | None = None,
-) -> Result:
+@takes_fields_of(DistillCall)
+def distill(call: DistillCall) -> Result:
     """Distil a teacher into a small student on a collection; the student lies in `out/student`.
 
     The same call goes on where an earlier one stopped, and repeats the result of a finished run.
@@ -101,76 +86,37 @@ def distill(
     files of scored pairs, such as runs: their passages join the pools of their training queries. On
     a corpus without queries the `query_model`, a folder of a seq2seq model, writes them. The
     collection's `language` is what BM25 goes by: a code, or `auto`. `student_alone` measures no
-    other system in the end, for data on which another run has done so. `alike` are the folders of
-    runs from which stages are taken that they made from the same inputs.
+    other system in the end, for data on which another run has done so. `reuse_from` are the folders
+    of runs from which stages are taken that they made from the same inputs. `force` goes on under
+    other versions or on another machine, and accepts models that were made again and differ.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used, before any work.
         TeacherRefused: when the teacher would not help; every artefact is kept.
         StoreError: when `out` is another run's, damaged or not writable.
     """
-    out, progress = Path(out), progress or Silent()
-    asked: dict[str, object] = {
-        "data": str(data),
-        "teacher": as_recorded(teacher),
-        "teacher_weights": None if teacher_weights is None else list(map(float, teacher_weights)),
-        "student": None if student is None else str(student),
-        "student_layers": student_layers,
-        "layer_choice": layer_choice,
-        "dim": dim,
-        "query_prompt": query_prompt,
-        "passage_prompt": passage_prompt,
-        "recipe": recipe,
-        "settings": {key: str(value) for key, value in (settings or {}).items()},
-        "labels": labels,
-        "seed": seed,
-        "budget_seconds": budget_seconds,
-        "backend": backend,
-        "precision": precision,
-        "candidates": [str(file) for file in candidates] or None,
-        "query_model": None if query_model is None else str(query_model),
-        "force_teacher": force_teacher,
-        "drop_unknown_judgements": drop_unknown_judgements,
-        "keep_own_passage": keep_own_passage or None,
-        "language": chosen(language),
-    }
+    out, progress = Path(call.out), call.progress or Silent()
     open_folder(out)
     if found := read_record(out):
-        check_same_run(out, found, asked, force=force)
+        check_same_run(out, found, call.asked(), force=call.force)
         if (out / METRICS).exists() and not _to_make_again(out, progress):
             return finished(out)
-    request = checked(asked, settings or {})
-    engine = engine_for(request, found, workers, current_group())
-    scores = ScoreStore(Path(store)) if store else ScoreStore.default()
-    check_writable(scores.root, "--store")
-    run = Run(out, seed, engine, progress, alike=[Path(each) for each in alike])
+    request = validate(call)
+    engine = engine_for(request, found, current_group())
+    scores = store_of(call)
+    reuse_from = [Path(each) for each in call.reuse_from]
+    run = Run(out, call.seed, engine, progress, reuse_from=reuse_from)
     if run.group.rank:  # of several processes the first speaks
         run = replace(run, progress=(progress := Silent()))
-    with held(out) if run.group.rank == 0 else nullcontext():
+    with lock_folder(out) if run.group.rank == 0 else nullcontext():
         if run.group.rank == 0:  # which alone writes metrics
             run = replace(run, engine=with_limit(engine, found))
         request = with_kept_queries(request, run)
-        task = Retrieval(
-            request.collection,
-            run,
-            DualTeacher("base", request.base),
-            scores,
-            request.candidates,
-        )
+        task = task_of(request, run, scores)
         for line in (*request.notes, *engine.notes):
             progress.say(line)
-        decided = run.first(lambda: decide(request, task, budget_seconds))
-        return Distillation(request, task, decided, force_teacher, student_alone, force).result()
-
-
-def as_recorded(teacher: str | Sequence[str]) -> str | list[str]:
-    """The teachers that were asked for, as a run's record has them: one alone is no list.
-
-    Raises:
-        ConfigError: when there is none, or one of them cannot be read.
-    """
-    given = [str(spec) for spec in parse_specs(teacher)]
-    return given[0] if len(given) == 1 else given
+        decided = run.first(lambda: decide(request, task))
+        return Distillation(request, task, decided, call.student_alone, call.force).result()
 
 
 def _to_make_again(out: Path, progress: Progress) -> bool:
@@ -189,7 +135,7 @@ def _to_make_again(out: Path, progress: Progress) -> bool:
         return False
     if collection is None:
         progress.say(f"{PAGE} is written without texts, since the data is gone or has changed")
-    with held(out):
+    with lock_folder(out):
         write_page(out, collection)
     return False
 
@@ -202,16 +148,14 @@ def _still_there(out: Path) -> Collection | None:
         return None
 
 
-def dry_run(data: str | Path, **arguments: Any) -> list[str]:
+@takes_fields_of(DistillCall)
+def dry_run(call: DistillCall) -> list[str]:
     """The stages that `distill` would go through with the same arguments, a line each.
 
     Raises:
         ConfigError, DataError, ModelError: as `distill` would.
     """
-    given = inspect.signature(distill).bind(data, **arguments)
-    given.apply_defaults()
-    asked = given.arguments
-    request = checked(asked, asked["settings"] or {})
+    request = validate(call)
     collection, needs = request.collection, request.recipe.needs
     lines = [
         f"read {len(collection.passages):,} passages and {training_queries(collection)}",
@@ -225,14 +169,14 @@ def dry_run(data: str | Path, **arguments: Any) -> list[str]:
         lines.append("bring the teachers to one scale, on candidates of training queries")
     if "teacher" in needs:
         lines.append("ask the teacher for scores or vectors, and examine them")
-        if collection.labelled and "dev" in collection.qrels and not asked["force_teacher"]:
+        if collection.labelled and "dev" in collection.qrels and not call.force_teacher:
             lines.append("train the same student with contrastive: the teacher must beat it on dev")
     lines += [f"fit a teacher: {kind}" for kind in request.recipe.fits]
     split = measured_split(collection)
     lines += [
         f"train the student with {request.recipe.name}",
         f"measure every system on {split}" if split else "measure nothing: there are no judgements",
-        f"write {asked['out']}/student, report.html, metrics.json, per_query.parquet and runs/",
+        f"write {call.out}/student, report.html, metrics.json, per_query.parquet and runs/",
     ]
     return lines
 
@@ -313,7 +257,10 @@ def evaluate(
 
 
 def demo(
-    out: str | Path, *, precision: str = "auto", progress: Progress | None = None
+    out: str | Path,
+    *,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    progress: Progress | None = None,
 ) -> tuple[Result, list[tuple[str, list[Hit]]]]:
     """A whole run on `pydocs`, and three live searches answered by its student.
 
