@@ -46,9 +46,9 @@ from limbeck.sources import ListBatch, ListSource, QueryList
 from limbeck.tasks.fit import train_model
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.systems import measure_encoder
+from limbeck.teachers import DualTeacher, Teacher, load_teacher
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.specs import TeacherSpec
-from limbeck.teachers.teachers import DualTeacher, Teacher, load_teacher
 from limbeck.training import Run, Turn
 from limbeck.types import Loss, Signals
 

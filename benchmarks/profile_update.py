@@ -47,7 +47,7 @@ from limbeck.store import read_json
 from limbeck.tasks.fit import train_model
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.scorers import signals_with
-from limbeck.teachers.teachers import DualTeacher
+from limbeck.teachers import DualTeacher
 from limbeck.training import Pass, Player, Run, Turn, loop
 from limbeck.types import Loss, Signals
 from speed import random_lists

@@ -54,7 +54,7 @@ from limbeck.search import BM25, search_dense
 from limbeck.settings import parse_settings
 from limbeck.sources import QueryList
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.teachers.teachers import DualTeacher
+from limbeck.teachers import DualTeacher
 from limbeck.training import Run
 from limbeck.types import PassageId, Qrels, QueryId
 

@@ -17,7 +17,7 @@ from limbeck.models.encoder import Encoder
 from limbeck.store import read_json
 from limbeck.tasks import fit
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.teachers.teachers import DualTeacher
+from limbeck.teachers import DualTeacher
 from limbeck.training import Pass, Player, Run, Stage, frozen_player, train
 from limbeck.types import Signals
 

@@ -17,7 +17,7 @@ from limbeck.models.exported import GRAPHS, load_exported, runtime_of
 from limbeck.models.graph import to_onnx
 from limbeck.pipeline import exporting, verbs
 from limbeck.store import MANIFEST
-from limbeck.teachers.teachers import load_teacher
+from limbeck.teachers import load_teacher
 
 pytest.importorskip("nncf")
 pytest.importorskip("onnxruntime")

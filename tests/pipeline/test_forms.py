@@ -20,8 +20,8 @@ from limbeck.models.exported import load_exported, runtime_of
 from limbeck.pipeline import foretold
 from limbeck.report import run_page
 from limbeck.store import MANIFEST, write_json, write_parquet
+from limbeck.teachers import load_teacher
 from limbeck.teachers.score_store import ScoreStore
-from limbeck.teachers.teachers import load_teacher
 
 from .conftest import Finished
 

@@ -13,7 +13,7 @@ from collections_here import made_up
 from limbeck import pipeline
 from limbeck.models.loading import load_encoder, load_ranker
 from limbeck.store import digest_folder, read_json
-from limbeck.teachers.teachers import load_teacher
+from limbeck.teachers import load_teacher
 from processes import distil_in_child, launched
 
 from .conftest import Invoke, metrics_of

@@ -16,7 +16,7 @@ from limbeck.cli import app
 from limbeck.errors import DataError, ModelError
 from limbeck.models.encoder import Encoder
 from limbeck.record import read_record
-from limbeck.teachers.teachers import load_teacher
+from limbeck.teachers import load_teacher
 
 from .conftest import Distil, Invoke, metrics_of
 from .test_bad_input import refused

@@ -20,7 +20,7 @@ from limbeck.recipes import RecipeResult, find
 from limbeck.settings import parse_settings
 from limbeck.store import digest_tensors, read_json, read_tensors
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher
+from limbeck.teachers import CrossTeacher, DualTeacher
 from retrieval_here import Trained, a_task, encoded, in_memory, trained_stages
 
 SMALL: dict[str, object] = {

@@ -24,13 +24,7 @@ from limbeck.settings import Settings, describe, parse_settings, written
 from limbeck.store import digest, read_json
 from limbeck.tasks import fit
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.teachers.teachers import (
-    CrossTeacher,
-    DualTeacher,
-    EnsembleTeacher,
-    Teacher,
-    load_teacher,
-)
+from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher, load_teacher
 from limbeck.training import Pass, Player, Stage, frozen_player, train
 from retrieval_here import a_task, stage_of
 

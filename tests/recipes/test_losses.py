@@ -14,7 +14,7 @@ from limbeck.models.layers import cut_layers, with_dimension
 from limbeck.recipes import find
 from limbeck.sources import ListBatch
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher
+from limbeck.teachers import CrossTeacher, DualTeacher
 from limbeck.training import Pass, Stage, frozen_player
 from retrieval_here import a_task, encoded, stage_of
 

@@ -22,7 +22,7 @@ from limbeck.settings import parse_settings
 from limbeck.store import digest_tensors, read_json, read_tensors
 from limbeck.tasks.retrieval import Retrieval, ladder
 from limbeck.tasks.retrieval.fitting import train_taught
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher
+from limbeck.teachers import CrossTeacher, DualTeacher
 from retrieval_here import Trained, a_task, encoded, in_memory, trained_stages
 
 SMALL: dict[str, object] = {

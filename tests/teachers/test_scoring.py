@@ -16,9 +16,9 @@ from limbeck.data.collection import Texts
 from limbeck.errors import ScoreError, StageError, StoreError
 from limbeck.inference import Engine, embed
 from limbeck.store import StageFolder, read_tensors
+from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, load_teacher
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.scoring import embed_collection, score_pairs
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, load_teacher
 
 ALL_PAIRS = np.array([[query, passage] for query in range(12) for passage in range(0, 40, 3)])
 
@@ -320,7 +320,7 @@ from limbeck.inference import Engine
 from limbeck.store import StageFolder, read_tensors
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.scoring import score_pairs
-from limbeck.teachers.teachers import load_teacher
+from limbeck.teachers import load_teacher
 torch.set_num_threads(1)
 told = json.loads(sys.argv[1])
 collection = Collection(

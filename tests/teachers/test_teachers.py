@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from limbeck.errors import ConfigError, ModelError, StageError, StoreError
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, load_teacher
+from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, load_teacher
 
 
 @pytest.fixture

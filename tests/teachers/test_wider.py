@@ -12,19 +12,17 @@ from limbeck.data.scores import ScoredPairs
 from limbeck.errors import ConfigError, DataError, ScoreError, StageError
 from limbeck.inference import MOST_DIFFERENCE, Engine
 from limbeck.store import StageFolder
-from limbeck.teachers.score_store import ScoreStore
-from limbeck.teachers.scoring import embed_collection, score_pairs
-from limbeck.teachers.teachers import (
+from limbeck.teachers import (
     CrossTeacher,
     DualTeacher,
     EnsembleTeacher,
     ReaderTeacher,
     ScoresTeacher,
     Teacher,
-    load_scores,
     load_teacher,
-    names_scores,
 )
+from limbeck.teachers.score_store import ScoreStore
+from limbeck.teachers.scoring import embed_collection, score_pairs
 
 PAIRS = np.array([[query, passage] for query in range(12) for passage in range(0, 40, 3)])
 
@@ -194,20 +192,20 @@ def test_digest_follows_scores_and_collection_not_the_file(
     other = Collection("o", collection.passages, Texts(["q0"], ["another"]), {})
     assert ScoresTeacher("file", other, teacher.known).digest != teacher.digest
     (tmp_path / "run.trec").write_text("q0 Q0 p5 9 -1 x\nq0 Q0 p3 1 2.50 x\n")
-    assert load_scores(str(tmp_path / "run.trec"), collection).digest == teacher.digest
+    assert load_teacher(str(tmp_path / "run.trec"), collection).digest == teacher.digest
     teacher.save(tmp_path / "saved", card="", stage="teacher")
-    again = load_scores(f"scores:{tmp_path / 'saved' / 'scores.parquet'}", collection)
+    again = load_teacher(f"scores:{tmp_path / 'saved' / 'scores.parquet'}", collection)
     assert (again.digest, again.name) == (teacher.digest, "scores.parquet")
 
 
 def test_what_names_a_file_of_scores(tmp_path: Path, collection: Collection) -> None:
     (tmp_path / "model.tsv").mkdir()
     names = ["scores:x", "scores:x.csv", "a/x.parquet", "x.tsv", "x.tsv.gz", "x.trec", "x.trec.gz"]
-    assert all(map(names_scores, names))
+    assert all(map(ScoresTeacher.is_named_by, names))
     others = ["x", "org/name", "CrossEncoder:x", "x.csv", "x.gz", str(tmp_path / "model.tsv")]
-    assert not any(map(names_scores, others))
+    assert not any(map(ScoresTeacher.is_named_by, others))
     with pytest.raises(DataError, match=r"no file of scores .*nowhere"):
-        load_scores("scores:nowhere", collection)
+        load_teacher("scores:nowhere", collection)
 
 
 # --- several -------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ from limbeck.store import (
     lock_folder,
     new_folder,
 )
-from limbeck.teachers.teachers import DualTeacher, load_teacher, models_of
+from limbeck.teachers import DualTeacher, load_teacher
 from limbeck.types import Progress, Role, Silent
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def build(
         precision,
         characters=collection.passages.characters,
         workers=workers,
-        models=models_of(teacher),
+        models=teacher.backend_models(),
     )
     for line in engine.notes:
         progress.say(line)
@@ -203,7 +203,7 @@ def add(
         model = folder / index.card["model"]["path"]
         if backend == "auto" and is_exported(model):
             backend = runtime_of(model)
-        characters, models = passages.characters, models_of(teacher)
+        characters, models = passages.characters, teacher.backend_models()
         engine = choose_engine(
             backend,
             precision,
@@ -242,12 +242,12 @@ def load_embedder(model: str) -> DualTeacher:
         ModelError: when it does not.
     """
     found = load_teacher(model)
-    if not isinstance(found, DualTeacher):
+    if found.first_stage is None:
         raise ModelError(
             f"{model} gives scores, not one vector per text, so its work cannot be kept in an "
             "index. Name an encoder, such as RUN/student."
         )
-    return found
+    return DualTeacher(found.name, found.first_stage)
 
 
 def model_of(folder: Path, card: Mapping[str, Any]) -> DualTeacher:

@@ -34,8 +34,7 @@ from limbeck.models.exported import is_exported, runtime_of
 from limbeck.record import RECORD
 from limbeck.search import BM25
 from limbeck.similarity import comparable
-from limbeck.teachers.reranking import score_texts
-from limbeck.teachers.teachers import Teacher, load_teacher
+from limbeck.teachers import Teacher, load_teacher
 from limbeck.types import Progress, Role, Silent
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ class Searcher:
             raise ModelError(
                 f"{self.name} has no teacher: its run fitted none. Name one with --teacher."
             )
-        return score_texts(self.teacher, query, passages, self.engine)
+        return self.teacher.score_texts(query, passages, self.engine)
 
     def count_words(self, progress: Progress | None = None) -> None:
         """Build the index of BM25, in memory, if it is not there yet."""

@@ -75,6 +75,16 @@ def is_exported(path: str | Path) -> bool:
     return (Path(path).expanduser() / _ABOUT).is_file()
 
 
+def exported_class(path: str | Path) -> str:
+    """The sentence-transformers class of the model that was exported into a folder.
+
+    Raises:
+        StoreError, ModelError: when the folder is damaged, or written by a later version.
+    """
+    kind: str = _about(Path(path).expanduser())["kind"]
+    return kind
+
+
 def runtime_of(path: str | Path) -> Runtime:
     """What the exported model in a folder runs in.
 

@@ -46,7 +46,6 @@ from limbeck.pipeline.reporting import (
 from limbeck.pipeline.request import (
     measured_split,
     prompt_notes,
-    teacher_named,
     training_queries,
     validate,
 )
@@ -54,7 +53,7 @@ from limbeck.record import check_same_run, open_folder, read_record
 from limbeck.store import lock_folder
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.systems import measure_bm25, measure_teacher, unmeasured
-from limbeck.teachers.teachers import DualTeacher, models_of
+from limbeck.teachers import DualTeacher, load_teacher
 from limbeck.training import Run
 from limbeck.training.distributed import current_group
 from limbeck.types import Progress, Silent, Split
@@ -230,18 +229,16 @@ def evaluate(
         )
     if backend == "auto" and is_exported(model):
         backend = runtime_of(model)  # where alone it runs
-    asked = teacher_named(model, collection)
+    asked = load_teacher(model, collection)
     characters = collection.passages.characters
     engine = choose_engine(
-        backend, precision, characters=characters, workers=workers, models=models_of(asked)
+        backend, precision, characters=characters, workers=workers, models=asked.backend_models()
     )
     for line in engine.notes:
         progress.say(line)
     engine = with_limit(engine, None)
     with TemporaryDirectory() as temporary:
-        base = (
-            asked if isinstance(asked, DualTeacher) else DualTeacher("base", load_encoder(OFFLINE))
-        )
+        base = DualTeacher("base", asked.first_stage or load_encoder(OFFLINE))
         run = Run(Path(temporary), seed, engine, progress)
         task = Retrieval(collection, run, base, None)
         if (reason := unmeasured(task, asked, split)) is not None:
@@ -251,8 +248,8 @@ def evaluate(
             )
         systems = [measure_bm25(task, split), measure_teacher(task, "model", asked, split)]
         notes = [*collection.notes, *engine.notes]
-        if isinstance(asked, DualTeacher):
-            notes += prompt_notes("model", model, asked.encoder)
+        if asked.first_stage is not None:
+            notes += prompt_notes("model", model, asked.first_stage)
         return report(task, Path(out) if out else None, systems, notes, seed)
 
 

@@ -60,10 +60,10 @@ from limbeck.tasks.retrieval.systems import (
     measure_teacher,
     unmeasured,
 )
+from limbeck.teachers import DualTeacher, EnsembleTeacher, Teacher
 from limbeck.teachers.diagnostics import diagnose, doubt, refusal
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.specs import KINDS, TeacherSpec, fit_name, kind_and_base
-from limbeck.teachers.teachers import DualTeacher, EnsembleTeacher, Teacher, models_of
 from limbeck.training import Run
 from limbeck.training.distributed import Group
 
@@ -169,7 +169,7 @@ def task_of(request: Request, run: Run, scores: ScoreStore) -> Retrieval:
 
 def known_models(request: Request) -> dict[str, Encoder | Ranker]:
     """The models of a run that are known before it begins, by name."""
-    teacher = {} if request.teacher is None else models_of(request.teacher)
+    teacher = {} if request.teacher is None else request.teacher.backend_models()
     return {"base": request.base, "student": request.student, **teacher}
 
 

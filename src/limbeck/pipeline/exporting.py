@@ -51,7 +51,7 @@ from limbeck.search import BM25
 from limbeck.store import new_folder
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.systems import measure_teacher
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, load_teacher
+from limbeck.teachers import DualTeacher, Teacher, load_teacher
 from limbeck.training import Run
 from limbeck.types import Progress, Silent
 
@@ -114,13 +114,13 @@ def export(
     if to == "onnx":
         onnxruntime()  # refused now when it is not there; the converters ask for themselves
     teacher = load_teacher(model)
-    if not isinstance(teacher, (DualTeacher, CrossTeacher)):
+    if len(teacher.leaves()) > 1:
+        raise ModelError(f"{model} is an ensemble. Export one of its members.")
+    own = next(iter(teacher.backend_models().values()), None)
+    if own is None:
         raise ModelError(
-            f"{model} is an ensemble. Export one of its members."
-            if isinstance(teacher, EnsembleTeacher)
-            else f"{model} is neither an encoder nor a ranker, which alone can be exported."
+            f"{model} is neither an encoder nor a ranker, which alone can be exported."
         )
-    own = teacher.encoder if isinstance(teacher, DualTeacher) else teacher.ranker
     progress.say("Converting the model, and comparing it with what it came from")
     if to == "onnx" or to == "openvino":
         with new_folder(out, stage="export") as temporary:
@@ -144,7 +144,7 @@ def export(
         small = to_int8(to_openvino(own), calibration, spared=spared)
         with TemporaryDirectory() as trial:
             write_exported(own, small, Path(trial), "openvino-int8")
-            before, after = _on_dev(collection, own, Path(trial), engine, progress)
+            before, after = _on_dev(collection, teacher, Path(trial), engine, progress)
         found = Exported(out, "openvino-int8", before, after)
         lost = found.lost or 0.0
         if lost <= MOST_LOST or force:
@@ -195,23 +195,18 @@ def _spread(texts: Sequence[str], count: int) -> list[str]:
 
 def _on_dev(
     collection: Collection,
-    own: Encoder | Ranker,
+    own: Teacher,
     folder: Path,
     engine: Engine,
     progress: Progress,
 ) -> tuple[float, float]:
     """nDCG@10 on dev of the model and of what a folder holds, both in OpenVINO."""
-    base = DualTeacher("base", own if isinstance(own, Encoder) else load_encoder(OFFLINE))
+    base = DualTeacher("base", own.first_stage or load_encoder(OFFLINE))
     figures = []
     with TemporaryDirectory() as scratch:
         task = Retrieval(collection, Run(Path(scratch), 0, engine, progress), base, None)
-        for name, model in (("model", own), ("int8", load_exported(folder))):
-            teacher = (
-                DualTeacher(name, model)
-                if isinstance(model, Encoder)
-                else CrossTeacher(name, model)
-            )
-            measured = measure_teacher(task, name, teacher, "dev").per_query
+        for name, teacher in (("model", own), ("int8", load_teacher(str(folder)))):
+            measured = measure_teacher(task, name, teacher.renamed(name), "dev").per_query
             figures.append(float(measured[DECIDES].to_numpy().mean()))
     return figures[0], figures[1]
 

@@ -16,8 +16,8 @@ from limbeck.pipeline.request import Wanted
 from limbeck.recipes import Recipe, find
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.parts import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES
+from limbeck.teachers import EnsembleTeacher, Teacher
 from limbeck.teachers.specs import KINDS, TeacherSpec, fit_name
-from limbeck.teachers.teachers import EnsembleTeacher, Teacher, renamed
 
 
 def fits_of(wanted: Wanted, *, least: bool = False) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ class Fitting:
 
 def _called(teacher: Teacher, name: str) -> Teacher:
     """The teacher under a name; itself where it has that, with the digest that it knows."""
-    return teacher if teacher.name == name else renamed(teacher, name)
+    return teacher if teacher.name == name else teacher.renamed(name)
 
 
 def as_one(task: Retrieval, members: Sequence[Teacher], weights: Sequence[float]) -> Teacher:

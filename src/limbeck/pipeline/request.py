@@ -28,18 +28,9 @@ from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.models.prompts import missing_prompts, with_prompts
 from limbeck.recipes import AUTO, Recipe, find, find_preset
 from limbeck.settings import parse_settings
+from limbeck.teachers import DualTeacher, EnsembleTeacher, ScoresTeacher, Teacher, load_teacher
 from limbeck.teachers.specs import TeacherSpec
-from limbeck.teachers.teachers import (
-    DualTeacher,
-    EnsembleTeacher,
-    ScoresTeacher,
-    Teacher,
-    load_scores,
-    load_teacher,
-    names_scores,
-    renamed,
-)
-from limbeck.types import SPLITS, Split
+from limbeck.types import Split
 
 OFFLINE_LAYERS = 2  # of the student that is cut from the offline model
 
@@ -159,15 +150,6 @@ def validate(config: RunConfig) -> Request:
     )
 
 
-def teacher_named(spec: str, collection: Collection) -> Teacher:
-    """The model, or the file of scores of this collection, that a name stands for.
-
-    Raises:
-        ConfigError, DataError, ModelError: when it cannot be used.
-    """
-    return load_scores(spec, collection) if names_scores(spec) else load_teacher(spec)
-
-
 def prompt_notes(what: str, spec: str, encoder: Encoder) -> list[str]:
     """What there is to say of an encoder that is used without the prompts it was trained with."""
     if (prompts := missing_prompts(spec, encoder)) is None:
@@ -232,13 +214,13 @@ def _wanted(
     Raises:
         ConfigError, DataError, ModelError: when one of them cannot be used.
     """
-    found = [teacher_named(spec.path, collection) if spec.path else None for spec in specs]
+    found = [load_teacher(spec.path, collection) if spec.path else None for spec in specs]
     notes = []
     for spec, each in zip(specs, found, strict=True):
-        if isinstance(each, ScoresTeacher):
-            notes += [*each.known.notes, _coverage(each, collection)]
-        if isinstance(each, DualTeacher):
-            notes += prompt_notes("teacher", str(spec.path), each.encoder)
+        if each is not None:
+            notes += each.notes(collection)
+            if each.first_stage is not None:
+                notes += prompt_notes("teacher", str(spec.path), each.first_stage)
     labels = _base_names(specs, student)
     bases = {name: DualTeacher(f"base-{name}", load_encoder(at)) for at, name in labels.items()}
     for at, name in labels.items():
@@ -250,7 +232,7 @@ def _wanted(
     ]
     names = _distinct_names([name or "train" for name in called])
     given = [
-        renamed(each, name if len(specs) > 1 else "teacher") if each else None
+        each.renamed(name if len(specs) > 1 else "teacher") if each else None
         for each, name in zip(found, names, strict=True)
     ]
     known = [each for each in given if each is not None]
@@ -321,26 +303,15 @@ def _writer(config: RunConfig, given: Collection) -> Writer | None:
             f"{given.name} has queries of its own, and --query-model writes them only for a corpus "
             "without any. Leave it out."
         )
-    files = [spec.path for spec in config.teachers if spec.path and names_scores(spec.path)]
+    files = [
+        spec.path for spec in config.teachers if spec.path and ScoresTeacher.is_named_by(spec.path)
+    ]
     if config.candidates or files:
         raise ConfigError(
             "--query-model writes queries that no file of scores or candidates can name yet. "
             "Leave the file out."
         )
     return load_writer(Path(config.query_model).expanduser())
-
-
-def _coverage(teacher: ScoresTeacher, collection: Collection) -> str:
-    """How much of the queries a file of scores is about, in words."""
-    known = {collection.queries.ids[at] for at in np.unique(teacher.answers[:, 0])}
-    parts = [("training", [*collection.labelled, *collection.unlabelled])]
-    parts += [(split, list(collection.qrels.get(split, {}))) for split in SPLITS[1:]]
-    told = ", ".join(
-        f"{len(known.intersection(queries)):,} of {len(queries):,} {name}"
-        for name, queries in parts
-        if queries
-    )
-    return f"{teacher.name}: {len(teacher.answers):,} scores, for {told} queries"
 
 
 def _check_answers(teacher: Teacher, collection: Collection) -> None:

@@ -50,7 +50,7 @@ from limbeck.tasks.retrieval.fitting import (
 )
 from limbeck.tasks.retrieval.ladder import part_of
 from limbeck.tasks.retrieval.scorers import logits_of as logits
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher, Teacher
+from limbeck.teachers import CrossTeacher, DualTeacher, Teacher
 from limbeck.training import Turn, frozen_player
 from limbeck.types import Loss, Signals
 

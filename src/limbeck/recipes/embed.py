@@ -23,7 +23,7 @@ from limbeck.recipes.registry import recipe
 from limbeck.sources import TextSource
 from limbeck.tasks.fit import TrainingSettings, train_model
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.teachers.teachers import Teacher
+from limbeck.teachers import Teacher
 from limbeck.training import Turn
 from limbeck.types import Loss, Signals
 

@@ -24,7 +24,7 @@ from limbeck.sources import ListSource
 from limbeck.tasks.fit import train_model
 from limbeck.tasks.retrieval import ListSettings, Retrieval
 from limbeck.tasks.retrieval.scorers import signals_with
-from limbeck.teachers.teachers import Teacher
+from limbeck.teachers import Teacher
 from limbeck.training import Turn
 from limbeck.types import Loss, Signals
 

@@ -42,7 +42,7 @@ from limbeck.tasks.retrieval.fitting import StagedSettings, train_contrastive, t
 from limbeck.tasks.retrieval.ladder import check_rung, first_of, fit_rung, judge, read_ladder
 from limbeck.tasks.retrieval.scorers import logits_of as logits
 from limbeck.tasks.retrieval.systems import candidates
-from limbeck.teachers.teachers import DualTeacher, Teacher
+from limbeck.teachers import DualTeacher, Teacher
 from limbeck.types import Loss, Signals
 
 

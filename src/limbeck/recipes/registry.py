@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from limbeck.errors import ConfigError
 from limbeck.settings import Settings, parse_settings
-from limbeck.teachers.teachers import Teacher
+from limbeck.teachers import Teacher
 
 Makes = Literal["student", "teacher"]
 AUTO = "kl"  # what `--recipe auto` stands for

@@ -16,7 +16,7 @@ from limbeck.recipes.registry import recipe
 from limbeck.sources import ListSource
 from limbeck.tasks.retrieval import ListSettings, Retrieval
 from limbeck.tasks.retrieval.fitting import train_listwise
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher
+from limbeck.teachers import CrossTeacher, DualTeacher
 
 
 class CrossSettings(ListSettings):

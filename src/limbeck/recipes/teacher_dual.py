@@ -17,7 +17,7 @@ from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
 from limbeck.tasks.retrieval import ListSettings, Retrieval
 from limbeck.tasks.retrieval.fitting import train_contrastive
-from limbeck.teachers.teachers import DualTeacher
+from limbeck.teachers import DualTeacher
 
 
 class DualSettings(ListSettings):

@@ -20,7 +20,7 @@ from limbeck.recipes.registry import recipe
 from limbeck.settings import Settings
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.fitting import fit_weights
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher
+from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher
 
 
 class EnsembleSettings(Settings):

@@ -26,7 +26,6 @@ from limbeck.inference import CPU_BATCH_TOKENS, Engine, choose_engine, fall_back
 from limbeck.models.graph import openvino_installed
 from limbeck.serving.hosts import ANY, AllowedHosts
 from limbeck.serving.limits import Limits
-from limbeck.teachers.teachers import models_of
 from limbeck.types import Progress, Silent
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def serving_engine(backend: str, precision: str) -> Engine:
 
 def _fall_back(searcher: Searcher, progress: Progress) -> None:
     """Serve in torch, with a line that says so, where OpenVINO is not right for a model."""
-    teacher = {} if searcher.teacher is None else models_of(searcher.teacher)
+    teacher = {} if searcher.teacher is None else searcher.teacher.backend_models()
     models = {"encoder": searcher.encoder, **teacher}
     engine = fall_back(searcher.engine, models)
     if engine.backend != searcher.engine.backend:

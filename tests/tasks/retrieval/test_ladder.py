@@ -22,7 +22,7 @@ from limbeck.tasks.retrieval.ladder import (
     read_rung,
 )
 from limbeck.tasks.retrieval.systems import candidates
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher
+from limbeck.teachers import CrossTeacher, DualTeacher
 from retrieval_here import a_task
 
 FAST = TrainingSettings(updates=2, learning_rate=1e-3, measures=0)

@@ -10,7 +10,7 @@ from limbeck.models.layers import cut_layers
 from limbeck.models.loading import load_encoder
 from limbeck.tasks.retrieval.costs import Speeds
 from limbeck.tasks.retrieval.rehearsal import Rehearsal
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher
+from limbeck.teachers import CrossTeacher, DualTeacher
 from retrieval_here import a_task
 
 

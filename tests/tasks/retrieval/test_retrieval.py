@@ -17,8 +17,8 @@ from limbeck.sources import ListBatch, ListSource, TextBatch
 from limbeck.tasks.fit import TrainingSettings, player
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.scorers import signals_with
+from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, ScoresTeacher
 from limbeck.teachers.score_store import ScoreStore
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, ScoresTeacher
 from limbeck.training import Turn, frozen_player
 from limbeck.types import Loss, PassageId, QueryId, Signals
 from retrieval_here import a_frozen_pass, a_task, encoded, in_memory, signals_of

@@ -19,13 +19,12 @@ from limbeck.models.layers import cut_layers
 from limbeck.store import read_json
 from limbeck.tasks.retrieval.systems import (
     TIMED_RERANKINGS,
-    live_ranker,
     measure_bm25,
     measure_encoder,
     measure_teacher,
 )
-from limbeck.teachers.score_store import ScoreStore
-from limbeck.teachers.teachers import (
+from limbeck.tasks.retrieval.task import Retrieval
+from limbeck.teachers import (
     CrossTeacher,
     DualTeacher,
     EnsembleTeacher,
@@ -34,6 +33,8 @@ from limbeck.teachers.teachers import (
     Teacher,
     load_teacher,
 )
+from limbeck.teachers.score_store import ScoreStore
+from limbeck.teachers.teacher import LiveRanker
 from retrieval_here import a_task, in_memory
 
 Made = Callable[[str], Teacher]
@@ -57,6 +58,11 @@ def made(
     return made.__getitem__
 
 
+def live(task: Retrieval, teacher: Teacher, passages: np.ndarray) -> LiveRanker:
+    """What ranks live queries on a task's collection."""
+    return teacher.live_ranker(task.collection, task.tokens, task.run.engine, passages)
+
+
 @contextmanager
 def texts_read(*models: Encoder | Ranker) -> Iterator[Counter[int]]:
     """How many rows each model's forward was given, by place."""
@@ -78,7 +84,7 @@ def test_a_live_ranker_gives_the_teachers_scores(
 ) -> None:
     task, teacher = a_task(tmp_path, tiny_encoder), made(kind)
     passages, query = np.array([7, 30, 2, 11]), 3
-    ranker = live_ranker(task, teacher, np.append(np.arange(5, 35)[::-1], 2))
+    ranker = live(task, teacher, np.append(np.arange(5, 35)[::-1], 2))
     found = ranker(task.collection.queries.texts[query], passages)
     pairs = np.stack([np.full(4, query), passages], axis=1)
     np.testing.assert_allclose(found, task.pair_scores(teacher, pairs), atol=1e-5)
@@ -119,7 +125,7 @@ def test_an_ensembles_dual_members_read_queries_alone(
     assert isinstance(cross, CrossTeacher)
     measure_teacher(task, "teacher", teacher, "test")  # from now on, all scores are known
     with texts_read(dual.encoder, cross.ranker) as read:
-        ranker = live_ranker(task, teacher, np.arange(40))
+        ranker = live(task, teacher, np.arange(40))
         assert read == {0: 40}
         ranker("red cat", np.arange(10))
         assert read == {0: 41, 1: 10}

@@ -19,9 +19,9 @@ from limbeck.data.tokens import TokenStore, tokenize, tokenizer_digest
 from limbeck.models.encoder import Encoder
 from limbeck.similarity import comparable
 from limbeck.store import digest
+from limbeck.teachers import DualTeacher, Teacher
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.scoring import embed_collection, score_pairs
-from limbeck.teachers.teachers import DualTeacher, Teacher
 from limbeck.training import Run
 from limbeck.types import QueryId, Role, Split
 

@@ -27,8 +27,8 @@ from limbeck.store import read_done
 from limbeck.tasks.fit import train_model
 from limbeck.tasks.retrieval.systems import DEPTH
 from limbeck.tasks.retrieval.task import ListSettings, Retrieval
-from limbeck.teachers.scoring import known_texts
-from limbeck.teachers.teachers import DualTeacher, Teacher
+from limbeck.teachers import DualTeacher, Teacher
+from limbeck.teachers.jobs import known_texts
 from limbeck.training import Turn
 from limbeck.training.distributed import Group
 from limbeck.types import Loss, QueryId, Role, Signals, Silent

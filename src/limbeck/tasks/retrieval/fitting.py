@@ -20,7 +20,7 @@ from limbeck.sources import ListSource
 from limbeck.tasks.fit import TrainingSettings, train_model, updates_of
 from limbeck.tasks.retrieval.scorers import signals_with
 from limbeck.tasks.retrieval.task import ListSettings, Retrieval
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
+from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
 from limbeck.training import Turn, frozen_player
 from limbeck.types import Loss, Signals
 

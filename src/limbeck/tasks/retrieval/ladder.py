@@ -24,8 +24,8 @@ from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
 from limbeck.tasks.retrieval.fitting import fit_weights, train_contrastive, train_listwise
 from limbeck.tasks.retrieval.task import ListSettings, Retrieval
+from limbeck.teachers import CrossTeacher, DualTeacher, Teacher, load_teacher
 from limbeck.teachers.specs import FITTED, KINDS, TeacherSpec
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher, Teacher, load_teacher
 
 MEASURE = "nDCG@10"  # on dev, by which a rung must stand above the one before
 

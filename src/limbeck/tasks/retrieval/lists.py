@@ -16,7 +16,7 @@ from limbeck.negatives import drop_by_margin, drop_by_rank
 from limbeck.selection import first_rank
 from limbeck.sources import ListSource, QueryList
 from limbeck.tasks.retrieval.asking import Asking, distinct
-from limbeck.teachers.teachers import Teacher
+from limbeck.teachers import Teacher
 from limbeck.types import QueryId
 
 

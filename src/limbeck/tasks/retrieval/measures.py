@@ -20,7 +20,7 @@ from limbeck.search import search_dense, search_others
 from limbeck.similarity import comparable
 from limbeck.tasks.fit import TrainingSettings
 from limbeck.tasks.retrieval.asking import Asking
-from limbeck.teachers.teachers import Teacher
+from limbeck.teachers import Teacher
 from limbeck.training import Measure, Player
 from limbeck.types import PassageId, QueryId, Split
 

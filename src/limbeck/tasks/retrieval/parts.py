@@ -20,8 +20,8 @@ from limbeck.tasks.retrieval.measures import DEV_POOL, DEV_QUERIES
 from limbeck.tasks.retrieval.rehearsal import PADDING, Noted, rehearse
 from limbeck.tasks.retrieval.systems import DEPTH, RERANKED
 from limbeck.tasks.retrieval.task import ListSettings, Retrieval
+from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
 from limbeck.teachers.specs import kind_and_base
-from limbeck.teachers.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
 from limbeck.types import Role, Split
 
 DIAGNOSED_QUERIES, DIAGNOSED_DEPTH = 300, 16  # whose candidates a teacher is examined on

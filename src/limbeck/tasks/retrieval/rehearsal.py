@@ -29,13 +29,8 @@ from limbeck.tasks.retrieval.costs import Speeds
 from limbeck.tasks.retrieval.measures import DEV_POOL
 from limbeck.tasks.retrieval.systems import candidates
 from limbeck.tasks.retrieval.task import Retrieval
-from limbeck.teachers.teachers import (
-    CrossTeacher,
-    DualTeacher,
-    EnsembleTeacher,
-    Teacher,
-    pair_codes,
-)
+from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
+from limbeck.teachers.teacher import pair_codes
 from limbeck.training import Pass, Player, Turn
 from limbeck.types import QueryId, Role, Split
 

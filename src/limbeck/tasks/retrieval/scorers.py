@@ -17,7 +17,7 @@ from limbeck.models.encoder import Encoder, Ranker
 from limbeck.similarity import matrix_similarity
 from limbeck.sources import ListBatch, TextBatch
 from limbeck.tasks.retrieval.asking import Asking, distinct
-from limbeck.teachers.teachers import Teacher
+from limbeck.teachers import Teacher
 from limbeck.training import Pass
 from limbeck.types import Role, Scores, Signals
 

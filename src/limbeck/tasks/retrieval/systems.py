@@ -14,35 +14,21 @@ from typing import TypeVar
 
 import numpy as np
 import polars as pl
-import torch
 
 from limbeck.candidates import Candidates
 from limbeck.data.tokens import tokenize_here
 from limbeck.evaluation.measures import Run as Results
 from limbeck.evaluation.measures import write_trec
 from limbeck.evaluation.table import Cost
-from limbeck.inference import (
-    compare_readings,
-    embed,
-    pair_lengths,
-    read_plan,
-    score,
-    text_lengths,
-)
+from limbeck.inference import embed, text_lengths
 from limbeck.limit import Effort
-from limbeck.models.encoder import Encoder, Ranker
-from limbeck.models.reading import Reader
+from limbeck.models.encoder import Encoder
 from limbeck.search import BM25, search_dense, search_others
-from limbeck.similarity import comparable, matrix_similarity
+from limbeck.similarity import comparable
 from limbeck.store import digest, read_parquet, write_parquet
 from limbeck.tasks.retrieval.task import Retrieval
-from limbeck.teachers.teachers import (
-    CrossTeacher,
-    DualTeacher,
-    EnsembleTeacher,
-    ReaderTeacher,
-    Teacher,
-)
+from limbeck.teachers import Teacher
+from limbeck.teachers.teacher import Model
 from limbeck.types import Split
 
 T = TypeVar("T")
@@ -110,13 +96,13 @@ def measure_teacher(task: Retrieval, name: str, teacher: Teacher, split: Split) 
     its models all the same. The candidates are those of BM25 and the base encoder, `RERANKED` per
     query; of a teacher that has scores of some pairs only, those pairs, and its cost is not known.
     """
-    if isinstance(teacher, DualTeacher):
+    if teacher.first_stage is not None:
 
         def vectors() -> tuple[np.ndarray, np.ndarray]:
             asked = task.vectors(teacher, "query", task.split_queries(split))
             return asked, task.vectors(teacher, "passage")
 
-        return _measured_vectors(task, name, teacher.encoder, split, vectors)
+        return _measured_vectors(task, name, teacher.first_stage, split, vectors)
 
     def search() -> tuple[Results, Cost]:
         pools = candidates(task, split, teacher)
@@ -147,61 +133,6 @@ def unmeasured(task: Retrieval, teacher: Teacher, split: Split) -> str | None:
     return f"it has scores for {known:,} of {len(queries):,} {split} queries"
 
 
-def live_ranker(
-    task: Retrieval, teacher: Teacher, passages: np.ndarray
-) -> Callable[[str, np.ndarray], np.ndarray]:
-    """What scores a query's text with passages, as a service would that puts them in order.
-
-    The function takes the text and the positions [n] of some of `passages`, and gives the
-    teacher's raw scores [n], by its models and never from the score store. What an index would
-    keep is made now: the passages' tokens, and where a member of the teacher is dual, their
-    vectors. So a cross-encoder reads the query with every passage, a dual encoder the query alone;
-    a sparse encoder or late-interaction model reads both, for nothing here keeps what it reads.
-    """
-    engine = task.run.engine
-    if isinstance(teacher, EnsembleTeacher):
-        rankers = [live_ranker(task, member, passages) for member in teacher.members]
-        return lambda text, at: teacher.combine([ranker(text, at) for ranker in rankers])
-    if isinstance(teacher, CrossTeacher):
-        ranker = teacher.ranker
-        tokens = task.tokens(ranker.tokenizer, "passage", "")
-
-        def read(text: str, at: np.ndarray) -> np.ndarray:
-            asked = tokenize_here([text], ranker.tokenizer)
-            pairs = np.stack([np.zeros(len(at), dtype=np.int64), at], axis=1)
-            return score(ranker, asked, tokens, pairs, engine=engine)
-
-        return read
-    if isinstance(teacher, ReaderTeacher):
-        reader, texts = teacher.reader, task.collection.passages.texts
-
-        def read_both(text: str, at: np.ndarray) -> np.ndarray:
-            plan = read_plan(texts, at, reader, engine.max_batch_tokens)
-            places = [np.flatnonzero(np.isin(at, batch)) for batch in plan]
-            pairs = np.stack([np.zeros(len(at), dtype=np.int64), at], axis=1)
-            scores = np.empty(len(at), dtype=np.float32)
-            for rows, found in compare_readings(reader, [text], texts, pairs, places, engine):
-                scores[rows] = found
-            return scores
-
-        return read_both
-    assert isinstance(teacher, DualTeacher)
-    encoder, known = teacher.encoder, np.unique(passages).astype(np.int64)
-    similarity = matrix_similarity(teacher.similarity)
-    answers = embed(
-        encoder, task.tokens_of(encoder, "passage"), "passage", engine=engine, positions=known
-    )
-
-    def compare(text: str, at: np.ndarray) -> np.ndarray:
-        asked = tokenize_here([text], encoder.tokenizer, prompt=encoder.prompt("query"))
-        vector = embed(encoder, asked, "query", engine=engine)
-        found = torch.from_numpy(answers[np.searchsorted(known, at)])
-        scores: np.ndarray = similarity(torch.from_numpy(vector), found)[0].numpy()
-        return scores
-
-    return compare
-
-
 def _cost_of_ranking(task: Retrieval, teacher: Teacher, pools: Candidates) -> Cost:
     """What a ranker costs to use: some queries one at a time, each with its candidates.
 
@@ -209,42 +140,28 @@ def _cost_of_ranking(task: Retrieval, teacher: Teacher, pools: Candidates) -> Co
     """
     places = range(min(TIMED_RERANKINGS, len(pools)))
     found = [pools.for_query(place).astype(np.int64) for place in places]
-    ranker = live_ranker(task, teacher, np.concatenate(found))
-    texts = [task.collection.queries.texts[query] for query in pools.queries[: len(found)]]
+    collection, engine = task.collection, task.run.engine
+    ranker = teacher.live_ranker(collection, task.tokens, engine, np.concatenate(found))
+    texts = [collection.queries.texts[query] for query in pools.queries[: len(found)]]
     seconds = _timed(list(zip(texts, found, strict=True)), lambda asked: ranker(*asked))
-    models = _models(teacher)
     effort = Effort(seconds=sum(seconds))
     queries = pools.queries[: len(found)].astype(np.int64)
     owners = np.repeat(queries, [len(own) for own in found])
     pairs = np.stack([owners, np.concatenate(found)], axis=1)
-    for model in models:
-        lengths = _read_live(task, model, pairs)
-        effort.read(lengths, None if lengths is None else model.forward_flops(lengths))
+    for lengths, flops in teacher.read_live(pairs, task.tokens):
+        effort.read(lengths, flops)
     return _cost(
         task,
-        models,
+        teacher.models(),
         effort,
         ms_per_query=_median_ms(seconds),
         passages_per_second=sum(map(len, found)) / effort.seconds,
     )
 
 
-def _read_live(
-    task: Retrieval, model: Encoder | Ranker | Reader, pairs: np.ndarray
-) -> np.ndarray | None:
-    """The lengths in tokens of what a model reads to score pairs [n, 2]; None = not known."""
-    if isinstance(model, Ranker):
-        queries = task.tokens(model.tokenizer, "query", "")
-        return pair_lengths(model, queries, task.tokens(model.tokenizer, "passage", ""), pairs)
-    if isinstance(model, Encoder):
-        tokens = task.tokens_of(model, "query")
-        return text_lengths(model, tokens, "query", np.unique(pairs[:, 0]))
-    return None
-
-
 def _cost(
     task: Retrieval,
-    models: Sequence[Encoder | Ranker | Reader],
+    models: Sequence[Model],
     effort: Effort,
     *,
     ms_per_query: float,
@@ -261,18 +178,6 @@ def _cost(
         useful_flops_per_second=speed["useful_flops_per_second"],
         share_of_limit=speed["share_of_limit"],
     )
-
-
-def _models(teacher: Teacher) -> list[Encoder | Ranker | Reader]:
-    """The models that a teacher asks."""
-    if isinstance(teacher, EnsembleTeacher):
-        return [model for member in teacher.members for model in _models(member)]
-    if isinstance(teacher, CrossTeacher):
-        return [teacher.ranker]
-    if isinstance(teacher, ReaderTeacher):
-        return [teacher.reader]
-    assert isinstance(teacher, DualTeacher)
-    return [teacher.encoder]
 
 
 def _measured_vectors(

@@ -18,7 +18,7 @@ from limbeck.tasks.fit import TrainingSettings
 from limbeck.tasks.retrieval.lists import Listing
 from limbeck.tasks.retrieval.measures import Measuring
 from limbeck.tasks.retrieval.scorers import Scoring
-from limbeck.teachers.teachers import Teacher
+from limbeck.teachers import Teacher
 from limbeck.training import Player, Turn
 
 
