@@ -33,6 +33,7 @@ from limbeck.bench.page import table
 from limbeck.data import read_collection
 from limbeck.data.collection import with_labels
 from limbeck.evaluation.comparison import compare, mean_over_seeds
+from limbeck.evaluation.statistics import Mean
 from limbeck.inference import Engine, choose_engine
 from limbeck.models.encoder import Encoder
 from limbeck.models.layers import cut_layers
@@ -417,11 +418,11 @@ def figures(
     others = {side: means[side] for side in means if side != THEIRS}
     comparisons = {
         each.other: {
-            "minus_theirs": -each.difference.mean,
+            "minus_theirs": -each.difference.value,
             "p_holm": each.p_holm,
             "visible": each.visible,
         }
-        for each in compare(means[THEIRS], others, DECIDES, 0)
+        for each in compare(means[THEIRS], others, Mean(name=DECIDES), 0)
     }
     return {"queries": len(means[THEIRS]), "rows": rows, "comparisons": comparisons}
 

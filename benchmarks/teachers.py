@@ -30,16 +30,17 @@ from ledger import Bench, data_of, numbers, parser, write_results
 from limbeck.bench.budget import given_to, given_to_teachers
 from limbeck.bench.page import table
 from limbeck.errors import ConfigError, LimbeckError
-from limbeck.evaluation.comparison import against, mean_ci, mean_over_seeds
-from limbeck.pipeline.comparing import PER_QUERY, per_query
-from limbeck.pipeline.reporting import DECIDES, METRICS
-from limbeck.store import read_parquet
+from limbeck.evaluation.comparison import against, estimate, mean_over_seeds
+from limbeck.evaluation.measures import RETRIEVAL
+from limbeck.pipeline.comparing import all_tables, table_of
+from limbeck.pipeline.reporting import METRICS
 from limbeck.teachers.specs import TeacherSpec, parse_specs
 
 TEACHERS = "small=train:dual"
 RECIPE = "kl"
 FITTING = "fit"  # begins the names of the runs that fit a teacher
 POLL_SECONDS = 2.0
+DECIDES = RETRIEVAL.first
 _SEED = 0  # of intervals and tests
 
 
@@ -135,7 +136,7 @@ def finish(arms: Sequence[Arm], specs: Sequence[TeacherSpec], bench: Bench, aske
     """Write the results."""
     students = {
         f"student of {spec.name}": [
-            per_query(arm.out, "student")[1]
+            table_of(arm.out, "student")[1]
             for arm in arms
             if arm.spec == spec and arm.seed is not None
         ]
@@ -146,7 +147,7 @@ def finish(arms: Sequence[Arm], specs: Sequence[TeacherSpec], bench: Bench, aske
     rows = [row(name, frame) for name, frame in beside(arms, specs).items()]
     tests = against(baseline, frames, DECIDES, _SEED)
     for name, frame in frames.items():
-        means = [mean(each) for each in students[name]]
+        means = [DECIDES.of(each) for each in students[name]]
         found = {
             **row(name, frame),
             "per_seed": means,
@@ -154,14 +155,14 @@ def finish(arms: Sequence[Arm], specs: Sequence[TeacherSpec], bench: Bench, aske
         }
         if name in tests:
             test = tests[name]
-            found["minus_first"] = test.difference.mean
+            found["minus_first"] = test.difference.value
             found["minus_first_ci"] = [test.difference.low, test.difference.high]
             found |= {"p": test.p, "p_holm": test.p_holm}
         rows.append(found)
     record = {
         "benchmark": "teachers",
         "data": data_of(arms[0].out),
-        "split": per_query(arms[-1].out, "student")[0],
+        "split": table_of(arms[-1].out, "student")[0],
         "queries": len(frames[baseline]),
         "teachers": {str(spec.name): spec.shown for spec in specs},
         "recipe": RECIPE,
@@ -183,23 +184,19 @@ def beside(arms: Sequence[Arm], specs: Sequence[TeacherSpec]) -> dict[str, pl.Da
     found: dict[str, pl.DataFrame] = {}
     for spec in specs:
         first = next(arm for arm in arms if arm.spec == spec)  # which measured all
-        for system in read_parquet(first.out / PER_QUERY)["model"].unique(maintain_order=True):
+        for system in all_tables(first.out)["model"].unique(maintain_order=True):
             if system == "teacher":
-                found[f"teacher {spec.name}: {spec.shown}"] = per_query(first.out, system)[1]
+                found[f"teacher {spec.name}: {spec.shown}"] = table_of(first.out, system)[1]
             elif system in ("bm25", "undistilled") or system.startswith("zero_shot"):
-                found.setdefault(system, per_query(first.out, system)[1])
+                found.setdefault(system, table_of(first.out, system)[1])
     return found
 
 
 def row(name: str, frame: pl.DataFrame) -> dict[str, Any]:
     """What a system reaches."""
-    estimate = mean_ci(frame[DECIDES].to_numpy(), _SEED)
-    figures = {measure: mean(frame, measure) for measure in frame.columns[1:]}
-    return {"system": name, **figures, f"{DECIDES}_ci": [estimate.low, estimate.high]}
-
-
-def mean(frame: pl.DataFrame, measure: str = DECIDES) -> float:
-    return float(frame[measure].to_numpy().mean())
+    found = estimate(frame, DECIDES, _SEED)
+    figures = {measure.name: measure.of(frame) for measure in RETRIEVAL.measures}
+    return {"system": name, **figures, f"{DECIDES.name}_ci": [found.low, found.high]}
 
 
 def page(record: dict[str, Any]) -> str:
@@ -208,12 +205,12 @@ def page(record: dict[str, Any]) -> str:
     labelled = f"{data['labelled']:,} labelled and {data['unlabelled']:,} unlabelled"
     cells = []
     for found in record["rows"]:
-        low, high = found[f"{DECIDES}_ci"]
+        low, high = found[f"{DECIDES.name}_ci"]
         spread, minus = found.get("seed_spread"), found.get("minus_first")
         cells.append(
             [
                 found["system"],
-                f"{found[DECIDES]:.4f}",
+                f"{found[DECIDES.name]:.4f}",
                 f"{low:.3f} to {high:.3f}",
                 "" if spread is None else f"{spread:.4f}",
                 f"{found['R@100']:.3f}",
@@ -221,7 +218,7 @@ def page(record: dict[str, Any]) -> str:
                 "" if minus is None else f"{found['p_holm']:.4f}",
             ]
         )
-    headings = ["system", DECIDES, "95 %", "± seeds", "R@100", "- first", "p (Holm)"]
+    headings = ["system", DECIDES.name, "95 %", "± seeds", "R@100", "- first", "p (Holm)"]
     seeds = ", ".join(map(str, record["seeds"]))
     settings = "; ".join(record["assignments"]) or "defaults"
     words = (

@@ -1,6 +1,7 @@
 """What a page says of a budget, and of what could not be found out."""
 
 from limbeck.bench.page import budget, measured_with, table, visible
+from limbeck.evaluation.measures import RETRIEVAL
 
 
 def test_who_made_other_updates_is_named() -> None:
@@ -22,6 +23,7 @@ def test_who_made_other_updates_is_named() -> None:
 def test_one_query_shows_no_difference_at_all() -> None:
     found = visible(
         {
+            "measures": RETRIEVAL.model_dump(mode="json"),
             "queries": 1,
             "split": "dev",
             "smallest_visible_difference": {"kl": None},

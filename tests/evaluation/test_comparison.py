@@ -2,25 +2,57 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 import pytest
 import scipy.stats
 
+from limbeck.evaluation import comparison
 from limbeck.evaluation.comparison import (
+    Comparison,
     Estimate,
+    bootstrap,
     compare,
     holm,
-    mean_ci,
     mean_over_seeds,
-    paired_randomisation,
-    smallest_visible_difference,
 )
+from limbeck.evaluation.statistics import Mean
+
+NDCG = Mean(name="nDCG@10")
 
 
 def frame(values: dict[str, float]) -> pl.DataFrame:
     return pl.DataFrame({"query_id": list(values), "nDCG@10": list(values.values())})
+
+
+def table(values: Sequence[float] | np.ndarray) -> pl.DataFrame:
+    return frame({str(number): float(value) for number, value in enumerate(values)})
+
+
+def mean_ci(values: Sequence[float] | np.ndarray, seed: int) -> Estimate:
+    return bootstrap(NDCG.statistics(table(values)), NDCG.value, seed)
+
+
+def compared(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> Comparison:
+    return compare(table(a), {"b": table(b)}, NDCG, 0)[0]
+
+
+def paired_randomisation(
+    a: Sequence[float] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    seed: int,
+    resamples: int = comparison.RESAMPLES,
+) -> float:
+    difference = NDCG.difference(NDCG.statistics(table(a)), NDCG.statistics(table(b)))
+    return comparison.paired_randomisation(difference, seed, resamples)
+
+
+def smallest_visible_difference(
+    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
+) -> float:
+    return compared(a, b).visible
 
 
 def noise(seed: int, count: int) -> np.ndarray:
@@ -32,7 +64,7 @@ def test_interval_of_many_values_is_the_normal_one() -> None:
     values = noise(0, 1000)
     found = mean_ci(values, seed=0)
     half = 1.96 * values.std(ddof=1) / math.sqrt(1000)
-    assert found.mean == pytest.approx(values.mean())
+    assert found.value == pytest.approx(values.mean())
     assert found.low == pytest.approx(values.mean() - half, abs=0.005)
     assert found.high == pytest.approx(values.mean() + half, abs=0.005)
 
@@ -51,7 +83,7 @@ def test_intervals_repeat_by_seed_and_degenerate_ones_have_no_width() -> None:
     assert mean_ci(values, seed=3) != mean_ci(values, seed=4)
     for same in ([0.25], [0.25] * 7):
         found = mean_ci(same, seed=0)
-        assert (found.mean, found.low, found.high) == (0.25, 0.25, 0.25)
+        assert (found.value, found.low, found.high) == (0.25, 0.25, 0.25)
     with pytest.raises(ValueError, match="no values"):
         mean_ci([], seed=0)
 
@@ -92,12 +124,45 @@ def test_a_clear_difference_reaches_the_smallest_p_and_none_gives_1() -> None:
     assert paired_randomisation([0.7], [0.1], seed=0) == 1.0
 
 
-@pytest.mark.parametrize(("a", "b"), [([1.0], [1.0, 2.0]), ([], []), ([[1.0]], [[1.0]])])
-def test_values_that_cannot_be_paired(a: list[float], b: list[float]) -> None:
-    with pytest.raises(ValueError, match="cannot be paired"):
-        paired_randomisation(a, b, seed=0)
-    with pytest.raises(ValueError, match="cannot be paired"):
-        smallest_visible_difference(a, b)
+def test_nothing_to_compare() -> None:
+    for refused in (lambda: paired_randomisation([], [], seed=0), lambda: compared([], [])):
+        with pytest.raises(ValueError, match="no values"):
+            refused()
+
+
+@pytest.mark.parametrize("units", [2, 5, 13, 14, 57, 300])
+def test_figures_of_means_are_those_of_scipy(units: int) -> None:
+    """To the last bit, where p is exact and where it is sampled; with ties, as ranks give them."""
+    rng = np.random.default_rng(units)
+    for seed, (a, b) in enumerate(
+        [
+            (rng.random(units), rng.random(units)),
+            (1 / rng.integers(1, 11, units), 1 / rng.integers(1, 11, units)),
+        ]
+    ):
+        differences = a - b
+        interval = scipy.stats.bootstrap(
+            (differences,),
+            np.mean,
+            n_resamples=10_000,
+            batch=500,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+        test = scipy.stats.permutation_test(
+            (differences,),
+            np.mean,
+            permutation_type="samples",
+            n_resamples=10_000,
+            batch=500,
+            rng=np.random.default_rng(seed),
+        )
+        [found] = compare(table(a), {"b": table(b)}, NDCG, seed)
+        expected = Estimate(differences.mean(), interval.low, interval.high)
+        assert (found.difference, found.p) == (expected, test.pvalue)
+        z = scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)
+        assert found.visible == z * differences.std(ddof=1) / math.sqrt(units)
+        assert NDCG.of(table(a)) == a.mean()
 
 
 def test_holm_by_hand() -> None:
@@ -129,27 +194,27 @@ def test_compare_matches_rows_by_query() -> None:
     """In the order c, a, b the differences are still 1, 2, 3: exact p 0.25; against itself 1."""
     ours = frame({"a": 1.0, "b": 2.0, "c": 3.0})
     other = frame({"c": 0.0, "a": 0.0, "b": 0.0})
-    lower, same = compare(ours, {"bm25": other, "twin": ours}, "nDCG@10", seed=0)
+    lower, same = compare(ours, {"bm25": other, "twin": ours}, NDCG, seed=0)
     assert (lower.other, same.other) == ("bm25", "twin")
     assert lower.difference == mean_ci([1.0, 2.0, 3.0], seed=0)
-    assert lower.difference.mean == pytest.approx(2.0)
+    assert lower.difference.value == pytest.approx(2.0)
     assert lower.p == pytest.approx(0.25)
     assert lower.p_holm == pytest.approx(0.5)
     assert lower.visible == pytest.approx(2.801585 / math.sqrt(3), abs=1e-6)
     assert (same.difference, same.p, same.p_holm) == (Estimate(0.0, 0.0, 0.0), 1.0, 1.0)
-    assert compare(ours, {}, "nDCG@10", seed=0) == []
+    assert compare(ours, {}, NDCG, seed=0) == []
 
 
 @pytest.mark.parametrize("other", [{"a": 1.0}, {"a": 1.0, "x": 2.0}, {"a": 1, "b": 2, "x": 3}])
 def test_compare_refuses_other_queries(other: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="bm25 was not measured on the same queries"):
-        compare(frame({"a": 1.0, "b": 2.0}), {"bm25": frame(other)}, "nDCG@10", seed=0)
+    with pytest.raises(ValueError, match="bm25 was not measured on the same rows of query_id"):
+        compare(frame({"a": 1.0, "b": 2.0}), {"bm25": frame(other)}, NDCG, seed=0)
 
 
 def test_mean_over_seeds() -> None:
     mean = mean_over_seeds([frame({"b": 1.0, "a": 0.0}), frame({"a": 1.0, "b": 0.5})])
     assert mean.rows() == [("b", 0.75), ("a", 0.5)]
-    with pytest.raises(ValueError, match="same queries"):
+    with pytest.raises(ValueError, match="same rows of query_id"):
         mean_over_seeds([frame({"b": 1.0}), frame({"a": 1.0})])
-    with pytest.raises(ValueError, match="no frames"):
+    with pytest.raises(ValueError, match="no tables"):
         mean_over_seeds([])

@@ -1,17 +1,24 @@
 """Rows, the printed table and the advice that come from per-query numbers."""
 
 import json
+from functools import partial
 
 import polars as pl
 import pytest
-from rich.console import Console
 
 from limbeck.cli.output import one_line
-from limbeck.evaluation.table import Cost, advice, aligned, as_rich, as_text, row
+from limbeck.evaluation.measures import RETRIEVAL
+from limbeck.evaluation.statistics import BLEU, Mean, Measures
+from limbeck.evaluation.table import Cost, Metrics, advice, aligned, as_text
+from limbeck.evaluation.table import row as any_row
 
 FRAME = pl.DataFrame(
     {"query_id": ["a", "b"], "nDCG@10": [0.5, 0.5], "RR@10": [1.0, 1.0], "R@100": [0.0, 0.0]}
 )
+
+
+NDCG = RETRIEVAL.first
+row = partial(any_row, measures=RETRIEVAL)
 
 
 def of(model: str, value: float, split: str = "test") -> dict[str, object]:
@@ -74,15 +81,6 @@ def test_a_row_without_figures_has_dashes() -> None:
     assert text.splitlines()[1].split() == ["mine", "test", *"-" * 9]
 
 
-def test_the_table_of_a_terminal_has_the_same_cells() -> None:
-    rows = [row("teacher", "test", FRAME, cost=Cost(megabytes=90.0), seed=0)]
-    console = Console(width=240, record=True, file=None, quiet=False)
-    with console.capture() as captured:
-        console.print(as_rich(rows))
-    for cell in ["teacher", "nDCG@10", "0.500 [0.500, 0.500]", "90.0"]:
-        assert cell in captured.get()
-
-
 def test_an_empty_table_is_its_headings() -> None:
     assert as_text([]).splitlines() == [
         "model  split  ms/query  passages/s  parameters  MB  read/limit  train/limit",
@@ -98,18 +96,50 @@ def test_an_empty_table_is_its_headings() -> None:
     ],
 )
 def test_advice_when_the_student_loses(rival: str, words: str) -> None:
-    (sentence,) = advice([of("student", 0.31), of(rival, 0.42)])
+    (sentence,) = advice([of("student", 0.31), of(rival, 0.42)], NDCG)
     assert sentence.startswith("On test the student (0.310 nDCG@10) ")
     assert words in sentence
     assert "(0.420)" in sentence
 
 
 def test_no_advice_when_it_wins_ties_or_cannot_be_compared() -> None:
-    assert advice([of("student", 0.42), of("bm25", 0.31), of("zero_shot", 0.42)]) == []
-    assert advice([of("student", 0.31), of("teacher", 0.9)]) == []  # a teacher should be better
-    assert advice([of("student", 0.31, "dev"), of("bm25", 0.9, "test")]) == []
-    assert advice([of("bm25", 0.9)]) == []
-    assert advice([{"model": "student", "split": "test"}, of("bm25", 0.9)]) == []
+    for rows in (
+        [of("student", 0.42), of("bm25", 0.31), of("zero_shot", 0.42)],
+        [of("student", 0.31), of("teacher", 0.9)],  # a teacher should be better
+        [of("student", 0.31, "dev"), of("bm25", 0.9, "test")],
+        [of("bm25", 0.9)],
+        [{"model": "student", "split": "test"}, of("bm25", 0.9)],
+    ):
+        assert advice(rows, NDCG) == []
+
+
+def test_advice_where_less_is_better() -> None:
+    """nDCG@10 in name only: 0.42 errors are worse than 0.31."""
+    errors = Mean(name="nDCG@10", higher_is_better=False)
+    assert advice([of("student", 0.31), of("undistilled", 0.42)], errors) == []
+    assert len(advice([of("student", 0.42), of("undistilled", 0.31)], errors)) == 1
+
+
+def test_a_row_of_another_measure_and_unit() -> None:
+    """One sentence of 4 right tokens: BLEU 100."""
+    table = pl.DataFrame(
+        {"sentence_id": ["a"], **{column: [4.0] for column in BLEU().columns}}
+        | {f"{what}_{n}": [5.0 - n] for what in ("matches", "ngrams") for n in (1, 2, 3, 4)}
+    )
+    measures = Measures(unit="sentence", units="sentences", measures=(BLEU(),))
+    found = any_row("student", "test", table, measures=measures, cost=Cost(), seed=0)
+    assert (found["sentences"], found["BLEU"]) == (1, pytest.approx(100))
+    written = {"measures": measures.model_dump(mode="json"), "rows": [found]}
+    whole = json.loads(json.dumps({**written, "notes": [], "advice": []}))
+    assert Metrics.model_validate_json(json.dumps(whole)).measures == measures
+    del whole["rows"][0]["sentences"]
+    with pytest.raises(ValueError, match="'sentences' is None"):
+        Metrics.model_validate_json(json.dumps(whole))
+
+
+def test_metrics_that_name_no_measures_are_of_retrieval() -> None:
+    written = {"rows": [row("bm25", "test", FRAME, cost=Cost(), seed=0)], "notes": [], "advice": []}
+    assert Metrics.model_validate_json(json.dumps(written)).measures == RETRIEVAL
 
 
 def test_wide_characters_take_two_columns() -> None:

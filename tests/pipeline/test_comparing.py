@@ -106,11 +106,11 @@ def test_two_real_runs_on_any_system_and_measure(
         means = [table.filter(pl.col("model") == model)[measure].mean() for table in tables]
         found = compare([finished.out, tmp_path / "other"], model=model, measure=measure)
         one, other = found.rows
-        assert [one.estimate.mean, other.estimate.mean] == pytest.approx(means)
+        assert [one.estimate.value, other.estimate.value] == pytest.approx(means)
         assert other.difference is not None
-        assert other.difference.mean == pytest.approx(means[1] - means[0])
+        assert other.difference.value == pytest.approx(means[1] - means[0])
         assert (one.seed, other.seed) == (0, 1)
-    assert other.difference.mean == 0.0  # BM25 knows no seed
+    assert other.difference.value == 0.0  # BM25 knows no seed
     assert other.p == 1.0
 
 

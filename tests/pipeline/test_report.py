@@ -14,6 +14,7 @@ import pytest
 
 from collections_here import made_up
 from limbeck import pipeline
+from limbeck.evaluation.measures import RETRIEVAL
 from limbeck.report import queries, run_page
 from limbeck.report.queries import queries_of
 from processes import distil_in_child
@@ -158,7 +159,7 @@ def test_wins_and_losses_by_hand(
         for model, values in figures.items()
     ]
     pl.concat(frames).write_parquet(out / "per_query.parquet")
-    found = queries_of(out, None, "nDCG@10")
+    found = queries_of(out, None, RETRIEVAL)
     assert found is not None
     [outcome] = found.outcomes
     assert (outcome.other, outcome.won, outcome.equal, outcome.lost) == ("teacher", 3, 1, 2)
@@ -166,7 +167,7 @@ def test_wins_and_losses_by_hand(
     assert shown[:3] == [ids[2], ids[1], ids[0]]
     assert found.rows[0].values_of == {"student": 0.5, "teacher": 1.0}
     monkeypatch.setattr(queries, "MOST_QUERIES", 2)
-    few = queries_of(out, None, "nDCG@10")
+    few = queries_of(out, None, RETRIEVAL)
     assert few is not None
     assert (few.rows[0].query, len(few.rows), few.queries) == (ids[2], 2, 6)
     assert few.rows[1].query in ids[3:]  # by 0.2, more than the other loss

@@ -42,7 +42,8 @@ from limbeck.language import AUTO
 from limbeck.models.loading import load_encoder
 from limbeck.pipeline import distill
 from limbeck.pipeline import dry_run as stages_of
-from limbeck.pipeline.reporting import DECIDES, METRICS, damage
+from limbeck.pipeline.comparing import measures_of
+from limbeck.pipeline.reporting import METRICS, damage
 from limbeck.pipeline.reporting import PAGE as RUN_PAGE
 from limbeck.pipeline.request import measured_split
 from limbeck.recipes import find_preset
@@ -343,14 +344,16 @@ def _record(plan: Plan, out: Path, wall_seconds: Mapping[str, float]) -> dict[st
     for arm in plan.arms:
         if arm.name != TEACHER:
             arms.setdefault(arm.system, []).append(arm.out)
-    split, queries, rows = rows_of(arms, wall_seconds)
+    split, units, rows = rows_of(arms, wall_seconds)
+    measures = measures_of(arms[BASELINES[0]][0])
     first = read_record(arms[BASELINES[0]][0])
     assert first is not None  # the run is finished
     return {
         "benchmark": "quality",
         "data": first["collection"],
         "split": split,
-        "queries": queries,
+        "measures": measures.model_dump(mode="json"),
+        measures.units: units,
         "max_length": load_encoder(arms[BASELINES[0]][0] / "student").max_length,
         "budget": plan.budget,
         "settings": {name: dict(own) for name, own in plan.settings.items()},
@@ -376,7 +379,7 @@ def _html(record: Mapping[str, Any], plan: Plan) -> str:
     ]
     return report.bench_page(
         record,
-        measure=DECIDES,
+        measures=page.measures_of(record),
         baselines=BASELINES,
         words=[page.visible(record), page.budget(record)],
         figures=report.Table(headings, cells),

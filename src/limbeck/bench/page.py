@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limbeck.bench.budget import BASELINES
+from limbeck.evaluation.statistics import Measures
 from limbeck.evaluation.table import aligned
-from limbeck.pipeline.reporting import DECIDES
 
 Record = Mapping[str, Any]
 
@@ -31,13 +31,13 @@ def page(record: Record) -> str:
 def figures_of(record: Record) -> tuple[list[str], list[list[str]]]:
     """The headings of the page's table, and a row of cells per system."""
     headings = [
-        *("system", DECIDES, "95 %", "± seeds", "RR@10", "R@100"),
-        *(f"- {_BASELINE}", "p (Holm)", f"- {_SECOND}", "p (Holm)", "gap closed"),
+        *_headings(record),
         *("updates", "student tokens", "teacher answers", "seconds", "wall seconds"),
     ]
+    names = measures_of(record).names
     cells = [
         [
-            *_quality(row),
+            *_quality(row, names),
             *(_figure(row.get(key), ",d") for key in ("updates",)),
             *(
                 _figure(row.get(key), ",.0f")
@@ -51,10 +51,11 @@ def figures_of(record: Record) -> tuple[list[str], list[list[str]]]:
 
 def words(record: Record) -> str:
     """What the columns mean."""
-    seeds = ", ".join(map(str, record["seeds"]))
+    seeds, measured = ", ".join(map(str, record["seeds"])), measures_of(record)
     return (
-        f"Seeds {seeds}; figures per query are means over them, ± is the standard deviation of the "
-        "seeds' means. p is of paired randomisation over queries, corrected by Holm over the "
+        f"Seeds {seeds}; statistics per {measured.unit} are means over them, ± is the standard "
+        f"deviation of the seeds' values. p is of paired randomisation over {measured.units}, "
+        "corrected by Holm over the "
         "recipes for each baseline. Costs are means per run: tokens that the student read in "
         "training, padding included; answers (pairs or texts) that its teacher was asked for; "
         "seconds of training, measurements on dev included; seconds of the whole run, where it "
@@ -75,17 +76,15 @@ def made_of(record: Record) -> str:
 
 def as_text(record: Record) -> str:
     """What the terminal shows: the page's first lines, and the figures without costs."""
-    headings = [
-        *("system", DECIDES, "95 %", "± seeds", "RR@10", "R@100"),
-        *(f"- {_BASELINE}", "p (Holm)", f"- {_SECOND}", "p (Holm)", "gap closed"),
-    ]
-    lines = aligned([headings, *map(_quality, record["rows"])], words=1)
+    names = measures_of(record).names
+    cells = [_headings(record), *(_quality(row, names) for row in record["rows"])]
+    lines = aligned(cells, words=1)
     return "\n\n".join([visible(record), budget(record), lines])
 
 
 def visible(record: Record) -> str:
     """The smallest differences that the test set can show, in words."""
-    sentences = []
+    sentences, measured = [], measures_of(record)
     for baseline, key in zip(
         BASELINES,
         ("smallest_visible_difference", f"smallest_visible_difference_{_SECOND}"),
@@ -96,11 +95,14 @@ def visible(record: Record) -> str:
             for name, value in record[key].items()
         )
         how = (
-            f" (two-sided 5 %, power 80 %, {record['queries']:,} {record['split']} queries)"
+            f" (two-sided 5 %, power 80 %, {record[measured.units]:,} {record['split']} "
+            f"{measured.units})"
             if baseline == _BASELINE
             else ""
         )
-        sentences.append(f"Smallest visible difference from {baseline} in {DECIDES}{how}: {told}.")
+        sentences.append(
+            f"Smallest visible difference from {baseline} in {measured.first.name}{how}: {told}."
+        )
     return " ".join(sentences)
 
 
@@ -135,16 +137,30 @@ def measured_with(environment: Mapping[str, object]) -> str:
     return f"Measured with: {', '.join(f'{key} {value}' for key, value in environment.items())}."
 
 
-def _quality(row: Record) -> list[str]:
+def measures_of(record: Record) -> Measures:
+    """What systems were measured by."""
+    return Measures.model_validate(record["measures"], strict=False)  # JSON has no tuples
+
+
+def _headings(record: Record) -> list[str]:
+    """Of the figures, costs left out."""
+    first, *others = measures_of(record).names
+    return [
+        *("system", first, "95 %", "± seeds", *others),
+        *(f"- {_BASELINE}", "p (Holm)", f"- {_SECOND}", "p (Holm)", "gap closed"),
+    ]
+
+
+def _quality(row: Record, measures: Sequence[str]) -> list[str]:
     """A system's figures, costs left out."""
-    low, high = row[f"{DECIDES}_ci"]
+    first, *others = measures
+    low, high = row[f"{first}_ci"]
     return [
         row["system"],
-        f"{row[DECIDES]:.4f}",
+        f"{row[first]:.4f}",
         f"[{low:.3f}, {high:.3f}]",
         _figure(row.get("seed_spread"), ".4f"),
-        f"{row['RR@10']:.4f}",
-        f"{row['R@100']:.4f}",
+        *(f"{row[name]:.4f}" for name in others),
         _minus(row, _BASELINE),
         _figure(row.get("p_holm"), ".4f"),
         _minus(row, _SECOND),

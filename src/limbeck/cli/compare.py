@@ -28,7 +28,13 @@ def compare(
     model: Annotated[
         str, typer.Option(help="The system of each run: `student`, `teacher`, `undistilled`, ...")
     ] = "student",
-    measure: Annotated[str, typer.Option(help="The measure: nDCG@10, RR@10 or R@100.")] = "nDCG@10",
+    measure: Annotated[
+        str | None,
+        typer.Option(
+            help="A measure of the runs, by its name in their tables.",
+            show_default="the first one",
+        ),
+    ] = None,
     html: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the comparison as a page, too.", dir_okay=False),

@@ -39,7 +39,7 @@ def evaluate(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure a model: nDCG@10, RR@10 and R@100 with intervals, speed and size."""
+    """Measure a model: quality with intervals, speed and size."""
     from limbeck import pipeline
 
     with on_stderr() as progress:

@@ -54,9 +54,9 @@ def export(
             progress=progress,
         )
     if as_json:
-        figures = {"nDCG@10_before": found.before, "nDCG@10_after": found.after}
+        figures = {f"{found.measure}_before": found.before, f"{found.measure}_after": found.after}
         print_json({"out": str(found.out), "format": found.format, **figures})
         return
     if found.before is not None and found.after is not None:
-        typer.echo(f"nDCG@10 on dev: {found.before:.4f} before, {found.after:.4f} in int8")
+        typer.echo(f"{found.measure} on dev: {found.before:.4f} before, {found.after:.4f} in int8")
     typer.echo(f"Exported: {found.out}")

@@ -1,15 +1,17 @@
 """Is a difference between two systems more than chance, and how small a one could be seen at all?
 
-Everything is paired: value i of one system and value i of the other belong to the same query. All
-draws come from a generator made from `seed`.
+Everything is paired: row i of one system and row i of the other belong to the same unit (a query,
+an image, a sentence). Bootstrap and randomisation act on units: their statistics are added up
+again, and the measure is taken of the sums, so that means, F1 and BLEU are tested alike. All draws
+come from a generator made from `seed`.
 
-This module knows no measure and no model: values are numbers per query.
+This module knows no measure and no model. Tables are those of `statistics.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,28 +19,29 @@ import numpy.typing as npt
 import polars as pl
 import scipy.stats
 
-Values = Sequence[float] | npt.NDArray[np.floating]
+from limbeck.evaluation.statistics import Array, Difference, Measure, Value, total
 
 RESAMPLES = 10_000
-_BATCH = 500  # resamples held at once: bounds memory at 500 x queries
+_BATCH = 500  # resamples held at once: bounds memory at 500 x units
+_FEW = 2  # columns that are added up one by one, in the order in which scipy adds a mean's
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean and its 95 % confidence interval."""
+    """A value of a measure and its 95 % confidence interval."""
 
-    mean: float
+    value: float
     low: float
     high: float
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One system against another over the same queries.
+    """One system against another over the same units.
 
-    `difference` is the mean of ours minus theirs, with its 95 % interval; `p` is two-sided;
-    `p_holm` is corrected for all comparisons made together; `visible` is the smallest difference
-    that these queries could show.
+    `difference` is ours minus theirs, with its 95 % interval; `p` is two-sided; `p_holm` is
+    corrected for all comparisons made together; `visible` is the smallest difference that these
+    units could show.
     """
 
     other: str
@@ -48,58 +51,76 @@ class Comparison:
     visible: float
 
 
-def mean_ci(values: Values, seed: int) -> Estimate:
-    """The mean over queries with its 95 % interval, by the percentile bootstrap.
+def bootstrap(statistics: Array, value: Value, seed: int) -> Estimate:
+    """A function of sums with its 95 % interval, by the percentile bootstrap over units.
 
-    One query gives an interval of no width: nothing is known about its spread.
+    `value` takes the sums [..., S] of `statistics` [units, S]. One unit gives an interval of no
+    width: nothing is known about its spread.
 
     Raises:
-        ValueError: when there are no values.
+        ValueError: when there are no units.
     """
-    array = np.asarray(values, dtype=np.float64)
-    if not array.size:
-        raise ValueError("no values to take a mean of")
-    mean = float(array.mean())
-    if array.size == 1:
-        return Estimate(mean, mean, mean)
-    interval = scipy.stats.bootstrap(
-        (array,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=_BATCH,
-        method="percentile",
-        confidence_level=0.95,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(mean, float(interval.low), float(interval.high))
+    units = len(statistics)
+    if not units:
+        raise ValueError("no values to estimate from")
+    rng = np.random.default_rng(seed)
+    columns = np.ascontiguousarray(statistics.T)
+
+    def resampled(size: int) -> Array:
+        drawn = rng.integers(0, units, size=(size, units))
+        if len(columns) <= _FEW:
+            return np.stack([column[drawn].sum(axis=-1) for column in columns], axis=-1)
+        # how often each unit was drawn: one product instead of a sum per column
+        rows = np.arange(size)[:, None] * units
+        times = np.bincount((drawn + rows).ravel(), minlength=size * units)
+        return times.reshape(size, units).astype(np.float64) @ statistics
+
+    values = np.concatenate([value(resampled(size)) for size in _batches(RESAMPLES)])
+    tail = (1 - 0.95) / 2
+    low, high = (_quantile(values, share) for share in (tail, 1 - tail))
+    return Estimate(float(value(total(statistics))), low, high)
 
 
-def paired_randomisation(a: Values, b: Values, seed: int, resamples: int = RESAMPLES) -> float:
-    """The two-sided p of the mean difference when the sign of each query's difference is chance.
+def paired_randomisation(difference: Difference, seed: int, resamples: int = RESAMPLES) -> float:
+    """The two-sided p of a difference when which system did what at each unit is chance.
 
-    Exact when all 2^n sign patterns are no more than `resamples`; else sampled, and then never
-    below 1 / (resamples + 1).
+    Exact when all 2^n ways to swap the systems at n units are no more than `resamples`; else
+    sampled (approximate randomisation), and then never below 1 / (resamples + 1).
 
     Raises:
-        ValueError: when the two have different lengths, or none.
+        ValueError: when there are no units.
 
     Source: Fisher's randomisation test, as recommended by Smucker, Allan and Carterette 2007,
-    doi:10.1145/1321440.1321528.
+    doi:10.1145/1321440.1321528; for measures that are no means Noreen 1989, and Riezler and
+    Maxwell 2005 for BLEU.
     """
-    differences = _differences(a, b)
-    if differences.size == 1:
-        return 1.0  # both sign patterns are equally far from 0
-    return float(
-        scipy.stats.permutation_test(
-            (differences,),
-            np.mean,
-            permutation_type="samples",
-            n_resamples=resamples,
-            batch=_BATCH,
-            vectorized=True,
-            rng=np.random.default_rng(seed),
-        ).pvalue
-    )
+    statistics, swapped = difference.statistics, difference.swapped
+    units = len(statistics)
+    if not units:
+        raise ValueError("no values to compare")
+    exact = resamples >= 2**units
+    few = statistics.shape[1] <= _FEW
+
+    def of(swaps: npt.NDArray[np.bool_]) -> Array:
+        """The difference for each row of swaps [resamples, units]."""
+        if few:
+            each = np.ascontiguousarray(swaps.T)  # added up unit by unit, as scipy does
+            sums = [
+                np.where(each, new[:, None], old[:, None]).sum(axis=0)
+                for old, new in zip(statistics.T, swapped.T, strict=True)
+            ]
+            return difference.value(np.stack(sums, axis=-1))
+        return difference.value(total(statistics) + swaps @ (swapped - statistics))
+
+    drawn = _all_swaps(units) if exact else _swaps(units, resamples, seed)
+    found = np.concatenate([of(swaps) for swaps in drawn])
+    observed = float(difference.value(total(statistics)))
+    # equal differences may be added up in another order
+    rounding = 100 * float(np.finfo(np.float64).eps) * difference.magnitude
+    less = int(np.count_nonzero(found <= observed + rounding))
+    greater = int(np.count_nonzero(found >= observed - rounding))
+    own = 0 if exact else 1  # what was observed is one of the ways, too
+    return min(1.0, 2 * ((min(less, greater) + own) / (len(found) + own)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -119,86 +140,138 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def smallest_visible_difference(a: Values, b: Values) -> float:
-    """The smallest true mean difference that a two-sided 5 % test shows in 80 % of cases.
+def smallest_visible_difference(measure: Measure, ours: Array, theirs: Array) -> float:
+    """The smallest true difference that a two-sided 5 % test shows in 80 % of cases.
 
-    (1.96 + 0.84) * standard deviation of the differences / sqrt(n); infinite for a single query.
+    (1.96 + 0.84) * standard error of the difference, which comes from the jackknife: for a mean it
+    is the standard deviation of the differences / sqrt(n). Infinite for a single unit.
 
     Raises:
-        ValueError: when the two have different lengths, or none.
+        ValueError: when there are no units.
     """
-    differences = _differences(a, b)
-    if differences.size == 1:
+    apart = measure.pseudovalues(ours) - measure.pseudovalues(theirs)
+    if not apart.size:
+        raise ValueError("no values to compare")
+    if apart.size == 1:
         return math.inf
     z = float(scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8))
-    return z * float(differences.std(ddof=1)) / math.sqrt(differences.size)
+    return z * float(apart.std(ddof=1)) / math.sqrt(apart.size)
+
+
+def estimate(table: pl.DataFrame, measure: Measure, seed: int) -> Estimate:
+    """A measure of a system with its 95 % interval.
+
+    Raises:
+        ValueError: when the table has no rows.
+    """
+    return bootstrap(measure.statistics(table), measure.value, seed)
 
 
 def compare(
-    ours: pl.DataFrame, others: Mapping[str, pl.DataFrame], measure: str, seed: int
+    ours: pl.DataFrame, others: Mapping[str, pl.DataFrame], measure: Measure, seed: int
 ) -> list[Comparison]:
     """One system against each of the others on one measure, p-values corrected by Holm together.
 
-    Frames are those of `measures.per_query`; rows are matched by `query_id`, in any order.
+    Rows are matched by their first column, in any order.
 
     Raises:
-        ValueError: when a frame is not about the same queries.
+        ValueError: when a table is not about the same units, or has none.
     """
-    pairs = {name: _paired(ours, other, name, measure) for name, other in others.items()}
-    p_values = [paired_randomisation(a, b, seed) for a, b in pairs.values()]
-    return [
-        Comparison(name, mean_ci(a - b, seed), p, p_holm, smallest_visible_difference(a, b))
-        for (name, (a, b)), p, p_holm in zip(pairs.items(), p_values, holm(p_values), strict=True)
-    ]
+    found = []
+    for name, other in others.items():
+        own, theirs = _paired(ours, other, name, measure)
+        difference = measure.difference(own, theirs)
+        found.append(
+            Comparison(
+                name,
+                bootstrap(difference.statistics, difference.value, seed),
+                paired_randomisation(difference, seed),
+                math.nan,  # corrected below
+                smallest_visible_difference(measure, own, theirs),
+            )
+        )
+    return _corrected(found)
 
 
 def against(
-    baseline: str, frames: Mapping[str, pl.DataFrame], measure: str, seed: int
+    baseline: str, tables: Mapping[str, pl.DataFrame], measure: Measure, seed: int
 ) -> dict[str, Comparison]:
     """Every other system, by name, against the baseline; p-values corrected by Holm together.
 
-    Differences are system - baseline. Frames are as for `compare`.
+    Differences are system - baseline. Tables are as for `compare`.
 
     Raises:
-        ValueError: when a frame is not about the same queries.
+        ValueError: when a table is not about the same units, or has none.
     """
-    found = {
-        name: compare(frame, {baseline: frames[baseline]}, measure, seed)[0]
-        for name, frame in frames.items()
-        if name != baseline
-    }
-    corrected = holm([each.p for each in found.values()])
-    return {
-        name: replace(each, p_holm=p_holm)
-        for (name, each), p_holm in zip(found.items(), corrected, strict=True)
-    }
+    names = [name for name in tables if name != baseline]
+    found = [
+        compare(tables[name], {baseline: tables[baseline]}, measure, seed)[0] for name in names
+    ]
+    return dict(zip(names, _corrected(found), strict=True))
 
 
-def mean_over_seeds(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Each query's mean over several runs of one method, in the order of the first frame.
+def mean_over_seeds(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Each unit's mean statistics over several runs of one method, in the order of the first table.
+
+    So sums stay those of one test set. Of a measure that is no mean this gives the measure of the
+    pooled counts, which need not be the mean of the runs' own values.
 
     Raises:
-        ValueError: when the frames are not about the same queries, or there are none.
+        ValueError: when the tables are not about the same units, or there are none.
     """
-    if not frames:
-        raise ValueError("no frames to take a mean of")
-    queries = set(frames[0]["query_id"])
-    if any(set(frame["query_id"]) != queries for frame in frames):
-        raise ValueError("the runs are not about the same queries")
-    return pl.concat(frames).group_by("query_id", maintain_order=True).mean()
+    if not tables:
+        raise ValueError("no tables to take a mean of")
+    unit = tables[0].columns[0]
+    units = set(tables[0][unit])
+    if any(set(table[unit]) != units for table in tables):
+        raise ValueError(f"the runs are not about the same rows of {unit}")
+    return pl.concat(tables).group_by(unit, maintain_order=True).mean()
 
 
 def _paired(
-    ours: pl.DataFrame, other: pl.DataFrame, name: str, measure: str
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    joined = ours.join(other, on="query_id", suffix=" other", maintain_order="left")
-    if not len(joined) == len(ours) == len(other):
-        raise ValueError(f"{name} was not measured on the same queries")
-    return joined[measure].to_numpy(), joined[f"{measure} other"].to_numpy()
+    ours: pl.DataFrame, other: pl.DataFrame, name: str, measure: Measure
+) -> tuple[Array, Array]:
+    """The statistics of both, for the same units in the same order."""
+    unit = ours.columns[0]
+    own = ours.select(unit, *measure.columns)
+    # every row of ours keeps its place
+    theirs = own.select(unit).join(
+        other.select(unit, *measure.columns), on=unit, maintain_order="left"
+    )
+    if not len(own) == len(theirs) == len(other):
+        raise ValueError(f"{name} was not measured on the same rows of {unit}")
+    return measure.statistics(own), measure.statistics(theirs)
 
 
-def _differences(a: Values, b: Values) -> npt.NDArray[np.float64]:
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.shape != second.shape or first.ndim != 1 or not first.size:
-        raise ValueError(f"values of {first.shape} and {second.shape} queries cannot be paired")
-    return first - second
+def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
+    corrected = holm([each.p for each in found])
+    return [replace(each, p_holm=p) for each, p in zip(found, corrected, strict=True)]
+
+
+def _quantile(values: Array, share: float) -> float:
+    """The value below which a share of the values lies, between two of them a weighted mean."""
+    place = np.float64(share) * (len(values) - 1)
+    below, part = divmod(place, 1)
+    first, second = np.sort(values)[[int(below), min(int(below) + 1, len(values) - 1)]]
+    return float((1 - part) * first + part * second)
+
+
+def _batches(count: int) -> Iterator[int]:
+    for start in range(0, count, _BATCH):
+        yield min(_BATCH, count - start)
+
+
+def _all_swaps(units: int) -> Iterator[npt.NDArray[np.bool_]]:
+    """Every way to swap or not to swap at each unit, [ways, units] at a time."""
+    for start in range(0, 2**units, _BATCH):
+        ways = np.arange(start, min(start + _BATCH, 2**units))
+        yield (ways[:, None] >> np.arange(units - 1, -1, -1) & 1).astype(bool)
+
+
+def _swaps(units: int, count: int, seed: int) -> Iterator[npt.NDArray[np.bool_]]:
+    """Random ways, drawn as scipy's permutation test draws them: each pair in a random order."""
+    rng = np.random.default_rng(seed)
+    most = min(_BATCH, count)
+    pairs = np.tile(np.arange(2), (most, units, 1))
+    for size in _batches(count):
+        yield rng.permuted(pairs, axis=-1)[:size, :, 0].astype(bool)

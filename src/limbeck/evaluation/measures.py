@@ -21,11 +21,17 @@ import polars as pl
 
 from limbeck import store
 from limbeck.errors import ConfigError, DataError, ScoreError
+from limbeck.evaluation.statistics import Mean, Measures
 from limbeck.types import PassageId, Qrels, QueryId
 
 Run = Mapping[QueryId, Mapping[PassageId, float]]
 
 MEASURES = ("nDCG@10", "RR@10", "R@100")
+RETRIEVAL = Measures(
+    unit="query",
+    units="queries",
+    measures=tuple(Mean(name=name) for name in MEASURES),
+)
 
 
 def run_of(

@@ -1,8 +1,8 @@
 """What did a run reach, at what cost, and what should its owner do now?
 
-A row of `metrics.json` is one system on one split: each measure's mean as `nDCG@10`, its 95 %
-interval as `nDCG@10_ci`, the number of queries, and what it costs to use. The printed table and the
-advice are made from such rows alone.
+A row of `metrics.json` is one system on one split: the value of each measure by its name, such as
+`nDCG@10`, its 95 % interval as `nDCG@10_ci`, the number of units (queries), and what it costs to
+use. The printed table and the advice are made from such rows alone.
 
 This module knows no model and no run folder.
 """
@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import polars as pl
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 from rich.cells import cell_len  # a Chinese character is two columns wide
-from rich.table import Table
 
-from limbeck.evaluation.comparison import mean_ci
+from limbeck.evaluation.comparison import estimate
+from limbeck.evaluation.measures import RETRIEVAL
+from limbeck.evaluation.statistics import Measure, Measures
 from limbeck.store import Written
 
 Row = Mapping[str, object]
@@ -30,8 +31,7 @@ NAMES = {
     "student": "student, distilled",
     "teacher": "teacher",
 }
-DIFFERENCE = "student_minus_this"  # key of a row, by `_DECIDES`
-_DECIDES = "nDCG@10"  # the measure that advice is given by
+DIFFERENCE = "student_minus_this"  # key of a row, by the first measure
 _PROSE = {
     "bm25": "BM25",
     "zero_shot": "the base encoder without any training",
@@ -69,8 +69,8 @@ def _is_row(found: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: saying what is wrong with it.
     """
-    for key, kind in {"model": str, "split": str, "queries": int}.items():
-        if not isinstance(found.get(key), kind):
+    for key in ("model", "split"):
+        if not isinstance(found.get(key), str):
             raise ValueError(f"a row's {key!r} is {found.get(key)!r}")
     for key, value in found.items():
         if key.endswith("_ci"):
@@ -81,11 +81,23 @@ def _is_row(found: dict[str, Any]) -> dict[str, Any]:
 
 
 class Metrics(Written):
-    """What `metrics.json` holds."""
+    """What `metrics.json` holds. Files that name no measures are of retrieval: no other task was
+    measured before they were named.
+    """
 
+    measures: Measures = RETRIEVAL
     rows: list[Annotated[dict[str, Any], AfterValidator(_is_row)]]
     notes: list[str]
     advice: list[str]
+
+    @model_validator(mode="after")
+    def _counts_units(self) -> Self:
+        """Every row says of how many units it is."""
+        key = self.measures.units
+        for found in self.rows:
+            if not isinstance(found.get(key), int):
+                raise ValueError(f"a row's {key!r} is {found.get(key)!r}")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,27 +124,28 @@ class Cost:
 def row(
     model: str,
     split: str,
-    per_query: pl.DataFrame,
+    table: pl.DataFrame,
     *,
+    measures: Measures,
     cost: Cost,
     seed: int,
     synthetic: bool = False,
 ) -> dict[str, object]:
-    """One row of `metrics.json` from a frame of `measures.per_query`; `synthetic` when nobody wrote
-    the queries and judged the passages.
+    """One row of `metrics.json` from a system's table of statistics per unit; `synthetic` when
+    nobody wrote the queries and judged the passages.
 
     Raises:
-        ValueError: when the frame has no queries.
+        ValueError: when the table has no rows.
     """
     measured: dict[str, object] = {}
-    for measure in per_query.columns[1:]:
-        estimate = mean_ci(per_query[measure].to_numpy(), seed)
-        measured[measure] = estimate.mean
-        measured[f"{measure}_ci"] = [estimate.low, estimate.high]
+    for measure in measures.measures:
+        found = estimate(table, measure, seed)
+        measured[measure.name] = found.value
+        measured[f"{measure.name}_ci"] = [found.low, found.high]
     return {
         "model": model,
         "split": split,
-        "queries": len(per_query),
+        measures.units: len(table),
         **({"synthetic": True} if synthetic else {}),
         **measured,
         **asdict(cost),
@@ -190,30 +203,20 @@ def aligned(cells: Sequence[Sequence[str]], *, words: int) -> str:
     )
 
 
-def as_rich(rows: Sequence[Row]) -> Table:
-    """The table for a terminal."""
-    table = Table()
-    for column, heading in enumerate(_headings(rows)):
-        table.add_column(heading, justify="left" if column < len(_WORDS) else "right")
-    for found in rows:
-        table.add_row(*_cells(found, rows))
-    return table
-
-
-def advice(rows: Sequence[Row]) -> list[str]:
-    """A sentence for each system that the distilled student should beat and does not, by nDCG@10.
+def advice(rows: Sequence[Row], measure: Measure) -> list[str]:
+    """A sentence for each system that the distilled student should beat and does not.
 
     Empty when there is no student row, or when it wins everywhere. Rows are compared within a
     split. On synthetic queries, which share words with their passages, BM25 need not be beaten.
 
     Example:
         >>> advice([{"model": "student", "split": "test", "nDCG@10": 0.4},
-        ...         {"model": "zero_shot", "split": "test", "nDCG@10": 0.3}])
+        ...         {"model": "zero_shot", "split": "test", "nDCG@10": 0.3}], RETRIEVAL.first)
         []
     """
     found = {
         (split_shown(str(row["split"]), bool(row.get("synthetic"))), row["model"]): _number(
-            row.get(_DECIDES)
+            row.get(measure.name)
         )
         for row in rows
         if not (row.get("synthetic") and row["model"] == "bm25")
@@ -221,9 +224,11 @@ def advice(rows: Sequence[Row]) -> list[str]:
     sentences = []
     for (split, model), value in found.items():
         student = found.get((split, "student"))
-        if model in _REMEDIES and student is not None and value is not None and student < value:
+        if student is None or value is None or model not in _REMEDIES:
+            continue
+        if measure.better(value, student):
             sentences.append(
-                f"On {split} the student ({student:.3f} {_DECIDES}) loses to {_PROSE[model]} "
+                f"On {split} the student ({student:.3f} {measure.name}) loses to {_PROSE[model]} "
                 f"({value:.3f}). {_REMEDIES[model]}"
             )
     return sentences

@@ -1,8 +1,9 @@
 """Do finished runs differ by more than chance?
 
-Each run left its figures per query in `per_query.parquet`; what ran on the same collection and
-split can be paired, query by query. Runs that cannot are refused, saying how they differ. This
-module computes no figure anew, and knows no model.
+Each run left a row per unit, for retrieval per query in `per_query.parquet`; what ran on the same
+collection and split can be paired, unit by unit. Which measures there are, the runs' files say.
+Runs that cannot are refused, saying how they differ. This module computes no figure anew, and knows
+no model.
 """
 
 from __future__ import annotations
@@ -17,22 +18,23 @@ import polars as pl
 
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation import comparison
-from limbeck.evaluation.comparison import Estimate, mean_ci
-from limbeck.evaluation.table import aligned
-from limbeck.pipeline.reporting import DECIDES, METRICS, PER_QUERY
+from limbeck.evaluation.comparison import Estimate, estimate
+from limbeck.evaluation.statistics import Measures
+from limbeck.evaluation.table import Metrics, aligned
+from limbeck.pipeline.reporting import METRICS
 from limbeck.record import RECORD, read_record
 from limbeck.report import Table, comparison_page
-from limbeck.store import check_whole, read_parquet, write_text
+from limbeck.store import check_whole, read_json, read_parquet, write_text
 
 _SEED = 0  # of intervals and tests: the same runs always give the same numbers
 
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """One run: the mean of a system over the queries, and how far that is from the baseline's.
+    """One run: what a system reaches over the units, and how far that is from the baseline's.
 
     `difference`, `p`, `p_holm` and `visible` are None for the baseline itself; `visible`, the
-    smallest difference that these queries can show, is also None for a single query.
+    smallest difference that these units can show, is also None for a single unit.
     """
 
     run: str
@@ -52,7 +54,8 @@ class RunComparison:
     collection: str
     digest: str
     split: str
-    queries: int
+    units: str  # what was measured: queries
+    count: int  # of them
     model: str
     measure: str
     baseline: str
@@ -70,7 +73,7 @@ class RunComparison:
         visible = ", ".join(f"{row.run} {_figure(row.visible, '.4f')}" for row in others)
         return (
             f"Smallest visible difference from {self.baseline} in {self.measure} (two-sided 5 %, "
-            f"power 80 %, {self.queries:,} {self.split} queries of {self.collection}, system "
+            f"power 80 %, {self.count:,} {self.split} {self.units} of {self.collection}, system "
             f"{self.model}): {visible}."
         )
 
@@ -83,9 +86,9 @@ class RunComparison:
                 row.run,
                 row.recipe,
                 str(row.seed),
-                f"{row.estimate.mean:.4f}",
+                f"{row.estimate.value:.4f}",
                 _interval(row.estimate, ".3f"),
-                "baseline" if row.difference is None else f"{row.difference.mean:+.4f}",
+                "baseline" if row.difference is None else f"{row.difference.value:+.4f}",
                 "" if row.difference is None else _interval(row.difference, "+.3f"),
                 _figure(row.p, ".4f"),
                 _figure(row.p_holm, ".4f"),
@@ -99,14 +102,14 @@ class RunComparison:
         """As HTML."""
         heads, *lines = self.cells
         figures = Table(heads, lines, words=2)
-        return comparison_page(self.as_json(), words=[self.seen], figures=figures)
+        return comparison_page(self.as_json(), units=self.units, words=[self.seen], figures=figures)
 
     def as_json(self) -> dict[str, Any]:
         """The stable JSON form."""
         return {
             "collection": {"name": self.collection, "digest": self.digest},
             "split": self.split,
-            "queries": self.queries,
+            self.units: self.count,
             "model": self.model,
             "measure": self.measure,
             "baseline": self.baseline,
@@ -115,9 +118,9 @@ class RunComparison:
                     "run": row.run,
                     "recipe": row.recipe,
                     "seed": row.seed,
-                    "mean": row.estimate.mean,
+                    "mean": row.estimate.value,
                     "ci": [row.estimate.low, row.estimate.high],
-                    "difference": row.difference and row.difference.mean,
+                    "difference": row.difference and row.difference.value,
                     "difference_ci": row.difference and [row.difference.low, row.difference.high],
                     "p": row.p,
                     "p_holm": row.p_holm,
@@ -133,14 +136,15 @@ def compare(
     *,
     baseline: str | Path | None = None,
     model: str = "student",
-    measure: str = DECIDES,
+    measure: str | None = None,
     html: str | Path | None = None,
 ) -> RunComparison:
     """Finished runs of one collection against one of them: the first, or `baseline`.
 
     The baseline may be one of the runs or another; it comes first.
 
-    `model` is the system of each run that is compared, by its name in `metrics.json`. Differences
+    `model` is the system of each run that is compared, by its name in `metrics.json`; `measure` is
+    one of the runs' measures, of which the first is taken where none is named. Differences
     are run - baseline; p-values are of paired randomisation, corrected by Holm over the runs.
     `html` names a file that they are written to as a page, too.
 
@@ -158,7 +162,17 @@ def compare(
     records = {folder: _finished_record(folder) for folder in folders}
     for folder, record in records.items():
         _check_same_collection(folder, record, first, records[first])
-    tables = {folder: per_query(folder, model) for folder in folders}
+    measures = measures_of(first)
+    chosen = measures.first if measure is None else measures.named(measure)
+    for folder in folders:
+        names = measures_of(folder).names
+        if chosen is None or chosen.name not in names:
+            name = measure if chosen is None else chosen.name
+            raise ConfigError(
+                f"{folder} has no figures of {name!r}. Choose one of --measure {', '.join(names)}."
+            )
+    assert chosen is not None  # the first run has it
+    tables = {folder: table_of(folder, model) for folder in folders}
     split, frame = tables[first]
     for folder, (its_split, its_frame) in tables.items():
         if its_split != split:
@@ -166,27 +180,23 @@ def compare(
                 f"{folder} was measured on {its_split}, {first} on {split}. "
                 "Compare runs that were measured on the same split."
             )
-        _check_same_queries(folder, its_frame, first, frame)
-        if measure not in its_frame.columns[1:]:
-            raise ConfigError(
-                f"{folder} has no figures of {measure!r}. "
-                f"Choose one of --measure {', '.join(its_frame.columns[1:])}."
-            )
+        _check_same_units(folder, its_frame, first, frame, measures)
     frames = {str(folder): its_frame for folder, (_, its_frame) in tables.items()}
-    found = comparison.against(str(first), frames, measure, _SEED)
+    found = comparison.against(str(first), frames, chosen, _SEED)
     compared = RunComparison(
         collection=str(records[first]["collection"]["name"]),
         digest=str(records[first]["collection"]["digest"]),
         split=split,
-        queries=len(frame),
+        units=measures.units,
+        count=len(frame),
         model=model,
-        measure=measure,
+        measure=chosen.name,
         baseline=str(first),
         rows=[
             _row(
                 str(folder),
                 records[folder]["asked"],
-                mean_ci(frames[str(folder)][measure].to_numpy(), _SEED),
+                estimate(frames[str(folder)], chosen, _SEED),
                 found.get(str(folder)),
             )
             for folder in folders
@@ -197,15 +207,24 @@ def compare(
     return compared
 
 
-def per_query(out: Path, model: str) -> tuple[str, pl.DataFrame]:
-    """The split that a finished run measured a system on, and its figures per query.
+def measures_of(out: Path) -> Measures:
+    """What a finished run was measured by.
+
+    Raises:
+        StoreError: when its metrics are damaged.
+    """
+    return read_json(out / METRICS, Metrics).measures
+
+
+def table_of(out: Path, model: str) -> tuple[str, pl.DataFrame]:
+    """The split that a finished run measured a system on, and its statistics per unit.
 
     Raises:
         ConfigError: when the run has no such system.
         DataError: when it measured nothing.
         StoreError: when its figures are damaged.
     """
-    table = all_figures(out)
+    table = all_tables(out)
     frame = table.filter(pl.col("model") == model)
     if not len(frame):
         there = ", ".join(dict.fromkeys(table["model"]))
@@ -213,21 +232,23 @@ def per_query(out: Path, model: str) -> tuple[str, pl.DataFrame]:
     return str(frame["split"][0]), frame.drop("model", "split")
 
 
-def all_figures(out: Path) -> pl.DataFrame:
-    """The figures per query of all systems of a finished run, with their `model` and `split`.
+def all_tables(out: Path) -> pl.DataFrame:
+    """The statistics per unit of all systems of a finished run, with their `model` and `split`.
 
     Raises:
         DataError: when it measured nothing.
         StoreError: when they are damaged.
     """
-    check_whole(out / PER_QUERY, anew=True)
-    if not (out / PER_QUERY).exists():
+    measures = measures_of(out)
+    path = out / measures.file
+    check_whole(path, anew=True)
+    if not path.exists():
         raise DataError(
-            f"{out} has no {PER_QUERY}: its collection has no dev or test judgements, so nothing "
+            f"{out} has no {path.name}: its collection has no dev or test judgements, so nothing "
             "was measured. Add qrels/test.tsv to the data and run it again in a new folder."
         )
-    texts = dict.fromkeys(("query_id", "model", "split"), pl.String)
-    return read_parquet(out / PER_QUERY, texts, others=pl.Float64)
+    texts = dict.fromkeys((measures.id, "model", "split"), pl.String)
+    return read_parquet(path, texts, others=pl.Float64)
 
 
 def _folders(runs: Sequence[str | Path], baseline: str | Path | None) -> list[Path]:
@@ -281,16 +302,17 @@ def _check_same_collection(
         )
 
 
-def _check_same_queries(
-    folder: Path, frame: pl.DataFrame, first: Path, other: pl.DataFrame
+def _check_same_units(
+    folder: Path, frame: pl.DataFrame, first: Path, other: pl.DataFrame, measures: Measures
 ) -> None:
-    """Refuse what was not measured on the same queries."""
-    own, theirs = set(frame["query_id"]), set(other["query_id"])
+    """Refuse what was not measured on the same queries, or other units."""
+    own, theirs = set(frame[measures.id]), set(other[measures.id])
     if own != theirs:
         example = min(own ^ theirs)
         raise ConfigError(
-            f"{folder} has figures of {len(own):,} queries, {first} of {len(theirs):,}, and "
-            f"{len(own ^ theirs):,} are in one of them only, such as {example!r}. "
+            f"{folder} has figures of {len(own):,} {measures.units}, "
+            f"{first} of {len(theirs):,}, and {len(own ^ theirs):,} are in one of them only, "
+            f"such as {example!r}. "
             "Make one of them again, in a new folder."
         )
 

@@ -27,7 +27,6 @@ from limbeck.models.probing import PRECISIONS, precisions
 from limbeck.pipeline.fitting import Fitting, as_one, fits_of
 from limbeck.pipeline.foretold import Plan, as_notes, keep
 from limbeck.pipeline.reporting import (
-    DECIDES,
     Result,
     check_same_models,
     finished,
@@ -453,7 +452,8 @@ class Distillation:
         quality = {each.kind: self._on_dev(f"teacher/{each.kind}", each) for each in found}
         best = max(found, key=lambda each: quality[each.kind])
         told = ", ".join(f"{kind} {value:.3f}" for kind, value in quality.items())
-        notes.append(f"teacher: {best.kind}, the best on dev ({DECIDES}: {told})")
+        name = self.task.measures.first.name
+        notes.append(f"teacher: {best.kind}, the best on dev ({name}: {told})")
         return best
 
     def _record_scale(self, teacher: EnsembleTeacher) -> None:
@@ -474,7 +474,7 @@ class Distillation:
     def _on_dev(self, name: str, teacher: Teacher) -> float:
         """A teacher's figure on dev."""
         measured = measure_teacher(self.task, name, teacher, "dev")
-        return float(measured.per_query[DECIDES].to_numpy().mean())
+        return self.task.measures.first.of(measured.per_query)
 
     def _diagnose(self, teacher: Teacher, notes: list[str]) -> None:
         """Refuse a teacher whose scores say nothing; the numbers are kept in `DIAGNOSIS`, and the
@@ -542,20 +542,18 @@ class Distillation:
         self._carry_out(recipe.name, recipe, task, None, student, settings)
         self._save(student, "baselines/contrastive", "trained with contrastive, without a teacher")
         taught = self._on_dev("teacher", teacher)
-        alone = float(
-            measure_encoder(task, "contrastive", student, "dev")
-            .per_query[DECIDES]
-            .to_numpy()
-            .mean()
-        )
+        measure = task.measures.first
+        alone = measure.of(measure_encoder(task, "contrastive", student, "dev").per_query)
         notes.append(
-            f"teacher: {taught:.3f} {DECIDES} on dev; the student trained without it {alone:.3f}"
+            f"teacher: {taught:.3f} {measure.name} on dev; "
+            f"the student trained without it {alone:.3f}"
         )
-        if taught <= alone:
+        if not measure.better(taught, alone):
             self._refuse(
-                f"On dev the teacher ({taught:.3f} {DECIDES}) does not beat the student trained "
-                f"without it ({alone:.3f}), so there is nothing to learn from it. Use that student "
-                f"({task.run.folder / 'baselines' / 'contrastive'}) or a stronger --teacher.",
+                f"On dev the teacher ({taught:.3f} {measure.name}) does not beat the student "
+                f"trained without it ({alone:.3f}), so there is nothing to learn from it. Use "
+                f"that student ({task.run.folder / 'baselines' / 'contrastive'}) or a stronger "
+                "--teacher.",
                 notes,
             )
         return student

@@ -2,9 +2,9 @@
 
 What was written is opened again and compared with the model before it takes its place. In int8 the
 ranges of numbers are taken from texts of the user's own collection, and the result has to pass a
-gate instead: nDCG@10 on dev may fall by `MOST_LOST` of what the model reaches in the same engine.
-Where it falls by more, the products that suffer most from int8 are left in floats, and it is
-measured once more.
+gate instead: the first measure on dev may fall by `MOST_LOST` of what the model reaches in the same
+engine. Where it falls by more, the products that suffer most from int8 are left in floats, and it
+is measured once more.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from limbeck.data import read_collection
 from limbeck.data.collection import Collection
 from limbeck.data.tokens import tokenize_here
 from limbeck.errors import ConfigError, DataError, ModelError
+from limbeck.evaluation.measures import RETRIEVAL
 from limbeck.inference import (
     LONGEST_EXPORTED,
     Engine,
@@ -46,7 +47,6 @@ from limbeck.models.graph import (
     to_openvino,
 )
 from limbeck.models.loading import OFFLINE, load_encoder
-from limbeck.pipeline.reporting import DECIDES
 from limbeck.search import BM25
 from limbeck.store import new_folder
 from limbeck.tasks.retrieval import Retrieval
@@ -58,7 +58,7 @@ from limbeck.types import Progress, Silent
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MOST_LOST = 0.005  # of nDCG@10 on dev, relative, before int8 is refused
+MOST_LOST = 0.005  # of the first measure on dev, relative, before int8 is refused
 CALIBRATION_TEXTS = 300  # as nncf's own default
 _SAMPLES = ("a short text", "Texts of another length, one of them longer than the other.", "")
 
@@ -71,10 +71,11 @@ class Exported:
     format: Format
     before: float | None = None
     after: float | None = None
+    measure: str = RETRIEVAL.first.name
 
     @property
     def lost(self) -> float | None:
-        """The share of nDCG@10 that int8 lost; below 0 when it gained."""
+        """The share of the measure that int8 lost; below 0 when it gained."""
         if self.before is None or self.after is None:
             return None
         return (self.before - self.after) / max(self.before, 1e-9)
@@ -151,8 +152,8 @@ def export(
             break
     else:
         raise ModelError(
-            f"In int8 {DECIDES} on dev falls from {before:.4f} to {after:.4f} ({lost:.1%}, at "
-            f"most {MOST_LOST:.1%} allowed); nothing was written. Use --to openvino, or "
+            f"In int8 {found.measure} on dev falls from {before:.4f} to {after:.4f} ({lost:.1%}, "
+            f"at most {MOST_LOST:.1%} allowed); nothing was written. Use --to openvino, or "
             "--force."
         )
     with new_folder(out, stage="export") as temporary:
@@ -200,14 +201,14 @@ def _on_dev(
     engine: Engine,
     progress: Progress,
 ) -> tuple[float, float]:
-    """nDCG@10 on dev of the model and of what a folder holds, both in OpenVINO."""
+    """What the model and what a folder holds reach on dev, both in OpenVINO."""
     base = DualTeacher("base", own.first_stage or load_encoder(OFFLINE))
     figures = []
     with TemporaryDirectory() as scratch:
         task = Retrieval(collection, Run(Path(scratch), 0, engine, progress), base, None)
         for name, teacher in (("model", own), ("int8", load_teacher(str(folder)))):
             measured = measure_teacher(task, name, teacher.renamed(name), "dev").per_query
-            figures.append(float(measured[DECIDES].to_numpy().mean()))
+            figures.append(task.measures.first.of(measured))
     return figures[0], figures[1]
 
 
@@ -226,7 +227,7 @@ def _card(model: Encoder | Ranker, found: Exported) -> str:
     quality = ""
     if found.after is not None:
         quality = (
-            f"Its matrix products are in int8: {DECIDES} on dev {found.after:.4f}, "
+            f"Its matrix products are in int8: {found.measure} on dev {found.after:.4f}, "
             f"{found.before:.4f} before.\n\n"
         )
     if found.format == "onnx":

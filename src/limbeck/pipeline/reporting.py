@@ -19,6 +19,7 @@ from limbeck.data.collection import Collection
 from limbeck.errors import StoreError
 from limbeck.evaluation.comparison import compare
 from limbeck.evaluation.measures import read_trec, write_trec
+from limbeck.evaluation.statistics import Measure
 from limbeck.evaluation.table import DIFFERENCE, Metrics, advice, as_text, row, split_shown
 from limbeck.pipeline.foretold import compared
 from limbeck.record import RECORD
@@ -41,12 +42,10 @@ from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.systems import Measured
 
 METRICS = "metrics.json"  # a run that has it is finished
-PER_QUERY = "per_query.parquet"
 PAGE = "report.html"  # made from the files of a finished run, whenever it is not there
-DECIDES = "nDCG@10"  # the measure that systems are compared by
 
 _MODELS = ("student", "teacher", "baselines")
-_LEFT_BEHIND = (*_MODELS, PER_QUERY, "runs", "plan.json", "stages/diagnose")
+_LEFT_BEHIND = (*_MODELS, "runs", "plan.json", "stages/diagnose")
 _FOR_PEOPLE = "README.md"  # a model's card may be written anew
 _REPEAT = (
     "Repeat the `limbeck distill` that made it, which makes it again from its stages. What you "
@@ -79,20 +78,22 @@ def report(
             each.name,
             each.split,
             each.per_query,
+            measures=task.measures,
             cost=each.cost,
             seed=seed,
             synthetic=task.collection.synthetic,
         )
         for each in systems
     ]
-    notes = [*notes, *_limit(task), *_comparisons(systems, rows, seed)]
-    said = advice(rows)
+    notes = [*notes, *_limit(task), *_comparisons(task.measures.first, systems, rows, seed)]
+    said = advice(rows, task.measures.first)
     if out is not None:
         _write_runs(task, out, systems)
-        found = {"rows": rows, "notes": notes, "advice": said}
+        measures = task.measures.model_dump(mode="json")
+        found = {"measures": measures, "rows": rows, "notes": notes, "advice": said}
         # not sorted: the table of a finished run is made from the order of a row's keys
         text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-        _write_manifest(out, text)
+        _write_manifest(out, task.measures.file, text)
         write_text(out / METRICS, text, stage="report")
     return Result(out, rows, notes, said, as_text(rows) if rows else "")
 
@@ -111,7 +112,7 @@ def _limit(task: Retrieval) -> list[str]:
 
 
 def _comparisons(
-    systems: Sequence[Measured], rows: list[dict[str, object]], seed: int
+    measure: Measure, systems: Sequence[Measured], rows: list[dict[str, object]], seed: int
 ) -> list[str]:
     """The student against every other system: differences, Holm-corrected p, in rows and words."""
     student = next((each for each in systems if each.name == "student"), None)
@@ -119,16 +120,16 @@ def _comparisons(
     if student is None or not others:
         return []
     lines = []
-    found = {each.other: each for each in compare(student.per_query, others, DECIDES, seed)}
+    found = {each.other: each for each in compare(student.per_query, others, measure, seed)}
     for entry in rows:
         if entry["model"] in found:
             each = found[str(entry["model"])]
-            entry[DIFFERENCE] = each.difference.mean
+            entry[DIFFERENCE] = each.difference.value
             entry[f"{DIFFERENCE}_ci"] = [each.difference.low, each.difference.high]
             entry["p_holm"] = each.p_holm
             entry["visible"] = each.visible if math.isfinite(each.visible) else None
             lines.append(
-                f"student - {each.other}: {each.difference.mean:+.4f} {DECIDES}, "
+                f"student - {each.other}: {each.difference.value:+.4f} {measure.name}, "
                 f"p = {each.p_holm:.4f} (paired randomisation, Holm); differences from "
                 f"{each.visible:.4f} can be seen"
             )
@@ -136,7 +137,7 @@ def _comparisons(
 
 
 def _write_runs(task: Retrieval, out: Path, systems: Sequence[Measured]) -> None:
-    """`per_query.parquet` and one TREC run per system."""
+    """A row per query and system, as `per_query.parquet`, and one TREC run per system."""
     if not systems:
         return
     frames = [
@@ -146,18 +147,21 @@ def _write_runs(task: Retrieval, out: Path, systems: Sequence[Measured]) -> None
         )
         for each in systems
     ]
-    write_parquet(out / PER_QUERY, pl.concat(frames), stage="report")
+    write_parquet(out / task.measures.file, pl.concat(frames), stage="report")
     for each in systems:
         results = read_trec(task.run.folder / "stages" / each.stage / "run.trec")
         tag = each.name.replace("/", "-")
         write_trec(out / "runs" / f"{tag}.trec", results, tag=tag, stage="report")
 
 
-def _write_manifest(out: Path, metrics: str) -> None:
-    """Write the checksums of all that is left behind; `metrics` will be what `METRICS` holds, which
-    is written last, since it says that a run is finished.
+def _write_manifest(out: Path, units: str, metrics: str) -> None:
+    """Write the checksums of all that is left behind; `units` is the file with a row per unit;
+    `metrics` will be what `METRICS` holds, which is written last, since it says that a run is
+    finished.
     """
-    names = [name for name in files_below(out, *_LEFT_BEHIND) if Path(name).name != _FOR_PEOPLE]
+    names = [
+        name for name in files_below(out, units, *_LEFT_BEHIND) if Path(name).name != _FOR_PEOPLE
+    ]
     content = metrics.encode()
     told = Checksum(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
     files = {**checksums(out, names), METRICS: told}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from limbeck.evaluation.statistics import Measures
 from limbeck.report.charts import Interval, Named, intervals, scatter
 from limbeck.report.page import Table, render
 
@@ -28,7 +29,7 @@ class Arm:
 def bench_page(
     record: Record,
     *,
-    measure: str,
+    measures: Measures,
     baselines: Sequence[str],
     words: Sequence[str],
     figures: Table,
@@ -38,7 +39,7 @@ def bench_page(
     """The page of a comparison of recipes, as HTML; `words` stand above the figures, `notes`
     below.
     """
-    rows = record["rows"]
+    rows, measure = record["rows"], measures.first.name
     pictures = [
         intervals(
             f"{measure} with 95 % intervals",
@@ -72,7 +73,7 @@ def bench_page(
                 "training queries",
                 f"{data['labelled']:,} judged, {data['unlabelled']:,} without judgements",
             ),
-            ("queries measured", f"{record['queries']:,} of {record['split']}"),
+            (f"{measures.units} measured", f"{record[measures.units]:,} of {record['split']}"),
             ("seeds", ", ".join(map(str, record["seeds"]))),
             ("digest of the data", data["digest"]),
         ],
@@ -85,8 +86,10 @@ def bench_page(
     )
 
 
-def comparison_page(found: Record, *, words: Sequence[str], figures: Table) -> str:
-    """The page of a comparison of finished runs, as HTML; `found` is its JSON form."""
+def comparison_page(found: Record, *, units: str, words: Sequence[str], figures: Table) -> str:
+    """The page of a comparison of finished runs, as HTML; `found` is its JSON form, `units` what
+    was measured.
+    """
     measure, rows = found["measure"], found["rows"]
     compared = [
         Interval(row["run"], row["difference"], *row["difference_ci"])
@@ -99,7 +102,7 @@ def comparison_page(found: Record, *, words: Sequence[str], figures: Table) -> s
         title=f"runs on {found['collection']['name']}",
         facts=[
             ("collection", found["collection"]["name"]),
-            ("queries measured", f"{found['queries']:,} of {found['split']}"),
+            (f"{units} measured", f"{found[units]:,} of {found['split']}"),
             ("system", found["model"]),
             ("baseline", found["baseline"]),
             ("digest of the data", found["collection"]["digest"]),

@@ -19,6 +19,7 @@ import polars as pl
 
 from limbeck.data.collection import Collection
 from limbeck.evaluation.measures import read_trec
+from limbeck.evaluation.statistics import Measures
 from limbeck.evaluation.table import split_meant
 from limbeck.report.page import passage_text, query_text
 from limbeck.store import read_parquet
@@ -28,7 +29,7 @@ MOST_QUERIES = 500  # in a page
 TOP_PASSAGES = 3  # of the student, for each query
 MOST_JUDGED = 5  # relevant passages of each query
 FIRST = ("teacher", "contrastive", "zero_shot", "bm25")  # whom the student is compared with first
-EQUAL = 5e-4  # smaller differences are none: pages show three digits
+EQUAL = 5e-4  # of a perfect value; smaller differences are none: pages show three digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,47 +79,61 @@ class Queries:
     outcomes: Sequence[Outcome]
     rows: Sequence[QueryRow]
     queries: int
-    equal: float = EQUAL
+    equal: float  # smaller differences are none
 
 
-def queries_of(run: Path, collection: Collection | None, measure: str) -> Queries | None:
+def queries_of(run: Path, collection: Collection | None, measures: Measures) -> Queries | None:
     """The queries that a finished run was measured on; None when it measured no student, or
     nothing beside it.
     """
-    if not (run / "per_query.parquet").exists():
+    if not (run / measures.file).exists():
         return None
-    wanted = {**dict.fromkeys(("query_id", "model", "split"), pl.String), measure: pl.Float64}
-    table = read_parquet(run / "per_query.parquet", wanted)
+    measure, unit = measures.first, measures.id
+    wanted = {
+        **dict.fromkeys((unit, "model", "split"), pl.String),
+        **dict.fromkeys(measure.columns, pl.Float64),
+    }
+    table = read_parquet(run / measures.file, wanted)
     frames = {str(name): part for (name,), part in table.group_by("model", maintain_order=True)}
     student = frames.pop("student", None)
     if student is None or not frames:
         return None
     split = str(student["split"][0])
     # the systems' own order need not be the same: rows belong together by query
-    joined = student.select("query_id", pl.col(measure).alias("student"))
+    joined = _values(student, "student", measures)
     for name, frame in frames.items():
-        theirs = frame.select("query_id", pl.col(measure).alias(name))
-        joined = joined.join(theirs, on="query_id", maintain_order="left")
+        joined = joined.join(_values(frame, name, measures), on=unit, maintain_order="left")
     reference = next((name for name in FIRST if name in frames), next(iter(frames)))
-    outcomes = [_outcome(name, joined["student"], joined[name]) for name in frames]
+    equal = EQUAL * measure.perfect
+    better = 1 if measure.higher_is_better else -1
+    outcomes = [
+        _outcome(name, better * joined["student"], better * joined[name], equal) for name in frames
+    ]
     difference = (joined["student"] - joined[reference]).to_numpy()
     most = np.argsort(-np.abs(difference), kind="stable")[:MOST_QUERIES]
     order = most[np.argsort(difference[most], kind="stable")]
     runs = _runs(run, ["student", *frames])
     return Queries(
-        measure,
+        measure.name,
         split,
         ["student", *frames],
         reference,
         outcomes,
-        [_row(values, split, runs, collection) for values in joined[order].to_dicts()],
+        [_row(values, unit, split, runs, collection) for values in joined[order].to_dicts()],
         len(joined),
+        equal,
     )
 
 
-def _outcome(name: str, ours: pl.Series, theirs: pl.Series) -> Outcome:
+def _values(table: pl.DataFrame, name: str, measures: Measures) -> pl.DataFrame:
+    """What the first measure is of each query alone, in a column with the system's name."""
+    values = measures.first.value(measures.first.statistics(table))
+    return table.select(measures.id).with_columns(pl.Series(name, values))
+
+
+def _outcome(name: str, ours: pl.Series, theirs: pl.Series, equal: float) -> Outcome:
     difference = (ours - theirs).to_numpy()
-    won, lost = int((difference > EQUAL).sum()), int((difference < -EQUAL).sum())
+    won, lost = int((difference > equal).sum()), int((difference < -equal).sum())
     return Outcome(name, won, len(difference) - won - lost, lost)
 
 
@@ -137,11 +152,12 @@ def _runs(run: Path, systems: Sequence[str]) -> dict[str, dict[str, dict[str, in
 
 def _row(
     values: Mapping[str, object],
+    unit: str,
     split: str,
     runs: Mapping[str, Mapping[str, Mapping[str, int]]],
     collection: Collection | None,
 ) -> QueryRow:
-    query = str(values["query_id"])
+    query = str(values[unit])
     grades = _judgements(collection, split, query)
     ranks = {name: own.get(query, {}) for name, own in runs.items()}
 

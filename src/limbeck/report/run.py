@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from limbeck.data.collection import Collection
+from limbeck.evaluation.statistics import Measures
 from limbeck.evaluation.table import DIFFERENCE, NAMES, Metrics, cost_cells, quality_cells
 from limbeck.record import read_record
 from limbeck.report.charts import Interval, Named, intervals, scatter
@@ -21,8 +22,6 @@ from limbeck.report.queries import TOP_PASSAGES, Queries, queries_of
 from limbeck.report.stages import all_stages, foretold_parts, trained_stages
 from limbeck.report.teacher import examined
 from limbeck.store import digest_file, read_json
-
-MEASURE = "nDCG@10"  # the one that systems are compared by
 
 Row = Mapping[str, Any]
 
@@ -43,26 +42,29 @@ def run_page(
     record = read_record(run)
     assert record is not None  # the run is finished
     rows = found.rows
-    queries = queries_of(run, collection, MEASURE)
+    measures = found.measures
+    measure = measures.first.name
+    queries = queries_of(run, collection, measures)
     return render(
         "run.html",
         title=f"{record['collection']['name']}, {record['asked']['recipe']}",
         facts=_facts(record),
-        summary=_summary(rows),
-        measure=MEASURE,
+        summary=_summary(rows, measures),
+        measure=measure,
+        units=measures.units,
         advice=found.advice,
         notes=found.notes,
         quality=_table(quality_cells(rows), words=2),
         against=_against(rows, queries),
-        quality_pictures=_quality_pictures(rows),
+        quality_pictures=_quality_pictures(rows, measure),
         costs=_table(cost_cells(rows), words=1),
-        cost_pictures=_cost_pictures(rows),
+        cost_pictures=_cost_pictures(rows, measure),
         queries=queries,
         names=NAMES,
         top_passages=TOP_PASSAGES,
         most_characters=MOST_CHARACTERS,
         examined=examined(run, collection),
-        trained=trained_stages(run),
+        trained=trained_stages(run, measure),
         stages=all_stages(run),
         foretold=foretold_parts(foretold),
         settings=_record_tables(record),
@@ -87,21 +89,22 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _summary(rows: Sequence[Row]) -> str:
+def _summary(rows: Sequence[Row], measures: Measures) -> str:
     """The run in a sentence or two."""
     systems = {row["model"]: row for row in rows}
     if "student" not in systems:
         return "Nothing was measured, since the collection has no judgements for test or dev."
     student, teacher = systems["student"], systems.get("teacher")
-    low, high = student[f"{MEASURE}_ci"]
+    name, units = measures.first.name, measures.units
+    low, high = student[f"{name}_ci"]
     reached = (
-        f"On {student['queries']:,} {student['split']} queries the student reaches "
-        f"{student[MEASURE]:.3f} {MEASURE} (95 % interval {low:.3f} to {high:.3f})."
+        f"On {student[units]:,} {student['split']} {units} the student reaches "
+        f"{student[name]:.3f} {name} (95 % interval {low:.3f} to {high:.3f})."
     )
     told = [reached]
-    if teacher is not None and teacher[MEASURE] > 0:
-        share = student[MEASURE] / teacher[MEASURE]
-        told.append(f"That is {share:.0%} of the teacher's {teacher[MEASURE]:.3f}.")
+    if teacher is not None and teacher[name] > 0:
+        share = student[name] / teacher[name]
+        told.append(f"That is {share:.0%} of the teacher's {teacher[name]:.3f}.")
         ours, theirs = student["ms_per_query"], teacher["ms_per_query"]
         if ours and theirs:
             told.append(f"A query takes {ours:.1f} ms; with the teacher {theirs:.1f} ms.")
@@ -139,11 +142,11 @@ def _table(cells: Sequence[Sequence[str]], *, words: int) -> Table:
     return Table(headings, lines, words)
 
 
-def _quality_pictures(rows: Sequence[Row]) -> list[Markup]:
+def _quality_pictures(rows: Sequence[Row], measure: str) -> list[Markup]:
     """What each system reaches, and how far the student is from the others."""
     pictures = []
-    if reached := [Interval(_name(row), row[MEASURE], *row[f"{MEASURE}_ci"]) for row in rows]:
-        pictures.append(intervals(f"{MEASURE} with 95 % intervals", reached, x=MEASURE))
+    if reached := [Interval(_name(row), row[measure], *row[f"{measure}_ci"]) for row in rows]:
+        pictures.append(intervals(f"{measure} with 95 % intervals", reached, x=measure))
     apart = [
         Interval(_name(row), row[DIFFERENCE], *row[f"{DIFFERENCE}_ci"])
         for row in rows
@@ -155,16 +158,16 @@ def _quality_pictures(rows: Sequence[Row]) -> list[Markup]:
     return pictures
 
 
-def _cost_pictures(rows: Sequence[Row]) -> list[Markup]:
+def _cost_pictures(rows: Sequence[Row], measure: str) -> list[Markup]:
     """Quality against what it costs to answer a query, and to read the passages."""
     pictures = []
     for key, title, x, less in (
         ("ms_per_query", "Quality and time per query", "ms per query", True),
         ("passages_per_second", "Quality and speed of reading", "passages per second", False),
     ):
-        points = [Named(_name(row), row[key], row[MEASURE]) for row in rows if row.get(key)]
+        points = [Named(_name(row), row[key], row[measure]) for row in rows if row.get(key)]
         if len(points) > 1:
-            pictures.append(scatter(title, points, x=x, y=MEASURE, less_is_better=less))
+            pictures.append(scatter(title, points, x=x, y=measure, less_is_better=less))
     return pictures
 
 

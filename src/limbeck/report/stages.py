@@ -49,9 +49,9 @@ class Trained:
     settings: Table
 
 
-def trained_stages(run: Path) -> list[Trained]:
+def trained_stages(run: Path, measure: str) -> list[Trained]:
     """The stages of a run that trained, in the order in which they were finished."""
-    return [_trained(path.parent) for path in _finished(run, "train-*")]
+    return [_trained(path.parent, measure) for path in _finished(run, "train-*")]
 
 
 def all_stages(run: Path) -> Table:
@@ -103,7 +103,7 @@ def foretold_parts(parts: Sequence[Mapping[str, Any]]) -> Table:
     return Table(["part", "what", "seconds foretold", "seconds taken"], rows, words=2)
 
 
-def _trained(folder: Path) -> Trained:
+def _trained(folder: Path, measure: str) -> Trained:
     curves = read_json(folder / "curves.json", _Curves)
     trained = formed(folder / "done.json", read_done(folder).metrics, _Training)
     losses = curves.losses
@@ -114,8 +114,8 @@ def _trained(folder: Path) -> Trained:
         pictures.append(curve(f"Loss: {part}", shown, x="update", y="loss"))
     dev = curves.measured
     if dev:
-        title = "nDCG@10 on dev"
-        pictures.append(curve(title, dev, x="update", y="nDCG@10", marked=True))
+        title = f"{measure} on dev"
+        pictures.append(curve(title, dev, x="update", y=measure, marked=True))
     told = [f"{trained.updates:,} updates in {trained.seconds:,.0f} seconds."]
     if size > 1:
         told.append(f"A point of a loss is the mean of {size} updates.")

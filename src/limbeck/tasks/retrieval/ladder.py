@@ -17,6 +17,7 @@ from typing import Literal
 from limbeck.candidates import Candidates
 from limbeck.errors import ConfigError, ModelError
 from limbeck.evaluation.comparison import compare
+from limbeck.evaluation.statistics import Mean
 from limbeck.models.encoder import Encoder
 from limbeck.models.layers import cut_layers, layer_count, ranker_from_encoder
 from limbeck.models.loading import kind_of, load_encoder
@@ -207,10 +208,10 @@ def judge(
         base = f"; its base as it comes {value:.4f}"
     if others is None:
         return Verdict(True, f"{said}{base}")
-    [found] = compare(own, {"former": others}, MEASURE, task.run.seed)
-    above = found.difference.mean > 0
+    [found] = compare(own, {"former": others}, Mean(name=MEASURE), task.run.seed)
+    above = found.difference.value > 0
     said += (
-        f"{'' if above else ', skipped'}: {found.difference.mean:+.4f} to the one before, "
+        f"{'' if above else ', skipped'}: {found.difference.value:+.4f} to the one before, "
         f"p = {found.p:.4f} (paired randomisation)"
     )
     return Verdict(above, f"{said}{base}")

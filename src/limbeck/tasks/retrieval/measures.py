@@ -7,13 +7,15 @@ no report.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
 
 from limbeck.candidates import Candidates
+from limbeck.evaluation.measures import RETRIEVAL, per_query, run_of
 from limbeck.evaluation.measures import Run as Results
-from limbeck.evaluation.measures import per_query, run_of
+from limbeck.evaluation.statistics import Measures
 from limbeck.inference import embed, score
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.search import search_dense, search_others
@@ -30,6 +32,8 @@ DEV_POOL = 10  # passages per dev query that a checkpoint is measured on
 
 class Measuring(Asking):
     """Measures on the judged queries of a collection."""
+
+    measures: ClassVar[Measures] = RETRIEVAL
 
     def first_stage(
         self, encoder: Encoder, queries: np.ndarray, passages: np.ndarray, *, depth: int
