@@ -30,6 +30,7 @@ from ledger import Bench, numbers, parser, write_results
 from limbeck import store
 from limbeck.bench.budget import UPDATES
 from limbeck.bench.page import table
+from limbeck.config.teacher_spec import TeacherSpec
 from limbeck.data import read_collection
 from limbeck.data.collection import with_labels
 from limbeck.evaluation.comparison import compare, mean_over_seeds
@@ -49,7 +50,6 @@ from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.systems import measure_encoder
 from limbeck.teachers import DualTeacher, Teacher, load_teacher
 from limbeck.teachers.score_store import ScoreStore
-from limbeck.teachers.specs import TeacherSpec
 from limbeck.training import Run, Turn
 from limbeck.types import Loss, Signals
 

@@ -24,11 +24,11 @@ from limbeck.bench.budget import given_to_teachers
 from limbeck.bench.page import measured_with
 from limbeck.cli.options import parse_assignments
 from limbeck.cli.progress import on_stderr
+from limbeck.config.teacher_spec import TeacherSpec
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.pipeline import distill
 from limbeck.pipeline.request import OFFLINE_LAYERS
 from limbeck.record import environment, read_record
-from limbeck.teachers.specs import TeacherSpec
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -16,7 +16,7 @@ from ledger import Bench, data_of, parser, write_results
 from limbeck.bench.arms import asked_of_base, asked_of_teacher
 from limbeck.bench.budget import given_to, given_to_teachers
 from limbeck.bench.page import table
-from limbeck.teachers.specs import TeacherSpec
+from limbeck.config.teacher_spec import TeacherSpec
 
 
 def main() -> int:

@@ -29,12 +29,12 @@ import polars as pl
 from ledger import Bench, data_of, numbers, parser, write_results
 from limbeck.bench.budget import given_to, given_to_teachers
 from limbeck.bench.page import table
+from limbeck.config.teacher_spec import TeacherSpec, parse_specs
 from limbeck.errors import ConfigError, LimbeckError
 from limbeck.evaluation.comparison import against, estimate, mean_over_seeds
 from limbeck.evaluation.measures import RETRIEVAL
 from limbeck.pipeline.comparing import all_tables, table_of
 from limbeck.pipeline.reporting import METRICS
-from limbeck.teachers.specs import TeacherSpec, parse_specs
 
 TEACHERS = "small=train:dual"
 RECIPE = "kl"

@@ -59,7 +59,8 @@ class FakePipeline(SimpleNamespace):
 
     def export(self, *positional: object, **named: Any) -> SimpleNamespace:
         self._record("export", positional, named)
-        return SimpleNamespace(out=named["out"], format=named["to"], before=0.5, after=0.499)
+        figures = {"before": 0.5, "after": 0.499, "measure": "nDCG@10"}
+        return SimpleNamespace(out=named["out"], format=named["to"], **figures)
 
     def demo(self, *positional: object, **named: Any) -> tuple[SimpleNamespace, list[Any]]:
         self._record("demo", positional, named)

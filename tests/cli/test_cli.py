@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import limbeck.cli
-from limbeck.config import parse_duration
+from limbeck.config.run import parse_duration
 
 from .conftest import Invoke
 

@@ -36,6 +36,7 @@ from limbeck.bench.budget import (
 )
 from limbeck.bench.figures import rows_of, visible_differences
 from limbeck.config import RunConfig, takes_fields_of
+from limbeck.config.teacher_spec import FITTED, TeacherSpec
 from limbeck.data.reading import complete
 from limbeck.errors import ConfigError, DataError, StoreError
 from limbeck.language import AUTO
@@ -49,7 +50,6 @@ from limbeck.pipeline.request import measured_split
 from limbeck.recipes import find_preset
 from limbeck.record import RECORD, check_same_run, check_writable, environment, read_record
 from limbeck.store import LEFT, read_json, write_json, write_text
-from limbeck.teachers.specs import FITTED, TeacherSpec
 from limbeck.types import Progress, Silent
 
 RESULTS, PAGE, HTML, SECONDS = "bench.json", "bench.md", "bench.html", "arms.json"

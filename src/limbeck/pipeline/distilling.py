@@ -18,6 +18,7 @@ import polars as pl
 import torch
 
 from limbeck.config import RunConfig
+from limbeck.config.teacher_spec import KINDS, TeacherSpec, fit_name, kind_and_base
 from limbeck.data.collection import Collection
 from limbeck.errors import TeacherRefused
 from limbeck.inference import BACKENDS, Engine, choose_engine
@@ -62,7 +63,6 @@ from limbeck.tasks.retrieval.systems import (
 from limbeck.teachers import DualTeacher, EnsembleTeacher, Teacher
 from limbeck.teachers.diagnostics import diagnose, doubt, refusal
 from limbeck.teachers.score_store import ScoreStore
-from limbeck.teachers.specs import KINDS, TeacherSpec, fit_name, kind_and_base
 from limbeck.training import Run
 from limbeck.training.distributed import Group
 

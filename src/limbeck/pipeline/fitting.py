@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from limbeck.config.teacher_spec import KINDS, TeacherSpec, fit_name
 from limbeck.pipeline.request import Wanted
 from limbeck.recipes import Recipe, find
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.parts import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES
 from limbeck.teachers import EnsembleTeacher, Teacher
-from limbeck.teachers.specs import KINDS, TeacherSpec, fit_name
 
 
 def fits_of(wanted: Wanted, *, least: bool = False) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from limbeck.config import RunConfig
+from limbeck.config.teacher_spec import TeacherSpec
 from limbeck.data.collection import Collection
 from limbeck.data.reading import complete
 from limbeck.data.scores import ScoredPairs, read_candidates
@@ -29,7 +30,6 @@ from limbeck.models.prompts import missing_prompts, with_prompts
 from limbeck.recipes import AUTO, Recipe, find, find_preset
 from limbeck.settings import parse_settings
 from limbeck.teachers import DualTeacher, EnsembleTeacher, ScoresTeacher, Teacher, load_teacher
-from limbeck.teachers.specs import TeacherSpec
 from limbeck.types import Split
 
 OFFLINE_LAYERS = 2  # of the student that is cut from the offline model

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from limbeck.candidates import Candidates
+from limbeck.config.teacher_spec import FITTED, KINDS, TeacherSpec
 from limbeck.errors import ConfigError, ModelError
 from limbeck.evaluation.comparison import compare
 from limbeck.evaluation.statistics import Mean
@@ -26,7 +27,6 @@ from limbeck.sources import ListSource
 from limbeck.tasks.retrieval.fitting import fit_weights, train_contrastive, train_listwise
 from limbeck.tasks.retrieval.task import ListSettings, Retrieval
 from limbeck.teachers import CrossTeacher, DualTeacher, Teacher, load_teacher
-from limbeck.teachers.specs import FITTED, KINDS, TeacherSpec
 
 MEASURE = "nDCG@10"  # on dev, by which a rung must stand above the one before
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from limbeck.config.teacher_spec import kind_and_base
 from limbeck.data.tokens import tokenizer_digest
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.tasks.fit import default_updates
@@ -21,7 +22,6 @@ from limbeck.tasks.retrieval.rehearsal import PADDING, Noted, rehearse
 from limbeck.tasks.retrieval.systems import DEPTH, RERANKED
 from limbeck.tasks.retrieval.task import ListSettings, Retrieval
 from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
-from limbeck.teachers.specs import kind_and_base
 from limbeck.types import Role, Split
 
 DIAGNOSED_QUERIES, DIAGNOSED_DEPTH = 300, 16  # whose candidates a teacher is examined on

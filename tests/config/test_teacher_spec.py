@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from limbeck.config.teacher_spec import KINDS, TeacherSpec, parse_specs
 from limbeck.errors import ConfigError
-from limbeck.teachers.specs import KINDS, TeacherSpec, parse_specs
 
 
 @pytest.mark.parametrize(

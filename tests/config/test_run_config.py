@@ -9,8 +9,8 @@ import tomli_w
 
 from limbeck import pipeline
 from limbeck.config import RunConfig, takes_fields_of
+from limbeck.config.teacher_spec import TeacherSpec
 from limbeck.errors import ConfigError
-from limbeck.teachers.specs import TeacherSpec
 
 FIELDS = [each.name for each in fields(RunConfig)]
 # the table `asked` of a run that the first release wrote

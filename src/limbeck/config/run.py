@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
 
+from limbeck.config.teacher_spec import FITTED, TeacherSpec, parse_specs
 from limbeck.errors import ConfigError
-from limbeck.teachers.specs import FITTED, TeacherSpec, parse_specs
 
 if TYPE_CHECKING:
     from limbeck.data.collection import Collection

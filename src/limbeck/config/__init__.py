@@ -1,0 +1,17 @@
+"""What may be asked of a run, and how is it written?
+
+Nothing here loads a model, data or a library, so that a command's help answers at once.
+"""
+
+from limbeck.config.run import RunConfig, flag_of, option_of, options, takes_fields_of
+from limbeck.config.teacher_spec import FITTED, TeacherSpec
+
+__all__ = [
+    "FITTED",
+    "RunConfig",
+    "TeacherSpec",
+    "flag_of",
+    "option_of",
+    "options",
+    "takes_fields_of",
+]
