@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,14 @@ from limbeck.pipeline.request import DATA_SEED, OFFLINE_LAYERS, measured_split
 from limbeck.recipes import find
 from limbeck.settings import parse_settings
 from limbeck.similarity import softmax_temperature
-from limbeck.sources import ListBatch, ListSource, QueryList
+from limbeck.sources import ListBatch, ListSource, QueryLists
 from limbeck.tasks.fit import train_model
 from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval.scorers import dual, from_batch
 from limbeck.tasks.retrieval.systems import measure_encoder
 from limbeck.teachers import DualTeacher, Teacher, load_teacher
 from limbeck.teachers.score_store import ScoreStore
-from limbeck.training import Run, Turn
+from limbeck.training import Run, Turn, forward
 from limbeck.types import Loss, Signals
 
 DECIDES = "nDCG@10"
@@ -64,7 +65,7 @@ class Setup:
 
     student: Encoder
     base: DualTeacher
-    lists: Sequence[QueryList]
+    lists: QueryLists
     task: Retrieval  # for texts, and for measuring everyone in fp32
     settings: Any  # of the recipe `kl`: learning rate, warm-up, sizes, temperatures
     teacher_temperature: float
@@ -174,11 +175,13 @@ def prepare(asked: Any) -> Setup:
     miner = teacher if teacher.in_batch else base
     pools = task.pools(task.training_queries(), depth=settings.depth, teacher=miner)
     # Their trainer takes lists of one length: whoever has fewer passages to draw is left out.
-    lists = [
+    found = task.lists(pools, teacher=teacher)
+    long = [
         entry
-        for entry in task.lists(pools, teacher=teacher)
+        for entry in found
         if 1 + len(entry.pool) - (not len(entry.positives)) >= settings.list_length
     ]
+    lists = replace(found, entries=long)
     temperature = settings.teacher_temperature or teacher.temperature
     settings = with_temperature(settings, student)
     return Setup(student, base, lists, task, settings, temperature)
@@ -212,12 +215,8 @@ def ours(setup: Setup, engine: Engine, seed: int, updates: int, folder: Path) ->
         )
         return Loss({"kl": settings.temperature**2 * divergence})  # the factor that theirs has
 
-    turn = Turn(
-        task.score_update(student),
-        loss,
-        trains=frozenset({"student"}),
-        gives=frozenset({"student", "teacher"}),
-    )
+    both = forward(dual(task, "student", student), from_batch("teacher"))
+    turn = Turn(both, loss, trains=frozenset({"student"}))
     train_model(task, "own-lists", student, source, turn, settings)
     curves = store.read_json(folder / "stages" / "train-own-lists" / "curves.json")
     losses = [each["kl"] for each in curves["losses"]]
@@ -308,7 +307,7 @@ def dataset(setup: Setup, seed: int, updates: int) -> Any:
             for batch in batches
             for at in batch.passages[batch.lists[:, slot]]
         ]
-    rows["label"] = [scores.tolist() for batch in batches for scores in batch.teacher]
+    rows["label"] = [scores.tolist() for batch in batches for scores in batch.scores["teacher"]]
     return datasets.Dataset.from_dict(rows)
 
 

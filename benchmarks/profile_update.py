@@ -46,9 +46,9 @@ from limbeck.sources import ListSource
 from limbeck.store import read_json
 from limbeck.tasks.fit import train_model
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.retrieval.scorers import signals_with
+from limbeck.tasks.retrieval.scorers import dual, stored
 from limbeck.teachers import DualTeacher
-from limbeck.training import Pass, Player, Run, Turn, loop
+from limbeck.training import Pass, Player, Run, Turn, forward, loop
 from limbeck.types import Loss, Signals
 from speed import random_lists
 
@@ -231,12 +231,11 @@ def train(
         return Loss({"kl": divergence})
 
     turn = Turn(
-        task.score_update(student, teacher),
+        forward(dual(task, "student", student), stored(task, "teacher", teacher)),
         loss,
         trains=frozenset({"student"}),
-        gives=signals_with(teacher),
     )
-    train_model(task, name, student, source, turn, settings, teacher=teacher)
+    train_model(task, name, student, source, turn, settings)
     found: dict[str, Any] = read_json(folder / "stages" / f"train-{name}" / "done.json")
     return dict(found["metrics"])
 

@@ -52,7 +52,7 @@ from limbeck.pipeline import export
 from limbeck.recipes import find
 from limbeck.search import BM25, search_dense
 from limbeck.settings import parse_settings
-from limbeck.sources import QueryList
+from limbeck.sources import QueryList, QueryLists
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.teachers import DualTeacher
 from limbeck.training import Run
@@ -442,7 +442,7 @@ def train_row(
     )
 
 
-def random_lists(collection: Collection) -> list[QueryList]:
+def random_lists(collection: Collection) -> QueryLists:
     """Labelled queries with passages drawn for them, and a teacher's scores that are drawn, too."""
     random, total, lists = np.random.default_rng(0), len(collection.passages), []
     for name in collection.labelled:
@@ -452,8 +452,9 @@ def random_lists(collection: Collection) -> list[QueryList]:
         pool = random.choice(total, size=min(total, 4 * CANDIDATES), replace=False)
         pool = pool[~np.isin(pool, known)]
         scores = random.uniform(-1, 1, len(known) + len(pool)).astype(np.float32)
-        lists.append(QueryList(collection.queries.index[name], name, known, pool, scores))
-    return lists
+        named = {"teacher": scores}
+        lists.append(QueryList(collection.queries.index[name], name, known, pool, named))
+    return QueryLists(lists)
 
 
 # --- exact search -------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from limbeck.store import read_json
 from limbeck.tasks import fit
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.teachers import DualTeacher
-from limbeck.training import Pass, Player, Run, Stage, frozen_player, train
+from limbeck.training import Pass, Run, Stage, frozen_player, train
 from limbeck.types import Signals
 
 
@@ -98,9 +98,10 @@ def trained_stages(monkeypatch: Any, recipe: Any, *arguments: Any) -> tuple[list
     """Every stage that a recipe trains, in order, and what the recipe says in the end."""
     found: list[Trained] = []
 
-    def note(stage: Stage, run: Run) -> dict[str, Player]:
+    def note(stage: Stage, run: Run) -> Any:
         before = {player.name: copy.deepcopy(player.model) for player in stage.everyone}
-        players = train(stage, run)
+        result = train(stage, run)
+        players = {player.name: player for player in stage.everyone}
         after = {name: copy.deepcopy(player.model) for name, player in players.items()}
         states = {
             name: {key: value.clone() for key, value in player.state().items()}
@@ -108,7 +109,7 @@ def trained_stages(monkeypatch: Any, recipe: Any, *arguments: Any) -> tuple[list
         }
         curves = read_json(run.folder / "stages" / stage.name / "curves.json")
         found.append(Trained(stage, before, after, states, curves["losses"]))
-        return players
+        return result
 
     with monkeypatch.context() as patch:
         patch.setattr(fit, "train", note)

@@ -9,39 +9,39 @@ from hypothesis import strategies as st
 
 from limbeck.negatives import (
     draw,
-    drop_by_margin,
-    drop_by_rank,
     generator,
+    keep_by_margin,
+    keep_by_rank,
 )
 from limbeck.types import QueryId
 
 
 def test_rank_window_holds_its_first_and_not_its_last_rank() -> None:
     ranks = np.array([5, 0, 2, 4, 3])
-    assert drop_by_rank(ranks, (2, 4)).tolist() == [False, False, True, False, True]
+    assert keep_by_rank(ranks, (2, 4)).tolist() == [False, False, True, False, True]
 
 
 @pytest.mark.parametrize("window", [(3, 3), (4, 2), (-1, 2)])
 def test_an_empty_rank_window_is_refused(window: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="window"):
-        drop_by_rank(np.arange(5), window)
+        keep_by_rank(np.arange(5), window)
 
 
 def test_margins_worked_by_hand() -> None:
     """Positive 8, margin 2: keep at most 6."""
     scores = np.array([9.0, 7.0, 6.0, -1.0])
-    assert drop_by_margin(scores, 8.0, 2.0).tolist() == [False, False, True, True]
+    assert keep_by_margin(scores, 8.0, 2.0).tolist() == [False, False, True, True]
 
 
 def test_margins_take_one_positive_per_candidate() -> None:
     scores, positives = np.array([1.0, 1.0]), np.array([1.5, 3.0])
-    assert drop_by_margin(scores, positives, 1.0).tolist() == [False, True]
+    assert keep_by_margin(scores, positives, 1.0).tolist() == [False, True]
 
 
 def test_shifting_all_scores_leaves_the_margin_rule_alone() -> None:
     scores = np.random.default_rng(0).standard_normal(50)
-    before = drop_by_margin(scores, 0.5, 0.25)
-    assert (drop_by_margin(scores + 16, 16.5, 0.25) == before).all()
+    before = keep_by_margin(scores, 0.5, 0.25)
+    assert (keep_by_margin(scores + 16, 16.5, 0.25) == before).all()
 
 
 @given(st.integers(0, 30), st.integers(0, 40), st.integers(0, 5))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from limbeck.selection import MISSED, confusing, first_rank, random_subset
+from limbeck.selection import MISSED, best_positive_rank, confusing, random_subset
 
 # (student's rank, teacher's rank): by the rule of MS MARCO, by that of Natural Questions
 TABLE = [
@@ -58,4 +58,4 @@ def test_a_random_subset_is_of_a_size_and_of_a_seed() -> None:
 def test_the_rank_of_the_first_positive(
     scores: list[float], positive: list[bool], rank: float
 ) -> None:
-    assert first_rank(np.array(scores), np.array(positive, dtype=bool)) == rank
+    assert best_positive_rank(np.array(scores), np.array(positive, dtype=bool)) == rank

@@ -20,11 +20,11 @@ Mask = NDArray[np.bool_]
 Numbers = NDArray[np.floating[Any]]
 
 
-def drop_by_rank(ranks: NDArray[np.integer[Any]], window: tuple[int, int]) -> Mask:
+def keep_by_rank(ranks: NDArray[np.integer[Any]], window: tuple[int, int]) -> Mask:
     """[n] True for ranks from `window[0]` up to, not including, `window[1]`; ranks count from 0.
 
     Example:
-        >>> drop_by_rank(np.array([0, 1, 2, 3]), (1, 3)).tolist()
+        >>> keep_by_rank(np.array([0, 1, 2, 3]), (1, 3)).tolist()
         [False, True, True, False]
     """
     low, high = window
@@ -33,7 +33,7 @@ def drop_by_rank(ranks: NDArray[np.integer[Any]], window: tuple[int, int]) -> Ma
     return (ranks >= low) & (ranks < high)
 
 
-def drop_by_margin(scores: Numbers, positive_scores: Numbers | float, margin: float) -> Mask:
+def keep_by_margin(scores: Numbers, positive_scores: Numbers | float, margin: float) -> Mask:
     """[n] True for scores at most positive score - margin, in the teacher's own units.
 
     `positive_scores` is one number, or [n] aligned with the candidates.

@@ -58,13 +58,13 @@ def random_subset(count: int, size: int, seed: int) -> Mask:
     return chosen
 
 
-def first_rank(scores: Numbers, positive: Mask) -> float:
+def best_positive_rank(scores: Numbers, positive: Mask) -> float:
     """The rank, from 1, of the best of the positives by their scores [n]; `MISSED` without one.
 
     A candidate with the same score stands before the positive: a tie solves nothing.
 
     Example:
-        >>> first_rank(np.array([0.2, 0.9, 0.5]), np.array([False, False, True]))
+        >>> best_positive_rank(np.array([0.2, 0.9, 0.5]), np.array([False, False, True]))
         2.0
     """
     if not positive.any():

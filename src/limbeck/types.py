@@ -18,15 +18,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, NewType, Protocol
+from typing import Any, Literal, NewType, Protocol
 
 import torch
 from torch import Tensor
+
+from limbeck.errors import StageError
 
 QueryId = NewType("QueryId", str)
 PassageId = NewType("PassageId", str)
 Split = Literal["train", "dev", "test"]
 Role = Literal["query", "passage"]
+Makes = Literal["student", "teacher"]  # what training makes of a model
 Qrels = dict[
     QueryId, dict[PassageId, int]
 ]  # grade > 0 is relevant, 0 or less is judged not relevant
@@ -77,22 +80,47 @@ class Signals:
 
     `scores` by name: "student", "teacher/NAME", "reference", "student/layer/3", ...
     `embeddings` by name, [n, D], row-aligned where two names are compared.
-    `labels` [R] long where a task has classes; `roles` name what rows or texts stand for;
-    `progress` in [0, 1], the share of the stage's updates already made.
+    `step` is the number of the update in its stage, from 0; `progress` in [0, 1] is the share of
+    the stage's updates already made. To read a signal that nobody gave is a `StageError`.
     """
 
     scores: Mapping[str, Scores] = field(default_factory=dict)
     embeddings: Mapping[str, Tensor] = field(default_factory=dict)
-    labels: Tensor | None = None
-    roles: Mapping[str, object] = field(default_factory=dict)
     progress: float = 0.0
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scores", _Named(self.scores))
+        object.__setattr__(self, "embeddings", _Named(self.embeddings))
+
+    def widest(self, *names: str) -> list[Scores]:
+        """The scores of these names over all passages of the update (`NAME/in_batch`) where all of
+        them have such, else over each query's own list.
+        """
+        everywhere = [f"{name}/in_batch" for name in names]
+        chosen = everywhere if all(name in self.scores for name in everywhere) else names
+        return [self.scores[name] for name in chosen]
+
+
+class _Named(dict[str, Any]):
+    """Signals by name."""
+
+    def __missing__(self, name: str) -> Any:
+        raise StageError(
+            f"The loss reads the signal {name!r}, but the forward gives only {sorted(self)}. Add a "
+            "scorer that gives it."
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Named, already weighted parts of one loss: scalar tensors, logged by name."""
+    """Named, already weighted parts of one loss: scalar tensors, logged by name.
+
+    `notes` are scalar tensors logged beside them that are not part of the loss.
+    """
 
     parts: Mapping[str, Tensor]
+    notes: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def total(self) -> Tensor:

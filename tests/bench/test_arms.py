@@ -34,6 +34,22 @@ def test_updates_and_tokens_are_the_students_and_seconds_everyones(out: Path) ->
     assert trained(out) == Trained(15, 150, 31.0)
 
 
+def test_frozen_players_and_teachers_do_not_read_for_the_student(tmp_path: Path) -> None:
+    """A former self and a ranker read 70 + 80 tokens beside the student's 60."""
+    players = [
+        {"name": "student", "makes": "student", "padded_tokens": 60},
+        {"name": "reference", "makes": None, "padded_tokens": 70},
+        {"name": "ranker", "makes": None, "padded_tokens": 80},
+    ]
+    fitted = [{"name": "student", "makes": "teacher", "padded_tokens": 500}]
+    for name, found in (("train-ranker", players), ("train-other", fitted)):
+        metrics = {"updates": 4, "padded_tokens": 210, "seconds": 1.0, "players": found}
+        (tmp_path / "stages" / name).mkdir(parents=True)
+        done = {"files": {}, "metrics": metrics}
+        (tmp_path / "stages" / name / "done.json").write_text(json.dumps(done))
+    assert trained(tmp_path) == Trained(4, 60, 2.0)
+
+
 def test_what_was_asked_of_the_teacher_and_of_the_base(out: Path) -> None:
     """Of the teacher 3 + 1 forwards, 4 + 1 spared, 9 + (1 + 1) answers."""
     assert asked_of_teacher(out) == Asked(4, 5, 11)

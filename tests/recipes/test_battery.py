@@ -24,8 +24,14 @@ from limbeck.settings import Settings, describe, parse_settings, written
 from limbeck.store import digest, read_json
 from limbeck.tasks import fit
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher, load_teacher
-from limbeck.training import Pass, Player, Stage, frozen_player, train
+from limbeck.teachers import (
+    CrossTeacher,
+    DualTeacher,
+    EnsembleTeacher,
+    Teacher,
+    load_teacher,
+)
+from limbeck.training import Pass, Stage, frozen_player, train
 from retrieval_here import a_task, stage_of
 
 RECIPES = registry()
@@ -220,12 +226,12 @@ def test_every_setting_changes_what_a_stage_does(
         base |= {"ladder": ("dual/2", "cross")}
     folders = itertools.count()
 
-    def noting(found: list[str], stage: Stage, run: Any) -> dict[str, Player]:
-        players = train(stage, run)
+    def noting(found: list[str], stage: Stage, run: Any) -> Any:
+        trained = train(stage, run)
         found.append(fingerprint(stage, run))
         if plain and found != plain[: len(found)]:
             raise _Differs  # the stages that follow cost time and say no more
-        return players
+        return trained
 
     def found(**changes: object) -> list[str]:
         settings = small(recipe, **{**base, **changes})

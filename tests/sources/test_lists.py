@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from limbeck.errors import DataError
-from limbeck.sources import ListSource, QueryList, judged_lists
+from limbeck.sources import ListSource, QueryList, QueryLists
 from limbeck.types import QueryId
 
 
@@ -14,14 +14,12 @@ def a_list(
     query: int,
     positives: Sequence[int] = (),
     pool: Sequence[int] = (),
-    scores: Sequence[float] | None = None,
 ) -> QueryList:
     return QueryList(
         query,
         QueryId(f"q{query}"),
         np.array(positives, dtype=np.int64),
         np.array(pool, dtype=np.int64),
-        None if scores is None else np.array(scores, dtype=np.float32),
     )
 
 
@@ -32,7 +30,7 @@ LISTS = [
     a_list(3, [10], [20]),  # shorter than any list
     a_list(4, [14], []),
 ]
-SOURCE = ListSource(LISTS, queries_per_update=5, list_length=4, seed=0)
+SOURCE = ListSource(QueryLists(LISTS), queries_per_update=5, list_length=4, seed=0)
 
 
 def shown(source: ListSource, updates: int) -> dict[int, list[list[int]]]:
@@ -80,20 +78,23 @@ def test_a_batch_names_each_passage_once_and_who_is_positive_for_whom() -> None:
     assert sorted(set(batch.lists[batch.lists >= 0].tolist())) == list(range(len(batch.passages)))
     for row, query in enumerate(batch.queries.tolist()):
         entry = LISTS[query]
-        marked = set(batch.passages[batch.spared[row]].tolist())
+        marked = set(batch.passages[batch.not_negatives[row]].tolist())
         assert marked == set(batch.passages.tolist()) & set(entry.positives.tolist())
         assert batch.labelled[row] == bool(len(entry.positives))
     place = batch.queries.tolist().index(3)  # its positive is also query 0's
-    assert batch.spared[place].sum() == batch.spared[batch.queries.tolist().index(0)].sum()
-    assert batch.teacher is None
+    assert (
+        batch.not_negatives[place].sum()
+        == batch.not_negatives[batch.queries.tolist().index(0)].sum()
+    )
+    assert batch.scores == {}
 
 
-def test_spared_passages_are_marked_where_another_query_brings_them() -> None:
-    spared = replace(LISTS[4], spared=np.array([10, 99]))
-    batch = replace(SOURCE, lists=[*LISTS[:4], spared]).batch(3)
+def test_what_is_no_negative_is_marked_where_another_query_brings_them() -> None:
+    marked = replace(LISTS[4], not_negatives=np.array([10, 99]))
+    batch = replace(SOURCE, lists=QueryLists([*LISTS[:4], marked])).batch(3)
     place = batch.queries.tolist().index(4)
-    assert set(batch.passages[batch.spared[place]].tolist()) == {14, 10}
-    assert replace(SOURCE, lists=[*LISTS[:4], spared]).digest != SOURCE.digest
+    assert set(batch.passages[batch.not_negatives[place]].tolist()) == {14, 10}
+    assert replace(SOURCE, lists=QueryLists([*LISTS[:4], marked])).digest != SOURCE.digest
 
 
 def test_the_teachers_scores_go_with_their_passages() -> None:
@@ -101,17 +102,21 @@ def test_the_teachers_scores_go_with_their_passages() -> None:
     scored = [
         replace(
             entry,
-            scores=(100 * entry.query + np.concatenate([entry.positives, entry.pool])).astype(
-                np.float32
-            ),
+            scores={
+                "teacher": (
+                    100 * entry.query + np.concatenate([entry.positives, entry.pool])
+                ).astype(np.float32)
+            },
         )
         for entry in LISTS
     ]
-    batch = replace(SOURCE, lists=scored).batch(1)
-    for query, row, scores in zip(batch.queries, batch.lists, batch.teacher, strict=True):
+    scored[0] = replace(scored[0], scores={})  # nobody was asked about this one
+    batch = replace(SOURCE, lists=QueryLists(scored)).batch(1)
+    for query, row, scores in zip(batch.queries, batch.lists, batch.scores["teacher"], strict=True):
         filled = row >= 0
-        assert scores[filled].tolist() == (100 * query + batch.passages[row[filled]]).tolist()
-        assert not scores[~filled].any()
+        if query:
+            assert scores[filled].tolist() == (100 * query + batch.passages[row[filled]]).tolist()
+        assert np.isnan(scores[~filled] if query else scores).all()
 
 
 def test_ranked_lists_are_the_same_in_every_epoch() -> None:
@@ -136,12 +141,15 @@ def test_a_later_stage_goes_on_where_an_earlier_one_stopped() -> None:
 
 
 def test_lists_of_judged_queries() -> None:
-    assert [entry.query for entry in judged_lists(LISTS)] == [0, 1, 3, 4]
+    lists = QueryLists(LISTS, {"dropped": 2})
+    assert [entry.query for entry in lists.judged()] == [0, 1, 3, 4]
+    assert [entry.query for entry in lists.of([2, 4])] == [2, 4]
+    assert lists.judged().dropped == lists.of([2]).dropped == {"dropped": 2}
 
 
 def test_draws_depend_on_seed_epoch_and_query_alone() -> None:
     """Another number of queries per update, other queries beside it: the same list."""
-    alone = ListSource([LISTS[0]], queries_per_update=1, list_length=4, seed=0)
+    alone = ListSource(QueryLists([LISTS[0]]), queries_per_update=1, list_length=4, seed=0)
     together = shown(SOURCE, 6)[0]
     assert shown(alone, 6)[0] == together
     assert len({tuple(row) for row in together}) > 1  # another draw each epoch
@@ -152,16 +160,16 @@ def test_a_batch_is_a_pure_function_of_its_number() -> None:
     later = SOURCE.batch(7)
     SOURCE.batch(2)
     again = SOURCE.batch(7)
-    for name in ("queries", "passages", "lists", "labelled", "spared"):
+    for name in ("queries", "passages", "lists", "labelled", "not_negatives"):
         assert np.array_equal(getattr(later, name), getattr(again, name))
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"lists": LISTS[:4]},
-        {"lists": [a_list(0, [10], range(20, 31)), *LISTS[1:]]},
-        {"lists": [a_list(0, [10], range(20, 30), range(11)), *LISTS[1:]]},
+        {"lists": QueryLists(LISTS[:4])},
+        {"lists": QueryLists([a_list(0, [10], range(20, 31)), *LISTS[1:]])},
+        {"lists": QueryLists([replace(LISTS[0], scores={"t": np.arange(11)}), *LISTS[1:]])},
         {"queries_per_update": 4},
         {"list_length": 3},
         {"seed": 1},
@@ -176,4 +184,4 @@ def test_the_digest_says_all_that_the_updates_depend_on(changed) -> None:
 
 def test_no_list_at_all_is_refused() -> None:
     with pytest.raises(DataError, match="no training query with a list"):
-        ListSource([], 1, 2, 0)
+        ListSource(QueryLists([]), 1, 2, 0)

@@ -12,7 +12,8 @@ from limbeck.data.derived import DerivedTexts
 from limbeck.errors import StageError
 from limbeck.objectives.embedding import squared_error
 from limbeck.objectives.listwise import cross_entropy, distillation_kl, kl_divergence
-from limbeck.training import Stage, Turn, frozen_copy, frozen_player, train
+from limbeck.store import read_json
+from limbeck.training import Scorer, Stage, Turn, forward, frozen_copy, frozen_player, train
 from limbeck.types import Loss, Scores, Signals
 from toys import (
     Bag,
@@ -56,9 +57,7 @@ def test_one_student_and_one_teacher(tmp_path: Path) -> None:
         teacher, student = signals.scores["teacher/t"], signals.scores["student"]
         return Loss({"kl": distillation_kl(teacher, student, temperature=1.0)})
 
-    turn = Turn(
-        forward, loss, trains=frozenset({"student"}), gives=frozenset({"student", "teacher/t"})
-    )
+    turn = Turn(forward, loss, trains=frozenset({"student"}))
     run = a_run(tmp_path)
     train(Stage("kl", [student, teacher], Tokens(), [turn], updates=40), run)
     curve = [entry["kl"] for entry in losses(run, "kl")]
@@ -320,7 +319,7 @@ def test_class_logits_without_any_passage(tmp_path: Path) -> None:
         x, y = batch
         values = update.run("student", np.ones(len(x), int), lambda i: {"x": torch.tensor(x[i])})
         labels = torch.tensor(y)
-        return Signals({"student": Scores.of(values, target=labels)}, labels=labels)
+        return Signals({"student": Scores.of(values, target=labels)})
 
     turn = Turn(
         forward,
@@ -357,8 +356,8 @@ def test_parts_are_trained_beside_the_players(tmp_path: Path) -> None:
     turn = Turn(forward, loss, trains=frozenset({"student", "projection"}))
     run = a_run(tmp_path)
     stage = Stage("embed", [student, teacher], Tokens(), [turn], updates=40, parts=projection)
-    players = train(stage, run)
-    assert not torch.equal(before, players["projection"].model.weight)
+    train(stage, run)
+    assert not torch.equal(before, projection.model.weight)
     curve = [entry["embed"] for entry in losses(run, "embed")]
     assert np.mean(curve[-5:]) < 0.5 * np.mean(curve[:5])
 
@@ -422,9 +421,51 @@ def test_a_stage_is_refused_when_it_is_built() -> None:
         )
     with pytest.raises(StageError, match="two players of one name"):
         Stage("s", [student, student], Tokens(), [], 1)
-    turn = Turn(nothing, nothing, frozenset({"student"}), gives=frozenset({"student"}))
-    with pytest.raises(StageError, match="needs the signals \\['teacher/in_batch'\\]"):
-        Stage("s", [student], Tokens(), [turn], 1, needs=frozenset({"teacher/in_batch"}))
+    one, other = (Scorer("t", frozenset({"t", extra}), nothing) for extra in ("t/a", "t/b"))
+    with pytest.raises(StageError, match=r"Two scorers of one forward give the scores \['t'\]"):
+        forward(one, other)
+
+
+def test_a_signal_that_nobody_gives_is_refused_in_the_first_update(tmp_path: Path) -> None:
+    student = a_player("student", Bag())
+
+    def scores(update, batch):
+        return {"student": Scores.of(dual_scores(update, "student", batch))}
+
+    turn = Turn(
+        forward(Scorer("student", frozenset({"student"}), scores)),
+        lambda signals: Loss({"hard": signals.scores["teacher"].values.sum()}),
+        trains=frozenset({"student"}),
+    )
+    with pytest.raises(StageError, match=r"reads the signal 'teacher'.* gives only \['student'\]"):
+        train(Stage("s", [student], Tokens(), [turn], 1), a_run(tmp_path))
+    assert student.steps == 0
+
+
+def test_the_loss_knows_the_update_and_may_log_numbers_beside_itself(tmp_path: Path) -> None:
+    student, steps = a_player("student", Bag()), []
+
+    def scores(update, batch):
+        return {"student": Scores.of(dual_scores(update, "student", batch))}
+
+    def loss(signals):
+        steps.append((signals.step, signals.progress))
+        hard = cross_entropy(signals.scores["student"])
+        return Loss({"hard": hard}, notes={"doubled": 2 * hard})
+
+    turn = Turn(
+        forward(Scorer("student", frozenset({"student"}), scores)),
+        loss,
+        trains=frozenset({"student"}),
+    )
+    train(Stage("noted", [student], Tokens(), [turn], 4), a_run(tmp_path))
+    assert steps == [(0, 0.0), (1, 0.25), (2, 0.5), (3, 0.75)]
+    curves = read_json(tmp_path / "stages" / "noted" / "curves.json")
+    assert [entry["update"] for entry in curves["notes"]] == [0, 1, 2, 3]
+    assert [entry["doubled"] for entry in curves["notes"]] == [
+        pytest.approx(2 * entry["hard"]) for entry in curves["losses"]
+    ]
+    assert all(set(entry) == {"hard"} for entry in curves["losses"])
 
 
 def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path: Path) -> None:

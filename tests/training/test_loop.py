@@ -166,10 +166,11 @@ def test_best_and_last_weights(tmp_path: Path, uninterrupted) -> None:
 def test_a_finished_stage_is_read_back(tmp_path: Path, uninterrupted) -> None:
     train(a_stage(), a_run(tmp_path, **settings()))
     source, stage = Counted(), a_stage()
-    players = train(replace(stage, source=source), a_run(tmp_path, **settings()))
+    trained = train(replace(stage, source=source), a_run(tmp_path, **settings()))
     assert source.asked == []
     assert result(stage, tmp_path) == uninterrupted
-    assert all(not player.model.training for player in players.values())
+    assert trained.counts["student"].items > 0
+    assert all(not player.model.training for player in stage.everyone)
 
 
 @pytest.mark.parametrize(

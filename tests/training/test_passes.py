@@ -99,7 +99,8 @@ def test_items_and_padded_tokens_are_counted(tmp_path: Path) -> None:
     """Lengths 3, 2, 1 under 4 tokens: {3}, {2, 1} padded to 2 each; 3 + 4 tokens."""
     forward = a_pass(tmp_path, a_player("student", Bag()), train_tokens=4)
     ragged_outputs(forward, "student", [[1], [1, 2], [1, 2, 3]])
-    assert (forward.items, forward.tokens) == (3, 7)
+    counted = forward.counts["student"]
+    assert (counted.items, counted.padded_tokens) == (3, 7)
 
 
 def test_what_layers_do_for_items_is_counted(tmp_path: Path, tiny_encoder: Encoder) -> None:
@@ -124,7 +125,7 @@ def test_what_layers_do_for_items_is_counted(tmp_path: Path, tiny_encoder: Encod
             return model(words) * features.get("weight", 1.0)
 
         forward.run("student", lengths, collate, call)
-        return forward.effort
+        return forward.counts["student"].effort
 
     assert read(a_player("student", tiny_encoder)) == Effort(int(lengths.sum()), 3 * once)
     frozen = frozen_player("student", tiny_encoder)
@@ -132,7 +133,46 @@ def test_what_layers_do_for_items_is_counted(tmp_path: Path, tiny_encoder: Encod
     assert read(frozen, torch.ones(1, requires_grad=True)).flops == 2 * once
     bag = a_pass(tmp_path, a_player("student", Bag()), train_tokens=4)
     ragged_outputs(bag, "student", [[1], [1, 2], [1, 2, 3]])
-    assert bag.effort == Effort(6, None)
+    assert bag.counts["student"].effort == Effort(6, None)
+
+
+@pytest.mark.parametrize("activation_bytes", [0, 2**30])
+@pytest.mark.parametrize("train_tokens", [5, 1000])
+def test_several_outputs_of_one_forward_are_as_from_one_each(
+    tmp_path: Path, train_tokens: int, activation_bytes: int
+) -> None:
+    """Two layers, with dropout, and one that no loss reads: kept or computed a second time."""
+    ids = Tokens().batch(0).passages
+    lengths = np.full(len(ids), ids.shape[1])
+
+    def collate(chosen: np.ndarray) -> dict[str, Tensor]:
+        return {"ids": torch.tensor(ids[chosen])}
+
+    def layers(model: nn.Module, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        states = model.states(features)
+        return {"first": states[:, 0], "second": states[:, 1], "unread": states.sum(dim=2)}
+
+    def stacked(model: nn.Module, features: dict[str, Tensor]) -> Tensor:
+        return model.states(features)
+
+    found = []
+    for several in (True, False):
+        player = a_player("student", Bag(dropout=0.5, seed=1))
+        limits = {"train_tokens": train_tokens, "activation_bytes": activation_bytes}
+        forward = a_pass(tmp_path, player, **limits)
+        if several:
+            named = forward.run_several("student", lengths, collate, layers)
+            assert named["unread"].shape == (len(ids), 2)
+            first, second = named["first"], named["second"]
+        else:
+            first, second = forward.run("student", lengths, collate, stacked).unbind(dim=1)
+        loss = (first * second).square().sum()
+        forward.backward(loss)
+        assert forward.counts["student"].items == len(ids)
+        gradients = [p.grad for p in player.trainable if p.grad is not None]
+        found.append([first.detach(), second.detach(), loss.detach(), *gradients])
+    for own, expected in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected)
 
 
 def test_a_player_without_items_is_refused(tmp_path: Path) -> None:

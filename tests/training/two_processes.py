@@ -55,7 +55,7 @@ def counted(stage: str, forward):
 
     def counting(update, batch):
         signals = forward(update, batch)
-        items[stage] = items.get(stage, 0) + update.items
+        items[stage] = items.get(stage, 0) + sum(count.items for count in update.counts.values())
         return signals
 
     return counting
@@ -153,8 +153,8 @@ def main(out: Path) -> None:
     states = {}
     for make in (dual, cross, with_parts):
         stage = make()
-        players = train(stage, run)
-        states |= {f"{stage.name}/{name}": p.state() for name, p in players.items()}
+        train(stage, run)
+        states |= {f"{stage.name}/{p.name}": p.state() for p in stage.everyone}
     flat = {f"{name}/{key}": value for name, s in states.items() for key, value in s.items()}
     save_file(gradients, out / f"{group.rank}.safetensors")
     save_file({k: v.clone() for k, v in flat.items()}, out / f"{group.rank}.states.safetensors")

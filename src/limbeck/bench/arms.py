@@ -1,8 +1,8 @@
 """What did one arm reach, and what did it cost?
 
 An arm is a run of `limbeck.pipeline.distill`: one recipe with one seed. Costs are counted from what
-its stages recorded when they finished. A stage that trains is named `train-...`; it trains the
-student unless a word of its name is `teacher` or `ranker`, as in `train-teacher_dual`.
+its stages recorded when they finished; a stage that trains records what each of its players did,
+and whether the student is made of it.
 
 This module knows no recipe, and compares nothing.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 from limbeck import store
 
-_TAUGHT_BY = {"teacher", "ranker"}
+_TAUGHT_BY = {"teacher", "ranker"}  # in the names of stages, before they recorded their players
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +58,19 @@ def trained(out: Path) -> Trained:
     stages = {
         name: metrics for name, metrics in stage_metrics(out).items() if name.startswith("train-")
     }
-    students = [metrics for name, metrics in stages.items() if trains_student(name)]
+    students = {name: _students(name, metrics) for name, metrics in stages.items()}
     return Trained(
-        sum(metrics["updates"] for metrics in students),
-        sum(metrics["padded_tokens"] for metrics in students),
+        sum(stages[name]["updates"] for name, found in students.items() if found),
+        sum(student["padded_tokens"] for found in students.values() for student in found),
         sum(metrics["seconds"] for metrics in stages.values()),
     )
 
 
-def trains_student(stage: str) -> bool:
-    """Whether a stage that trains, trains the student.
-
-    Example:
-        >>> trains_student("train-kl"), trains_student("train-teacher_dual")
-        (True, False)
-    """
-    return not _TAUGHT_BY & set(re.split("[-_]", stage))
+def _students(stage: str, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the players did that the student is made of; in older runs, all that the stage did."""
+    if "players" in metrics:
+        return [player for player in metrics["players"] if player["makes"] == "student"]
+    return [] if _TAUGHT_BY & set(re.split("[-_]", stage)) else [metrics]
 
 
 def asked_of_teacher(out: Path) -> Asked:

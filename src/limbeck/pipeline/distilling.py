@@ -47,7 +47,7 @@ from limbeck.record import (
 )
 from limbeck.settings import Settings, parse_settings
 from limbeck.sources import QueryList
-from limbeck.store import formed, read_done, resident_bytes, write_json, write_parquet
+from limbeck.store import formed, resident_bytes, write_json, write_parquet
 from limbeck.tasks.fit import default_updates
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.budget import BudgetPlan, fit_budget
@@ -63,7 +63,7 @@ from limbeck.tasks.retrieval.systems import (
 from limbeck.teachers import DualTeacher, EnsembleTeacher, Teacher
 from limbeck.teachers.diagnostics import diagnose, doubt, refusal
 from limbeck.teachers.score_store import ScoreStore
-from limbeck.training import Run
+from limbeck.training import Run, Trained
 from limbeck.training.distributed import Group
 
 DIAGNOSIS = "stages/diagnose/diagnosis.json"  # what the teacher's scores look like
@@ -241,8 +241,10 @@ def _by_itself(request: Request, decided: BudgetPlan) -> Callable[[Retrieval, En
     after those that are fitted before it.
     """
 
-    def fit(name: str, recipe: Recipe, *given: object) -> Any:
-        return recipe.function(*given, settings_of(request, decided, recipe))
+    def fit(
+        name: str, recipe: Recipe, task: Retrieval, stands_on: Sequence[Encoder | Teacher]
+    ) -> Teacher:
+        return recipe.fit(task, stands_on, settings_of(request, decided, recipe))
 
     def carry_out(task: Retrieval, student: Encoder) -> Teacher:
         teacher = request.teacher
@@ -250,7 +252,8 @@ def _by_itself(request: Request, decided: BudgetPlan) -> Callable[[Retrieval, En
             members = Fitting(task, request.wanted, fit).members()
             teacher = as_one(task, members, request.wanted.weights)
         settings = settings_of(request, decided, request.recipe)
-        result: RecipeResult = request.recipe.function(task, teacher, student, settings)
+        result = request.recipe.train(task, teacher, student, settings)
+        assert result is not None
         return result.teacher
 
     return carry_out
@@ -311,15 +314,26 @@ class Distillation:
     decided: BudgetPlan
     student_alone: bool  # the only system that is measured
     force: bool  # models that were made again may differ from those that were there
-    efforts: dict[str, Effort] = field(default_factory=dict)  # of training, by recipe
+    trained: dict[str, tuple[Recipe, list[Trained]]] = field(default_factory=dict)  # and stages
 
     def __post_init__(self) -> None:
         self.fitting = Fitting(self.task, self.request.wanted, self._fit)
 
-    def _fit(self, name: str, recipe: Recipe, *arguments: object) -> Any:
+    def _fit(
+        self, name: str, recipe: Recipe, task: Retrieval, stands_on: Sequence[Encoder | Teacher]
+    ) -> Teacher:
         """A fitted teacher."""
-        settings = self._settings(recipe)
-        return self._carry_out(f"teacher_{name}", recipe, *arguments, settings)
+        own, settings = task.for_recipe(), self._settings(recipe)
+        self.trained[f"teacher_{name}"] = recipe, own.trained
+        return recipe.fit(own, stands_on, settings)
+
+    def _train(
+        self, recipe: Recipe, teacher: Teacher | None, student: Encoder, settings: Any
+    ) -> RecipeResult | None:
+        """Train a student in place; what a recipe says that fits its own teachers."""
+        own = self.task.for_recipe()
+        self.trained[recipe.name] = recipe, own.trained
+        return recipe.train(own, teacher, student, settings)
 
     def result(self) -> Result:
         """Fit or take a teacher, examine it, train the student, measure everything."""
@@ -359,11 +373,8 @@ class Distillation:
                 systems.append(measure_encoder(task, "contrastive", contrastive, beside))
         student = copy.deepcopy(request.student)
         settings = self._settings(request.recipe)
-        task.counts.clear()  # of the student it was compared with
         name = request.recipe.name
-        result: RecipeResult | None = self._carry_out(
-            name, request.recipe, task, teacher, student, settings
-        )
+        result = self._train(request.recipe, teacher, student, settings)
         if result is not None:
             teacher = result.teacher
             notes += result.notes
@@ -377,7 +388,9 @@ class Distillation:
         if split:
             systems.append(measure_encoder(task, "student", student, split))
         systems = [self._with_training(each, teacher) for each in systems]
-        notes += [f"{what}: {count:,}" for what, count in sorted(task.counts.items())]
+        _, stages = self.trained[name]
+        dropped = stages[-1].dropped if stages else {}  # the last lists are the student's
+        notes += [f"{what}: {count:,}" for what, count in sorted(dropped.items())]
         if task.run.group.rank == 0:
             if not self.force:
                 check_same_models(task.run.folder)
@@ -390,17 +403,6 @@ class Distillation:
     def _settings(self, recipe: Recipe) -> Any:
         """A recipe's settings in this run."""
         return settings_of(self.request, self.decided, recipe)
-
-    def _carry_out(self, name: str, recipe: Recipe, *arguments: object) -> Any:
-        """What a recipe gives; what its training took is kept for the table, under a name."""
-        self.task.trained.clear()
-        found = recipe.function(*arguments)
-        effort = self.efforts[name] = Effort()
-        for stage in self.task.trained:
-            done = read_done(self.task.run.folder / "stages" / stage)
-            if speed := done.metrics.get("speed"):
-                effort.include(Effort(speed["tokens"], speed["useful_flops"], speed["seconds"]))
-        return found
 
     def _with_training(self, system: Measured, teacher: Teacher | None) -> Measured:
         """A system with what it cost to train, when this run trained it."""
@@ -417,7 +419,12 @@ class Distillation:
         trained = {row: f"teacher_{name}" for row, name in made.items()}
         trained |= {"student": self.request.recipe.name, "contrastive": "contrastive"}
         name = trained.get(system.name, system.name)
-        speed = self.efforts.get(name, Effort()).speed(self.task.run.engine.matmul_rate)
+        effort = Effort()
+        if name in self.trained:
+            recipe, stages = self.trained[name]
+            for stage in stages:
+                effort.include(stage.effort(recipe.makes))
+        speed = effort.speed(self.task.run.engine.matmul_rate)
         cost = replace(
             system.cost,
             training_tokens_per_second=speed["tokens_per_second"],
@@ -488,15 +495,14 @@ class Distillation:
         if not len(queries):
             return
         pools = task.pools(queries, depth=DIAGNOSED_DEPTH, teacher=task.base, asked=teacher)
-        lists = task.lists(pools, teacher=teacher)
-        known = [entry for entry in lists if entry.scores is not None]
+        known = list(task.lists(pools, teacher=teacher))
         marks = [
             np.arange(len(entry.positives) + len(entry.pool)) < len(entry.positives)
             for entry in known
         ]
         given = self._settings(request.recipe).model_dump().get("teacher_temperature")
         diagnosis = diagnose(
-            [entry.scores for entry in known if entry.scores is not None],
+            [entry.scores["teacher"] for entry in known],
             marks if request.collection.labelled else None,
             temperature=given or teacher.temperature,
         )
@@ -539,7 +545,7 @@ class Distillation:
             passes = len(task.training_queries()) / settings.queries_per_update
             settings = settings.model_copy(update={"updates": default_updates(passes)})
         student = copy.deepcopy(self.request.student)
-        self._carry_out(recipe.name, recipe, task, None, student, settings)
+        self._train(recipe, None, student, settings)
         self._save(student, "baselines/contrastive", "trained with contrastive, without a teacher")
         taught = self._on_dev("teacher", teacher)
         measure = task.measures.first
@@ -588,10 +594,9 @@ def _scores(collection: Collection, lists: Sequence[QueryList]) -> pl.DataFrame:
     rows = [
         (entry.query_id, collection.passages.ids[passage], score, relevant)
         for entry in lists
-        if entry.scores is not None
         for passage, score, relevant in zip(
             [*entry.positives.tolist(), *entry.pool.tolist()],
-            entry.scores.tolist(),
+            entry.scores["teacher"].tolist(),
             [True] * len(entry.positives)
             + [False if len(entry.positives) else None] * len(entry.pool),
             strict=True,

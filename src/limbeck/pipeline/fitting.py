@@ -10,9 +10,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from limbeck.config.teacher_spec import KINDS, TeacherSpec, fit_name
+from limbeck.models.encoder import Encoder
 from limbeck.pipeline.request import Wanted
 from limbeck.recipes import Recipe, find
 from limbeck.tasks.retrieval import Retrieval
@@ -31,6 +31,9 @@ def fits_of(wanted: Wanted, *, least: bool = False) -> tuple[str, ...]:
     )
 
 
+CarryOut = Callable[[str, Recipe, Retrieval, Sequence[Encoder | Teacher]], Teacher]
+
+
 @dataclass
 class Fitting:
     """The teachers of one run on a task. `carry_out` calls a recipe: with what the training is
@@ -39,7 +42,7 @@ class Fitting:
 
     task: Retrieval
     wanted: Wanted
-    carry_out: Callable[..., Any]
+    carry_out: CarryOut
     found: dict[str, Teacher] = field(default_factory=dict)  # by `fit_name`
 
     def fitted(self, kind: str, base: str | None) -> Teacher:
@@ -47,10 +50,10 @@ class Fitting:
         name = fit_name(kind, base)
         if name not in self.found:
             task = self.task if base is None else self.task.from_base(self.wanted.bases[base], base)
-            below: Sequence[object] = [self.fitted(each, base) for each in KINDS[kind]]
+            below: list[Encoder | Teacher] = [self.fitted(each, base) for each in KINDS[kind]]
             stands_on = below or [copy.deepcopy(task.base.encoder)]
             recipe: Recipe = find(f"teacher_{kind}")
-            teacher = self.carry_out(name, recipe, task, *stands_on)
+            teacher = self.carry_out(name, recipe, task, stands_on)
             self.found[name] = _called(teacher, name)
         return self.found[name]
 

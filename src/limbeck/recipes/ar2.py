@@ -38,7 +38,7 @@ from limbeck.objectives.listwise import cross_entropy, soft_cross_entropy
 from limbeck.recipes.registry import RecipeResult, recipe
 from limbeck.schedules import phases
 from limbeck.similarity import softmax_temperature
-from limbeck.sources import ListSource, QueryList, judged_lists
+from limbeck.sources import ListSource, QueryLists
 from limbeck.tasks.fit import player as player_of
 from limbeck.tasks.fit import share_updates, updates_of
 from limbeck.tasks.retrieval import Retrieval
@@ -49,9 +49,10 @@ from limbeck.tasks.retrieval.fitting import (
     train_listwise,
 )
 from limbeck.tasks.retrieval.ladder import part_of
+from limbeck.tasks.retrieval.scorers import cross, dual
 from limbeck.tasks.retrieval.scorers import logits_of as logits
 from limbeck.teachers import CrossTeacher, DualTeacher, Teacher
-from limbeck.training import Turn, frozen_player
+from limbeck.training import Turn, forward, frozen_player
 from limbeck.types import Loss, Signals
 
 
@@ -116,22 +117,22 @@ def ar2(
     game = (1 - settings.warmup_share) / settings.rounds
     warmup, *turns = share_updates(in_all, [settings.warmup_share, *[game] * settings.rounds])
 
-    def source(lists: list[QueryList], queries: int, start: int = 0) -> ListSource:
+    def source(lists: QueryLists, queries: int, start: int = 0) -> ListSource:
         return ListSource(lists, queries, settings.list_length, task.run.seed, start=start)
 
-    def mined(queries: np.ndarray) -> list[QueryList]:
+    def mined(queries: np.ndarray) -> QueryLists:
         now = DualTeacher("student", student.frozen())
         pools = task.unshared().mined(queries, depth=settings.depth, miner=now)
-        return task.lists(pools, first_rank=settings.first_rank)
+        return task.lists(pools, negatives_from=settings.first_rank)
 
     # 1. Warm-up of the retriever, on negatives by words and by the base encoder, and in-batch ones.
     pools = task.pools(judged, depth=settings.depth, teacher=task.base)
-    lists = task.lists(pools, first_rank=settings.first_rank)
+    lists = task.lists(pools, negatives_from=settings.first_rank)
     given = settings.of_stage(warmup, settings.learning_rate, settings.keep)
     first_lists = source(lists, size)
     quality = train_contrastive(
-        task, "ar2-warmup-retriever", student, first_lists, given, temperature
-    )
+        task, "ar2-warmup-retriever", student, first_lists, given, temperature, makes="student"
+    ).quality
     keeps = settings.keep == "best" and quality is not None
     best, kept = quality or 0.0, copy.deepcopy(student.state_dict()) if keeps else None
     # 2. Mine 0.
@@ -141,9 +142,11 @@ def ar2(
     if teacher is None:
         body = part_of(task.base.encoder, 1)
         given = settings.of_stage(settings.teacher_updates, settings.teacher_learning_rate, "best")
-        train_contrastive(task, "ar2-warmup-ranker-body", body, first_lists, given, temperature)
+        train_contrastive(
+            task, "ar2-warmup-ranker-body", body, first_lists, given, temperature, makes="teacher"
+        )
         ranker = ranker_from_encoder(body, task.run.seed)
-        shown = source(judged_lists(lists), small)
+        shown = source(lists.judged(), small)
         train_listwise(task, "ar2-warmup-ranker", ranker, shown, given)
     else:
         ranker = copy.deepcopy(teacher.ranker)
@@ -164,32 +167,36 @@ def ar2(
             parts["L_reg"] = (1 - weight) * both
         return Loss(parts)
 
-    # 4. The game: optimisers and schedules run on over all rounds.
+    # 4. The game: optimisers and schedules run on over all rounds, from the last weights of each;
+    # which round's weights are kept is decided here.
     ratio = settings.ranker_share / (1 - settings.ranker_share)
     firsts = [round(turn * ratio) for turn in turns]
     rounds = [
         phases(turn + first, first, counter=settings.counter)
         for turn, first in zip(turns, firsts, strict=True)
     ]
-    slow = common(settings.of_stage(None, settings.ranker_learning_rate))
-    fast = settings.of_stage(None, settings.game_learning_rate)
-    judge = player_of("ranker", ranker, slow, max(1, sum(first for first, _ in rounds)))
+    slow = common(settings.of_stage(None, settings.ranker_learning_rate, "last"))
+    fast = settings.of_stage(None, settings.game_learning_rate, "last")
+    steps = max(1, sum(first for first, _ in rounds))
+    judge = player_of("ranker", ranker, slow, steps, makes="teacher")
     player = player_of("student", student, fast, max(1, sum(second for _, second in rounds)))
     notes = [] if quality is None else [f"warm-up: {quality:.4f} nDCG@10 on dev, pooled"]
     for number, (first, second) in enumerate(rounds, 1):
         # a. The ranker's phase, on what the retriever finds now.
         if first:
-            shown = source(judged_lists(lists), small, judge.steps)
-            turn = Turn(task.rank_update(ranker, "ranker"), rank, trains=frozenset({"ranker"}))
+            shown = source(lists.judged(), small, judge.steps)
+            judging = forward(cross(task, "ranker", ranker))
+            turn = Turn(judging, rank, trains=frozenset({"ranker"}))
             task.train_stage(f"ar2-{number}-ranker", [judge], shown, turn, first, slow)
         # b. The retriever's phase; the ranker only answers.
         quality = None
         if second:
             shown = source(lists, size, player.steps)
             everybody = [player, frozen_player("ranker", ranker)]
-            turn = Turn(task.score_update(student, ranker=ranker), retrieve, frozenset({"student"}))
+            both = forward(dual(task, "student", student), cross(task, "ranker", ranker))
+            turn = Turn(both, retrieve, trains=frozenset({"student"}))
             name = f"ar2-{number}-retriever"
-            quality = task.train_stage(name, everybody, shown, turn, second, fast)
+            quality = task.train_stage(name, everybody, shown, turn, second, fast).quality
         told = "" if quality is None else f"; {quality:.4f} nDCG@10 on dev, pooled"
         notes.append(f"round {number}: {first} ranker and {second} retriever steps{told}")
         if keeps and quality is not None and quality > best:

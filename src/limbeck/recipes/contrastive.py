@@ -14,14 +14,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from limbeck.models.encoder import Encoder
-from limbeck.objectives.listwise import cross_entropy
 from limbeck.recipes.registry import recipe
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
-from limbeck.tasks.fit import train_model
 from limbeck.tasks.retrieval import ListSettings, Retrieval
-from limbeck.training import Turn
-from limbeck.types import Loss, Signals
+from limbeck.tasks.retrieval.fitting import train_contrastive
 
 
 class ContrastiveSettings(ListSettings):
@@ -49,22 +46,8 @@ def contrastive(
     # 1. Candidates of the judged queries, by words and by the base encoder.
     pools = task.pools(task.labelled_queries(), depth=settings.depth, teacher=task.base)
     # 2. One positive and some mined negatives per query; every passage serves every query.
-    lists = task.lists(pools, first_rank=settings.first_rank)
+    lists = task.lists(pools, negatives_from=settings.first_rank)
     source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
-
-    temperature = settings.temperature or softmax_temperature(student.similarity)
-
     # 3. The equation.
-    def loss(signals: Signals) -> Loss:
-        scores = signals.scores["student/in_batch"]
-        return Loss({"contrastive": cross_entropy(scores, temperature)})
-
-    turn = Turn(
-        task.score_update(student),
-        loss,
-        trains=frozenset({"student"}),
-        gives=frozenset({"student", "student/in_batch"}),
-    )
-    train_model(
-        task, "contrastive", student, source, turn, settings, needs=frozenset({"student/in_batch"})
-    )
+    temperature = settings.temperature or softmax_temperature(student.similarity)
+    train_contrastive(task, "contrastive", student, source, settings, temperature, makes="student")

@@ -23,6 +23,7 @@ from limbeck.recipes.registry import recipe
 from limbeck.sources import TextSource
 from limbeck.tasks.fit import TrainingSettings, train_model
 from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval.scorers import embeddings
 from limbeck.teachers import Teacher
 from limbeck.training import Turn
 from limbeck.types import Loss, Signals
@@ -50,7 +51,7 @@ def embed(task: Retrieval, teacher: Teacher, student: Encoder, settings: EmbedSe
     passages = np.arange(len(task.collection.passages))
     source = TextSource(queries, passages, settings.texts_per_update, task.run.seed)
     # 2. A map between the widths, where they differ.
-    forward, width = task.embed_texts(student, teacher)
+    forward, width = embeddings(task, student, teacher)
     bridge = None
     if width != student.dimension:
         with torch.random.fork_rng():
@@ -63,10 +64,6 @@ def embed(task: Retrieval, teacher: Teacher, student: Encoder, settings: EmbedSe
         mapped = own if bridge is None else bridge(own)
         return Loss({"embed": cosine_distance(taught, mapped)})
 
-    turn = Turn(
-        forward,
-        loss,
-        trains=frozenset({"student"} if bridge is None else {"student", "parts"}),
-        gives=frozenset({"student", "teacher"}),
-    )
-    train_model(task, "embed", student, source, turn, settings, teacher=teacher, parts=bridge)
+    learners = frozenset({"student"} if bridge is None else {"student", "parts"})
+    turn = Turn(forward, loss, trains=learners)
+    train_model(task, "embed", student, source, turn, settings, parts=bridge)

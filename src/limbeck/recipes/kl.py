@@ -21,11 +21,9 @@ from limbeck.objectives.listwise import cross_entropy, kl_divergence
 from limbeck.recipes.registry import recipe
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
-from limbeck.tasks.fit import train_model
 from limbeck.tasks.retrieval import ListSettings, Retrieval
-from limbeck.tasks.retrieval.scorers import signals_with
+from limbeck.tasks.retrieval.fitting import train_taught
 from limbeck.teachers import Teacher
-from limbeck.training import Turn
 from limbeck.types import Loss, Signals
 
 
@@ -71,21 +69,18 @@ def kl(task: Retrieval, teacher: Teacher, student: Encoder, settings: KLSettings
     # 2. A teacher without vectors scores each query's own list, once.
     scorer = None if teacher.in_batch and settings.margin is None else teacher
     lists = task.lists(
-        pools, first_rank=settings.first_rank, teacher=scorer, margin=settings.margin
+        pools, negatives_from=settings.first_rank, teacher=scorer, margin=settings.margin
     )
     source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
-    # 3. The whole update where the teacher can score it, own lists otherwise.
-    over = "/in_batch" if teacher.in_batch else ""
+    # 3. The equation: over the whole update where the teacher can score it, own lists otherwise.
     teacher_temperature = settings.teacher_temperature or teacher.temperature
     temperature = settings.temperature or softmax_temperature(student.similarity)
 
     def loss(signals: Signals) -> Loss:
+        t, s = signals.widest("teacher", "student")
         parts = {
             "kl": kl_divergence(
-                signals.scores["teacher" + over],
-                signals.scores["student" + over],
-                teacher_temperature=teacher_temperature,
-                student_temperature=temperature,
+                t, s, teacher_temperature=teacher_temperature, student_temperature=temperature
             )
         }
         if settings.contrastive_weight:
@@ -93,19 +88,4 @@ def kl(task: Retrieval, teacher: Teacher, student: Encoder, settings: KLSettings
             parts["contrastive"] = settings.contrastive_weight * judged
         return Loss(parts)
 
-    turn = Turn(
-        task.score_update(student, teacher),
-        loss,
-        trains=frozenset({"student"}),
-        gives=signals_with(teacher),
-    )
-    train_model(
-        task,
-        "kl",
-        student,
-        source,
-        turn,
-        settings,
-        teacher=teacher,
-        needs=frozenset({"student" + over, "teacher" + over, "student/in_batch"}),
-    )
+    train_taught(task, "kl", student, teacher, source, loss, settings)

@@ -20,11 +20,9 @@ from limbeck.objectives.pairwise import margin_mse as margin_mse_loss
 from limbeck.recipes.registry import recipe
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListSource
-from limbeck.tasks.fit import train_model
 from limbeck.tasks.retrieval import ListSettings, Retrieval
-from limbeck.tasks.retrieval.scorers import signals_with
+from limbeck.tasks.retrieval.fitting import train_taught
 from limbeck.teachers import Teacher
-from limbeck.training import Turn
 from limbeck.types import Loss, Signals
 
 
@@ -63,7 +61,7 @@ def margin_mse(
     pools = task.pools(task.training_queries(), depth=settings.depth, teacher=miner, asked=teacher)
     # 2. The teacher's raw scores of every list, once.
     lists = task.lists(
-        pools, first_rank=settings.first_rank, teacher=teacher, margin=settings.margin
+        pools, negatives_from=settings.first_rank, teacher=teacher, margin=settings.margin
     )
     source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
     # 3. The equation.
@@ -75,19 +73,4 @@ def margin_mse(
         scaled = replace(student, values=scale * student.values, target=first)
         return Loss({"margin_mse": margin_mse_loss(signals.scores["teacher"], scaled)})
 
-    turn = Turn(
-        task.score_update(student, teacher),
-        loss,
-        trains=frozenset({"student"}),
-        gives=signals_with(teacher),
-    )
-    train_model(
-        task,
-        "margin_mse",
-        student,
-        source,
-        turn,
-        settings,
-        teacher=teacher,
-        needs=frozenset({"student", "teacher"}),
-    )
+    train_taught(task, "margin_mse", student, teacher, source, loss, settings)

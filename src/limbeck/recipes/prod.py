@@ -30,12 +30,13 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator
 
+from limbeck.candidates import Candidates
 from limbeck.models.encoder import Encoder
 from limbeck.objectives.listwise import cross_entropy, distillation_kl
 from limbeck.recipes.registry import RecipeResult, recipe
 from limbeck.selection import MISSED, confusing, random_subset
 from limbeck.similarity import softmax_temperature
-from limbeck.sources import ListSource, QueryList, judged_lists
+from limbeck.sources import ListSource, QueryLists
 from limbeck.tasks.fit import share_updates, updates_of
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.fitting import StagedSettings, train_contrastive, train_taught
@@ -43,7 +44,7 @@ from limbeck.tasks.retrieval.ladder import check_rung, first_of, fit_rung, judge
 from limbeck.tasks.retrieval.scorers import logits_of as logits
 from limbeck.tasks.retrieval.systems import candidates
 from limbeck.teachers import DualTeacher, Teacher
-from limbeck.types import Loss, Signals
+from limbeck.types import Loss, Makes, Signals
 
 
 class ProdSettings(StagedSettings):
@@ -128,55 +129,61 @@ def prod(
     shares += [late / settings.data_rounds] * settings.data_rounds if late else []
     updates = iter(share_updates(updates_of(settings, len(everyone) / size), shares))
 
-    def source(lists: list[QueryList], start: int = 0) -> ListSource:
+    def source(lists: QueryLists, start: int = 0) -> ListSource:
         return ListSource(lists, size, settings.list_length, task.run.seed, start=start)
 
-    def mined(queries: np.ndarray, miner: DualTeacher, own: Retrieval) -> list[QueryList]:
-        pools = own.mined(queries, depth=settings.depth, miner=miner)
-        return task.lists(pools, first_rank=settings.first_rank)
+    def listed(pools: Candidates) -> QueryLists:
+        return task.lists(pools, negatives_from=settings.first_rank)
 
-    def contrast(name: str, encoder: Encoder, lists: list[QueryList], given: ProdSettings) -> None:
-        train_contrastive(
-            task, f"prod-{name}", encoder, source(judged_lists(lists)), given, temperature
-        )
+    def mined(queries: np.ndarray, miner: DualTeacher, own: Retrieval) -> QueryLists:
+        return listed(own.mined(queries, depth=settings.depth, miner=miner))
+
+    def contrast(
+        name: str, encoder: Encoder, lists: QueryLists, given: ProdSettings, makes: Makes
+    ) -> None:
+        shown = source(lists.judged())
+        train_contrastive(task, f"prod-{name}", encoder, shown, given, temperature, makes=makes)
 
     def distil(
         name: str, teacher: Teacher, shown: ListSource, given: ProdSettings, reg_weight: float
     ) -> float | None:
-        over, natural = "/in_batch" if teacher.in_batch else "", teacher.temperature
+        natural = teacher.temperature
+        read = ("student", "teacher", "reference") if reg_weight else ("student", "teacher")
 
         def loss(signals: Signals) -> Loss:
-            s = logits(signals.scores["student" + over], temperature)
-            t = logits(signals.scores["teacher" + over], natural)
+            over = dict(zip(read, signals.widest(*read), strict=True))
+            s = logits(over["student"], temperature)
+            t = logits(over["teacher"], natural)
             parts = {
                 "hard": settings.hard_weight * cross_entropy(s),
                 "kd": settings.soft_weight * distillation_kl(t, s, temperature=settings.tau),
             }
             if reg_weight:
-                r = logits(signals.scores["reference" + over], temperature)
+                r = logits(over["reference"], temperature)
                 parts["reg"] = reg_weight * distillation_kl(r, s, temperature=settings.tau)
             return Loss(parts)
 
-        return train_taught(
+        trained = train_taught(
             task, f"prod-{name}", student, teacher, shown, loss, given, former=reg_weight > 0
         )
+        return trained.quality
 
     # 1. Warm-up A: teacher 1 and the student, on negatives found by words.
     encoder = first_of(task, rungs[0])
     fitting = settings.of_stage(settings.teacher_updates, settings.teacher_learning_rate, "best")
     halves = share_updates(updates_of(fitting, len(judged) / size), [1, 1])
-    lists = task.lists(task.lexical(judged, depth=settings.depth), first_rank=settings.first_rank)
-    contrast(
-        "a-teacher", encoder, lists, fitting.of_stage(halves[0], fitting.learning_rate, "best")
-    )
-    contrast("a-student", student, lists, settings.of_stage(next(updates), rate, keep))
+    lists = listed(task.lexical(judged, depth=settings.depth))
+    given = fitting.of_stage(halves[0], fitting.learning_rate, "best")
+    contrast("a-teacher", encoder, lists, given, "teacher")
+    given = settings.of_stage(next(updates), rate, keep)
+    contrast("a-student", student, lists, given, "student")
     # 2. Mine 1, by teacher 1 as it is now.
     lists = mined(everyone, DualTeacher("dual", encoder.frozen()), task.unshared())
     # 3. Warm-up B on these: teacher 1, and the strong baseline of the student.
-    contrast(
-        "b-teacher", encoder, lists, fitting.of_stage(halves[1], fitting.learning_rate, "best")
-    )
-    contrast("b-student", student, lists, settings.of_stage(next(updates), rate, keep))
+    given = fitting.of_stage(halves[1], fitting.learning_rate, "best")
+    contrast("b-teacher", encoder, lists, given, "teacher")
+    given = settings.of_stage(next(updates), rate, keep)
+    contrast("b-student", student, lists, given, "student")
 
     # 4. to 8. A step for each rung: mine, fit its teacher, distil from the best one so far.
     first = dual = DualTeacher("dual", encoder)
@@ -190,7 +197,7 @@ def prod(
                 lists = mined(everyone, first, task)
             else:
                 lists = mined(everyone, DualTeacher("student", student.frozen()), task.unshared())
-            name, shown = f"prod-teacher-{number}", source(judged_lists(lists))
+            name, shown = f"prod-teacher-{number}", source(lists.judged())
             ranked = replace(shown, queries_per_update=settings.ranker_queries_per_update)
             candidate = fit_rung(
                 task, name, rung, dual, (shown, ranked), fitting, temperature, settings.depth
@@ -220,12 +227,8 @@ def prod(
         notes.append(f"data step {number}: {hard.sum():,} of {len(judged):,} queries are confusing")
         if settings.select == "random":
             hard = random_subset(len(hard), int(hard.sum()), task.run.seed + number)
-        lists = [
-            entry
-            for entry in task.lists(pools, first_rank=settings.first_rank)
-            if entry.query in pools.queries[hard]
-        ]
-        if not lists:
+        lists = listed(pools).of(pools.queries[hard])
+        if not len(lists):
             break
         shown = replace(source(lists), order="ranked")
         count = min(most, math.ceil(settings.data_passes * shown.updates_per_pass))

@@ -9,45 +9,19 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Concatenate, Protocol, TypeVar, cast
 
 from limbeck.errors import ConfigError
+from limbeck.models.encoder import Encoder
 from limbeck.settings import Settings, parse_settings
+from limbeck.tasks.retrieval import Retrieval
 from limbeck.teachers import Teacher
+from limbeck.types import Makes
 
-Makes = Literal["student", "teacher"]
 AUTO = "kl"  # what `--recipe auto` stands for
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """A method: its name and paper, what can be set, what it needs, and the function that is it.
-
-    `makes` says whether it is called as `function(task, teacher, student, settings)` and trains a
-    student, or as `function(task, encoder, settings)` and fits a teacher. `needs` are any of
-    "labels" (judged training queries), "teacher" and "vectors" (a teacher that has them).
-    `presets` are settings under a name: an ablation, or the values of the paper.
-
-
-    `fits` are the kinds of teacher that a student's recipe fits itself, by default and in order.
-    Such a recipe also takes a given teacher, of the kinds that it `takes` (none = any kind), or
-    None, and says with `RecipeResult` what became of them.
-    """
-
-    name: str
-    summary: str
-    paper: str
-    task: str
-    makes: Makes
-    settings: type[Settings]
-    needs: frozenset[str]
-    function: Callable[..., Any]
-    presets: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
-    fits: tuple[str, ...] = ()
-    takes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +35,69 @@ class RecipeResult:
     teacher: Teacher
     fitted: bool
     notes: tuple[str, ...]
+
+
+class TrainsStudent(Protocol):
+    """A recipe that trains a student in place; its teacher is None where it needs none."""
+
+    def __call__(self, task: Retrieval, teacher: Any, student: Encoder, settings: Any, /) -> None:
+        """Train the student."""
+
+
+class FitsItsTeachers(Protocol):
+    """A recipe that trains a student in place, by teachers that it fits, or by a given one too."""
+
+    def __call__(
+        self, task: Retrieval, teacher: Teacher | None, student: Encoder, settings: Any, /
+    ) -> RecipeResult:
+        """Train the student, and say what taught it."""
+
+
+# A recipe that fits a teacher: from an encoder, or from the teachers that it stands on; then its
+# settings.
+FitsTeacher = Callable[Concatenate[Retrieval, ...], Teacher]
+
+Function = TrainsStudent | FitsItsTeachers | FitsTeacher
+F = TypeVar("F", bound=Function)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A method: its name and paper, what can be set, what it needs, and the function that is it.
+
+    `makes` says whether the function trains a student or fits a teacher. `needs` are any of
+    "labels" (judged training queries), "teacher" and "vectors" (a teacher that has them).
+    `presets` are settings under a name: an ablation, or the values of the paper.
+
+    `fits` are the kinds of teacher that a student's recipe fits itself, by default and in order.
+    Such a recipe also takes a given teacher, of the kinds that it `takes` (none = any kind), or
+    None, and says with `RecipeResult` what became of them.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    task: str
+    makes: Makes
+    settings: type[Settings]
+    needs: frozenset[str]
+    function: Function
+    presets: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    fits: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+
+    def train(
+        self, task: Retrieval, teacher: Teacher | None, student: Encoder, settings: Any
+    ) -> RecipeResult | None:
+        """Train a student in place; what is said of the teachers, where the recipe fits them."""
+        function = cast(TrainsStudent | FitsItsTeachers, self.function)
+        return function(task, teacher, student, settings)
+
+    def fit(
+        self, task: Retrieval, stands_on: Sequence[Encoder | Teacher], settings: Any
+    ) -> Teacher:
+        """The teacher that is fitted from an encoder, or from the teachers that it stands on."""
+        return cast(FitsTeacher, self.function)(task, *stands_on, settings)
 
 
 _found: dict[str, Recipe] = {}
@@ -78,7 +115,7 @@ def recipe(
     presets: Mapping[str, Mapping[str, object]] | None = None,
     fits: tuple[str, ...] = (),
     takes: tuple[str, ...] = (),
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+) -> Callable[[F], F]:
     """Record a function as a recipe.
 
     Raises:
@@ -87,7 +124,7 @@ def recipe(
     for preset, values in (presets or {}).items():
         parse_settings(settings, values, where=f"preset {name}:{preset}")
 
-    def record(function: Callable[..., Any]) -> Callable[..., Any]:
+    def record(function: F) -> F:
         _found[name] = Recipe(
             name,
             summary,

@@ -38,7 +38,7 @@ def teacher_cross(task: Retrieval, dual: DualTeacher, settings: CrossSettings) -
     """The fitted teacher; the dual encoder stays as it is."""
     # 1. Candidates of the judged queries, by words and by the fitted dual encoder.
     pools = task.pools(task.labelled_queries(), depth=settings.depth, teacher=dual)
-    lists = task.lists(pools, first_rank=settings.first_rank)
+    lists = task.lists(pools, negatives_from=settings.first_rank)
     source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
     # 2. The dual encoder's body under a new head.
     ranker = ranker_from_encoder(dual.encoder, task.run.seed)

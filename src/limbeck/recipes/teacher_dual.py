@@ -45,11 +45,9 @@ def teacher_dual(task: Retrieval, encoder: Encoder, settings: DualSettings) -> D
     # 1. Candidates of the judged queries, by words and by the encoder as it comes.
     pools = task.pools(task.labelled_queries(), depth=settings.depth, teacher=task.base)
     # 2. One positive and some mined negatives per query.
-    lists = task.lists(pools, first_rank=settings.first_rank)
+    lists = task.lists(pools, negatives_from=settings.first_rank)
     source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
-
-    temperature = settings.temperature or softmax_temperature(encoder.similarity)
-
     # 3. The equation.
-    train_contrastive(task, "teacher_dual", encoder, source, settings, temperature)
+    temperature = settings.temperature or softmax_temperature(encoder.similarity)
+    train_contrastive(task, "teacher_dual", encoder, source, settings, temperature, makes="teacher")
     return DualTeacher("dual", encoder)

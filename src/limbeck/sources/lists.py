@@ -11,8 +11,8 @@ This module knows no text, no model and no loss.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -29,17 +29,45 @@ class QueryList:
     """What one training query can be shown with, all as positions in the collection.
 
     `positives` are its judged positives (none: an unlabelled query); `pool` its other candidates,
-    best first; `scores` the teacher's raw scores of positives and pool, in that order, where the
-    teacher scores pairs. `spared` are passages that are never its negatives, though another query
-    of the update brings them: likely false negatives, and positives of a query with its text.
+    best first; `scores`, by the name of the teacher, its raw scores of positives and pool, in that
+    order, NaN where it was not asked. `not_negatives` are passages that are never its negatives,
+    though another query of the update brings them: likely false negatives, and positives of a query
+    with its text.
     """
 
     query: int
     query_id: QueryId
     positives: np.ndarray
     pool: np.ndarray
-    scores: np.ndarray | None = None
-    spared: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    not_negatives: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class QueryLists:
+    """The lists of many queries; `dropped` counts by reason what rules left out of them."""
+
+    entries: Sequence[QueryList]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[QueryList]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def judged(self) -> QueryLists:
+        """Those of queries with a positive."""
+        return replace(self, entries=[entry for entry in self.entries if len(entry.positives)])
+
+    def of(self, queries: Collection[int]) -> QueryLists:
+        """Those of some queries, given as positions in the collection."""
+        return replace(self, entries=[entry for entry in self.entries if entry.query in queries])
+
+    @property
+    def scored_by(self) -> list[str]:
+        """The names of the teachers whose scores are here."""
+        return sorted({name for entry in self.entries for name in entry.scores})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +76,17 @@ class ListBatch:
 
     Shapes: `queries` [B] and `passages` [P], positions in the collection; `lists` [B, L], columns
     into `passages`, -1 = empty slot; `labelled` [B] bool, slot 0 is a judged positive;
-    `spared` [B, P] bool, this passage is no negative of this query: a judged positive, or one that
-    is spared; `teacher` [B, L], the teacher's raw scores of the lists (0 in empty slots), where it
-    scores pairs.
+    `not_negatives` [B, P] bool, this passage is no negative of this query: a judged positive, or
+    what its list names so; `scores` by the name of the teacher, raw scores of the lists [B, L],
+    NaN in empty slots and where it was not asked.
     """
 
     queries: np.ndarray
     passages: np.ndarray
     lists: np.ndarray
     labelled: np.ndarray
-    spared: np.ndarray
-    teacher: np.ndarray | None
+    not_negatives: np.ndarray
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +98,7 @@ class ListSource:
     stage goes on in the middle of an epoch.
     """
 
-    lists: Sequence[QueryList]
+    lists: QueryLists
     queries_per_update: int
     list_length: int
     seed: int
@@ -78,7 +106,7 @@ class ListSource:
     start: int = 0
 
     def __post_init__(self) -> None:
-        if not self.lists:
+        if not len(self.lists):
             raise DataError(
                 "There is no training query with a list to learn from. Add queries (judged or "
                 "not) to queries.jsonl, or use --recipe embed, which can learn from passages alone."
@@ -94,8 +122,8 @@ class ListSource:
                         entry.query_id,
                         entry.positives.tolist(),
                         entry.pool.tolist(),
-                        entry.spared.tolist(),
-                        None if entry.scores is None else entry.scores.tolist(),
+                        entry.not_negatives.tolist(),
+                        {name: scores.tolist() for name, scores in entry.scores.items()},
                     ]
                     for entry in self.lists
                 ],
@@ -112,6 +140,11 @@ class ListSource:
         """How many updates see everything once."""
         return len(self.lists) / self.queries_per_update
 
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """What rules left out of the lists, counted by reason."""
+        return self.lists.dropped
+
     def batch(self, update: int) -> ListBatch:
         """The queries of one update with a freshly drawn list each."""
         places = update_positions(
@@ -120,44 +153,44 @@ class ListSource:
             seed=self.seed,
             update=self.start + update,
         )
-        drawn = [self._draw(self.lists[place], epoch) for place, epoch in places.tolist()]
-        chosen = [self.lists[place] for place in places[:, 0]]
-        passages = np.unique(np.concatenate([positions for positions, _ in drawn]))
+        chosen = [self.lists.entries[place] for place in places[:, 0]]
+        slots = [
+            self._draw(entry, epoch) for entry, epoch in zip(chosen, places[:, 1], strict=True)
+        ]
+        drawn = [
+            np.concatenate([entry.positives, entry.pool])[own]
+            for entry, own in zip(chosen, slots, strict=True)
+        ]
+        passages = np.unique(np.concatenate(drawn))
         rows, length = len(drawn), self.list_length
         lists = np.full((rows, length), -1, dtype=np.int64)
-        scored = chosen[0].scores is not None
-        teacher = np.zeros((rows, length), dtype=np.float32) if scored else None
-        spared = np.zeros((rows, len(passages)), dtype=bool)
-        for row, ((positions, scores), entry) in enumerate(zip(drawn, chosen, strict=True)):
+        scores = {
+            name: np.full((rows, length), np.nan, dtype=np.float32) for name in self.lists.scored_by
+        }
+        not_negatives = np.zeros((rows, len(passages)), dtype=bool)
+        for row, (positions, own, entry) in enumerate(zip(drawn, slots, chosen, strict=True)):
             lists[row, : len(positions)] = np.searchsorted(passages, positions)
-            spared[row] = np.isin(passages, np.append(entry.positives, entry.spared))
-            if teacher is not None and scores is not None:
-                teacher[row, : len(positions)] = scores
+            not_negatives[row] = np.isin(passages, np.append(entry.positives, entry.not_negatives))
+            for name, values in entry.scores.items():
+                scores[name][row, : len(positions)] = values[own]
         return ListBatch(
             queries=np.array([entry.query for entry in chosen], dtype=np.int64),
             passages=passages,
             lists=lists,
             labelled=np.array([len(entry.positives) > 0 for entry in chosen]),
-            spared=spared,
-            teacher=teacher,
+            not_negatives=not_negatives,
+            scores=scores,
         )
 
-    def _draw(self, entry: QueryList, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """One list: a positive or the pool's first in slot 0, then others of the pool."""
+    def _draw(self, entry: QueryList, epoch: int) -> np.ndarray:
+        """One list: a positive or the pool's first in slot 0, then others of the pool. Positions
+        among the query's positives and pool.
+        """
         judged = len(entry.positives)
         everyone = np.arange(judged + len(entry.pool))
         firsts, others = everyone[: max(1, judged)], everyone[max(1, judged) :]
         length = self.list_length
         if self.order == "ranked":
-            slots = np.concatenate([firsts[:1], others[: length - 1]])
-        else:
-            random = generator(self.seed, epoch, entry.query_id)
-            slots = np.concatenate([draw(firsts, 1, random), draw(others, length - 1, random)])
-        everything = np.concatenate([entry.positives, entry.pool])
-        scores = None if entry.scores is None else entry.scores[slots]
-        return everything[slots], scores
-
-
-def judged_lists(lists: Sequence[QueryList]) -> list[QueryList]:
-    """Those of queries with a positive."""
-    return [entry for entry in lists if len(entry.positives)]
+            return np.concatenate([firsts[:1], others[: length - 1]])
+        random = generator(self.seed, epoch, entry.query_id)
+        return np.concatenate([draw(firsts, 1, random), draw(others, length - 1, random)])

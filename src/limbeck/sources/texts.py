@@ -7,6 +7,7 @@ This module knows no text, no model and no loss.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +49,11 @@ class TextSource:
     def updates_per_pass(self) -> float:
         """How many updates see everything once."""
         return (len(self.queries) + len(self.passages)) / self.texts_per_update
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """What rules left out: nothing."""
+        return {}
 
     def batch(self, update: int) -> TextBatch:
         """The texts of one update."""

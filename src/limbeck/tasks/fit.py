@@ -19,8 +19,19 @@ from limbeck.data.tokens import tokenizer_digest
 from limbeck.errors import ConfigError
 from limbeck.schedules import linear_warmup_decay, shared_out
 from limbeck.settings import Settings
-from limbeck.store import read_done
-from limbeck.training import Measure, Player, Run, Source, Stage, Turn, train, trained_player
+from limbeck.training import (
+    Forward,
+    Measure,
+    Player,
+    Run,
+    Source,
+    Stage,
+    Trained,
+    Turn,
+    train,
+    trained_player,
+)
+from limbeck.types import Makes
 
 PASSES = 10  # over the training queries, when the number of updates is not given ...
 LEAST_UPDATES, MOST_UPDATES = 40, 300  # ... within these bounds
@@ -64,11 +75,15 @@ class Model(Protocol):
 
 
 class Examples(Source, Protocol):
-    """A source that knows how many updates see each of its examples once."""
+    """A source that knows how many updates see each of its examples once, and what it lacks."""
 
     @property
     def updates_per_pass(self) -> float:
         """How many updates see everything once."""
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """What rules left out of the examples, counted by reason."""
 
 
 class Trainer(Protocol):
@@ -78,16 +93,14 @@ class Trainer(Protocol):
         self,
         name: str,
         players: Sequence[Player],
-        source: Any,
+        source: Examples,
         turn: Turn,
         updates: int,
         settings: TrainingSettings,
         *,
-        teacher: Any = None,
-        needs: frozenset[str] = frozenset(),
         parts: Player | None = None,
-    ) -> float | None:
-        """Train players in place; the first one's value on dev, None where dev is never asked."""
+    ) -> Trained:
+        """Train players in place; the first one is measured on dev."""
 
 
 def updates_of(settings: TrainingSettings, updates_per_pass: float) -> int:
@@ -112,10 +125,17 @@ def share_updates(updates: int, shares: Sequence[float]) -> list[int]:
         raise ConfigError(f"{error}. Ask for more with --set updates=...") from error
 
 
-def player(name: str, module: nn.Module, settings: TrainingSettings, updates: int) -> Player:
+def player(
+    name: str,
+    module: nn.Module,
+    settings: TrainingSettings,
+    updates: int,
+    *,
+    makes: Makes | None = "student",
+) -> Player:
     """A player whose learning rate rises, and ends at 0 after `updates` steps over all stages.
 
-    Its dropout becomes that of the settings.
+    Its dropout becomes that of the settings. `makes` says what it is to become.
     """
     for part in module.modules():
         if isinstance(part, nn.Dropout):
@@ -126,6 +146,7 @@ def player(name: str, module: nn.Module, settings: TrainingSettings, updates: in
         learning_rate=settings.learning_rate,
         schedule=linear_warmup_decay(int(settings.warmup * updates), updates),
         weight_decay=settings.weight_decay,
+        makes=makes,
     )
 
 
@@ -137,26 +158,22 @@ def train_model(
     turn: Turn,
     settings: TrainingSettings,
     *,
-    teacher: Any = None,
-    needs: frozenset[str] = frozenset(),
+    makes: Makes = "student",
     parts: nn.Module | None = None,
-    reference: Player | None = None,
-) -> float | None:
-    """Train the player `student` (and `parts`) in place, beside a former student that stays what it
-    is: one stage of one turn. The result is what dev says of it, if it was asked.
+    frozen: Sequence[Player] = (),
+) -> Trained:
+    """Train the player `student` (and `parts`) in place, beside frozen players: one stage of one
+    turn. The player has this name whatever it is to become, since its dropout is seeded by it.
     """
     updates = updates_of(settings, source.updates_per_pass)
-    student = player("student", model, settings, updates)
     return task.train_stage(
         name,
-        [student, *([] if reference is None else [reference])],
+        [player("student", model, settings, updates, makes=makes), *frozen],
         source,
         turn,
         updates,
         settings,
-        teacher=teacher,
-        needs=needs,
-        parts=None if parts is None else player("parts", parts, settings, updates),
+        parts=None if parts is None else player("parts", parts, settings, updates, makes=None),
     )
 
 
@@ -164,20 +181,19 @@ def train_stage(
     run: Run,
     name: str,
     players: Sequence[Player],
-    source: Source,
+    source: Examples,
     turn: Turn,
     updates: int,
     settings: TrainingSettings,
     *,
     inputs: Mapping[str, object],
     measure: Measure | None,
-    needs: frozenset[str] = frozenset(),
     parts: Player | None = None,
-) -> float | None:
+) -> Trained:
     """Train players in place, with what they carry from earlier stages: one stage of one turn.
 
-    `inputs` are what the signals depend on besides the players and the examples. The result is the
-    measured value of the weights that the stage ends with, None where nothing is measured.
+    `inputs` are what the task's examples and signals depend on besides the players, the source and
+    the forward's own inputs: a stage begun with other ones is refused.
     """
     models = [player.model for player in players if isinstance(player.model, Model)]
     stage = Stage(
@@ -187,12 +203,12 @@ def train_stage(
         [turn],
         updates,
         parts=parts,
-        needs=needs,
         settings={
             **settings.model_dump(exclude=set(settings.between)),
             "models": [
                 [model.config_digest(), tokenizer_digest(model.tokenizer)] for model in models
             ],
+            "signals": dict(turn.forward.inputs) if isinstance(turn.forward, Forward) else {},
             **inputs,
         },
         measure=measure,
@@ -200,9 +216,5 @@ def train_stage(
     with ExitStack() as attention:
         for model in models:
             attention.enter_context(model.plain_attention())
-        train(stage, replace(run, checkpoint_every=settings.checkpoint_every))
-    if measure is None:
-        return None
-    done = read_done(run.folder / "stages" / stage.name)
-    values = [value for _, value in done.metrics["measured"]]
-    return float(max(values) if settings.keep == "best" else values[-1])
+        trained = train(stage, replace(run, checkpoint_every=settings.checkpoint_every))
+    return replace(trained, dropped=source.dropped)

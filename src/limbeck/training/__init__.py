@@ -1,19 +1,24 @@
 """Players, stages and the one loop that trains everything."""
 
-from limbeck.training.loop import train
-from limbeck.training.passes import Pass
+from limbeck.training.loop import Trained, train
+from limbeck.training.passes import Count, Pass
 from limbeck.training.players import Player, frozen_copy, frozen_player, trained_player
 from limbeck.training.run import Run
-from limbeck.training.stages import Measure, Source, Stage, Turn
+from limbeck.training.stages import Forward, Measure, Scorer, Source, Stage, Turn, forward
 
 __all__ = [
+    "Count",
+    "Forward",
     "Measure",
     "Pass",
     "Player",
     "Run",
+    "Scorer",
     "Source",
     "Stage",
+    "Trained",
     "Turn",
+    "forward",
     "frozen_copy",
     "frozen_player",
     "train",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,11 @@ from limbeck.store import (
     write_json,
     write_tensors,
 )
-from limbeck.training.passes import Pass
+from limbeck.training.passes import Count, Pass
 from limbeck.training.players import Player, load_weights, weights
 from limbeck.training.run import Run
 from limbeck.training.stages import Measure, Stage
+from limbeck.types import Makes
 
 STATE = "state.safetensors"
 BEST = "best.safetensors"
@@ -46,11 +47,12 @@ class _Log:
 
     updates: int = 0
     losses: list[dict[str, float]] = field(default_factory=list)
-    measured: list[list[float]] = field(default_factory=list)  # [update, value]
-    items: int = 0
-    tokens: int = 0
+    notes: list[dict[str, float]] = field(default_factory=list)
+    measured: list[tuple[int, float]] = field(default_factory=list)  # update, value
+    counts: dict[str, Count] = field(default_factory=dict)  # by player
     seconds: float = 0.0
-    effort: Effort = field(default_factory=Effort)  # of the updates alone, measuring left out
+    update_seconds: float = 0.0  # of the updates alone, measuring left out
+    bytes_per_token: dict[str, float] = field(default_factory=dict)  # kept for backward, by player
     final: bool = False  # the weights are those the stage ends with
 
     @property
@@ -58,12 +60,49 @@ class _Log:
         """The best measured value so far; -inf before the first."""
         return max((value for _, value in self.measured), default=-math.inf)
 
+    @property
+    def total(self) -> Count:
+        """What all players did, and the seconds of the updates."""
+        total = Count(effort=Effort(seconds=self.update_seconds))
+        for count in self.counts.values():
+            total.include(count)
+        return total
 
-def train(stage: Stage, run: Run) -> dict[str, Player]:
-    """The stage's players after its updates, by name, with optimiser and schedule state.
 
-    The players given are the players returned: they are moved in place. A finished stage is read
-    back instead of repeated; an unfinished one goes on from its last checkpoint.
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a finished stage came to, in numbers: its players were moved in place.
+
+    `makes` says what each player is to become; `measured` are updates and values; `quality` is the
+    value of the weights that the stage ends with, None when nothing was measured; `counts` say what
+    each player did, in the first process; `seconds` are those of the updates, measuring left out;
+    `bytes_per_token` is what a player keeps of a padded token for its backward pass, where that is
+    known; `dropped` counts by reason what rules left out of the examples.
+    """
+
+    stage: str
+    makes: Mapping[str, Makes | None] = field(default_factory=dict)
+    measured: Sequence[tuple[int, float]] = ()
+    quality: float | None = None
+    counts: Mapping[str, Count] = field(default_factory=dict)
+    seconds: float = 0.0
+    bytes_per_token: Mapping[str, float] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def effort(self, makes: Makes) -> Effort:
+        """What the players read that became a student, or a teacher; nothing where none did."""
+        chosen = [name for name, own in self.makes.items() if own == makes]
+        effort = Effort(seconds=self.seconds if chosen else 0.0)
+        for name in chosen:
+            effort.include(self.counts.get(name, Count()).effort)
+        return effort
+
+
+def train(stage: Stage, run: Run) -> Trained:
+    """Move a stage's players in place, with optimiser and schedule state.
+
+    A finished stage is read back instead of repeated; an unfinished one goes on from its last
+    checkpoint.
 
     Raises:
         StageError: when a loss is not finite, naming the update and its parts.
@@ -75,19 +114,17 @@ def train(stage: Stage, run: Run) -> dict[str, Player]:
         _make_embeddings_sparse(player)
     folder = run.first(lambda: run.stage(stage.name, _inputs(stage, run)))
     if folder.complete:
-        _restore(folder.path / STATE, players)
-        return players
+        return _trained(stage, _restore(folder.path / STATE, players))
     log = _Log()
     if run.first((folder.path / STATE).exists):
         log = _restore(folder.path / STATE, players)
     started = time.perf_counter() - log.seconds
-    bytes_per_token: dict[str, float] = {}
     with run.progress.task(stage.name, stage.updates, "updates") as advance:
         advance(log.updates)
         while log.updates < stage.updates:
             began = time.perf_counter()
-            log.losses.append(_update(stage, run, players, log, bytes_per_token))
-            log.effort.seconds += time.perf_counter() - began
+            _update(stage, run, players, log)
+            log.update_seconds += time.perf_counter() - began
             log.updates += 1
             log.seconds = time.perf_counter() - started
             last = log.updates == stage.updates
@@ -104,23 +141,34 @@ def train(stage: Stage, run: Run) -> dict[str, Player]:
         if run.group.rank == 0:
             _checkpoint(folder, players, log)
     if run.group.rank == 0:
-        _finish(folder, run, log, bytes_per_token)
+        _finish(stage, folder, run, log)
     run.group.barrier()
     for player in players.values():
         player.model.eval()
-    return players
+    return _trained(stage, log)
 
 
-def _update(
-    stage: Stage,
-    run: Run,
-    players: Mapping[str, Player],
-    log: _Log,
-    bytes_per_token: dict[str, float],
-) -> dict[str, float]:
-    """One update of every due turn; the values of the losses' parts by name."""
+def _trained(stage: Stage, log: _Log) -> Trained:
+    """What comes of a stage that is finished."""
+    quality = None
+    if stage.measure is not None and log.measured:
+        quality = log.best if stage.measure.keep == "best" else log.measured[-1][1]
+    return Trained(
+        stage.name,
+        {player.name: player.makes for player in stage.everyone},
+        tuple(log.measured),
+        quality,
+        log.counts,
+        log.update_seconds,
+        log.bytes_per_token,
+    )
+
+
+def _update(stage: Stage, run: Run, players: Mapping[str, Player], log: _Log) -> None:
+    """One update of every due turn, logged."""
     batch = stage.source.batch(log.updates)
     values: dict[str, float] = {}
+    notes: dict[str, float] = {}
     for number, turn in enumerate(stage.turns):
         if log.updates % turn.every:
             continue
@@ -131,7 +179,7 @@ def _update(
             stage=f"{stage.name}/{number}",
             update=log.updates,
             progress=log.updates / stage.updates,
-            bytes_per_token=bytes_per_token,
+            bytes_per_token=log.bytes_per_token,
         )
         # Weights cast to a lower precision live as long as the outermost autocast: one update.
         with torch.autocast(run.engine.device, enabled=False):
@@ -154,10 +202,12 @@ def _update(
         for player in players.values():  # what a gradient passed through keeps none of it
             player.model.zero_grad(set_to_none=True)
         values |= parts
-        log.items += forward.items
-        log.tokens += forward.tokens
-        log.effort.include(forward.effort)
-    return values
+        notes |= {name: float(note.detach()) for name, note in loss.notes.items()}
+        for name, count in forward.counts.items():
+            log.counts.setdefault(name, Count()).include(count)
+    log.losses.append(values)
+    if notes:
+        log.notes.append({"update": log.updates, **notes})
 
 
 def _make_embeddings_sparse(player: Player) -> None:
@@ -185,7 +235,7 @@ def _measure(
     if value > log.best and measure.keep == "best" and run.group.rank == 0:
         tensors = weights(players[measure.player].model)
         write_tensors(folder.path / BEST, tensors, stage=folder.name)
-    log.measured.append([log.updates, value])
+    log.measured.append((log.updates, value))
 
 
 def _checkpoint(folder: StageFolder, players: Mapping[str, Player], log: _Log) -> None:
@@ -216,34 +266,43 @@ def _restore(path: Path, players: Mapping[str, Player]) -> _Log:
         player.model.eval()
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            log = json.loads(file.metadata()["log"])
-            formed(path, log, _Log)
-            return _Log(**{**log, "effort": Effort(**log.get("effort", {}))})
+            return formed(path, json.loads(file.metadata()["log"]), _Log)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise damaged(path, f"its log cannot be read: {error}") from error
 
 
-def _finish(folder: StageFolder, run: Run, log: _Log, bytes_per_token: dict[str, float]) -> None:
-    """Write the curves for people, drop the best weights' copy, seal the folder.
-
-    `bytes_per_token`: what each player keeps for its backward pass, as far as it is known.
-    """
+def _finish(stage: Stage, folder: StageFolder, run: Run, log: _Log) -> None:
+    """Write the curves for people, drop the best weights' copy, seal the folder."""
     (folder.path / BEST).unlink(missing_ok=True)
-    write_json(
-        folder.path / "curves.json",
-        {"losses": log.losses, "measured": log.measured},
-        stage=folder.name,
-    )
+    curves: dict[str, object] = {"losses": log.losses, "measured": log.measured}
+    if log.notes:
+        curves["notes"] = log.notes
+    write_json(folder.path / "curves.json", curves, stage=folder.name)
+    total = log.total
     folder.finish(
         updates=log.updates,
         measured=log.measured,
-        items=log.items,
-        padded_tokens=log.tokens,
+        items=total.items,
+        padded_tokens=total.padded_tokens,
+        players=[_counted(player, log.counts.get(player.name)) for player in stage.everyone],
         seconds=round(log.seconds, 3),
-        speed=log.effort.speed(run.engine.matmul_rate),  # of the first process
+        speed=total.effort.speed(run.engine.matmul_rate),  # of the first process
         processes=run.group.size,
-        activation_bytes_per_token=bytes_per_token,
+        activation_bytes_per_token=log.bytes_per_token,
     )
+
+
+def _counted(player: Player, count: Count | None) -> dict[str, object]:
+    """A player in the metrics of a stage: what is made of it, and what it did."""
+    count = count or Count()
+    return {
+        "name": player.name,
+        "makes": player.makes,
+        "items": count.items,
+        "padded_tokens": count.padded_tokens,
+        "tokens": count.effort.tokens,
+        "useful_flops": count.effort.flops,
+    }
 
 
 def _inputs(stage: Stage, run: Run) -> dict[str, Any]:

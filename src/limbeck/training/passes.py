@@ -15,10 +15,10 @@ A pass knows no task, loss or optimiser.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -34,27 +34,46 @@ from limbeck.training.run import Run
 
 Features = dict[str, Tensor]
 Collate = Callable[[np.ndarray], Features]
+Outputs = dict[str, Tensor]
 Call = Callable[[nn.Module, Features], Tensor]
+CallSeveral = Callable[[nn.Module, Features], Mapping[str, Tensor]]
 
 
 @dataclass(slots=True)
 class _MicroBatch:
-    """One slice of a player's items: where its rows go, and its output with its graph.
+    """One slice of a player's items: where its rows go, and its outputs with their graph.
 
-    `output` is None where the graph was not kept; `compute` then gives it again.
+    `outputs` are None where the graph was not kept; `compute` then gives them again.
     """
 
     positions: Tensor
-    compute: Callable[[], Tensor]
-    output: Tensor | None
+    compute: Callable[[], Outputs]
+    outputs: Outputs | None
 
 
 @dataclass(slots=True)
 class _Record:
-    """One player's outputs in this update: the gathered leaf and the slices behind it."""
+    """One player's outputs in this update: the gathered leaves and the slices behind them."""
 
-    leaf: Tensor
+    leaves: Outputs
     slices: list[_MicroBatch]
+
+
+@dataclass(slots=True)
+class Count:
+    """What one player did: items, their tokens with padding, and its effort without; the seconds
+    belong to whole updates and are not counted here.
+    """
+
+    items: int = 0
+    padded_tokens: int = 0
+    effort: Effort = field(default_factory=Effort)
+
+    def include(self, other: Count) -> None:
+        """Add what was counted elsewhere."""
+        self.items += other.items
+        self.padded_tokens += other.padded_tokens
+        self.effort.include(other.effort)
 
 
 class Pass:
@@ -76,10 +95,9 @@ class Pass:
         progress: float,
         bytes_per_token: dict[str, float],
     ) -> None:
+        self.step = update
         self.progress = progress
-        self.items = 0  # items this process ran
-        self.tokens = 0  # padded tokens this process ran
-        self.effort = Effort()  # what this process read, and takes back; its seconds are not known
+        self.counts: defaultdict[str, Count] = defaultdict(Count)  # of this process, by player
         self._run = run
         self._players = players
         self._trains = trains
@@ -89,6 +107,11 @@ class Pass:
         self._micro_batches: Counter[str] = Counter()  # of each player, over the whole update
         self._records: list[_Record] = []
         self._nested = False  # one player's outputs were another's features
+
+    @property
+    def device(self) -> str:
+        """Where tensors of this update lie."""
+        return self._run.engine.device
 
     def model(self, player: str) -> nn.Module:
         """A player's model, for parts whose few parameters act on whole updates.
@@ -108,6 +131,15 @@ class Pass:
         Raises:
             StageError: when there is no item.
         """
+        one = call or _forward
+        return self.run_several(player, lengths, collate, lambda *given: {"": one(*given)})[""]
+
+    def run_several(
+        self, player: str, lengths: np.ndarray, collate: Collate, call: CallSeveral
+    ) -> Outputs:
+        """As `run`, for a `call` that gives several outputs by name, from one forward per item:
+        layers, or vectors of spans.
+        """
         if not len(lengths):
             raise StageError(f"Player {player!r} has no item in an update.")
         group = self._run.group
@@ -117,40 +149,43 @@ class Pass:
         order = np.argsort(lengths, kind="stable")
         share = order[group.rank :: group.size]
         slices: list[_MicroBatch] = []
-        leaf: Tensor | None = None
+        leaves: Outputs | None = None
         grad = False
         for chosen in plan_batches(lengths[share], self._run.train_tokens):
             positions = share[chosen]
-            compute, through = self._computation(player, collate(positions), call or _forward)
+            compute, through = self._computation(player, collate(positions), call)
             self._nested |= through
             grad = training or through
             padded = len(positions) * int(lengths[positions].max(initial=1))
-            self.items += len(positions)
-            self.tokens += padded
-            output = self._output(player, compute, padded) if grad else _without_graph(compute)
-            if leaf is None:
-                leaf = torch.zeros((len(lengths), *output.shape[1:]), device=output.device)
-            rows = torch.from_numpy(positions).to(output.device)
-            leaf[rows] = output.detach()
+            self.counts[player].items += len(positions)
+            self.counts[player].padded_tokens += padded
+            outputs = self._outputs(player, compute, padded) if grad else _without_graph(compute)
+            if leaves is None:
+                leaves = _leaves(len(lengths), outputs)
+            rows = torch.from_numpy(positions).to(next(iter(outputs.values())).device)
+            for name, output in outputs.items():
+                leaves[name][rows] = output.detach()
             if grad:
-                slices.append(_MicroBatch(rows, compute, output if output.requires_grad else None))
-        if leaf is None:  # fewer items than processes: another's item says what shape they have
-            compute, through = self._computation(player, collate(order[:1]), call or _forward)
+                kept = any(output.requires_grad for output in outputs.values())
+                slices.append(_MicroBatch(rows, compute, outputs if kept else None))
+        if leaves is None:  # fewer items than processes: another's item says what shape they have
+            compute, through = self._computation(player, collate(order[:1]), call)
             self._nested |= through
             grad = training or through
-            like = _without_graph(compute)
-            leaf = torch.zeros((len(lengths), *like.shape[1:]), device=like.device)
-        self._count(model, lengths[share], TRAINED if training else 1 + grad)
-        group.sum_(leaf)
+            leaves = _leaves(len(lengths), _without_graph(compute))
+        self._count(player, model, lengths[share], TRAINED if training else 1 + grad)
+        for leaf in leaves.values():
+            group.sum_(leaf)
+            if grad:
+                leaf.requires_grad_()
         if grad:
-            leaf.requires_grad_()
-            self._records.append(_Record(leaf, slices))
-        return leaf
+            self._records.append(_Record(leaves, slices))
+        return leaves
 
-    def _count(self, model: nn.Module, lengths: np.ndarray, forwards: int) -> None:
+    def _count(self, player: str, model: nn.Module, lengths: np.ndarray, forwards: int) -> None:
         """Count items of these lengths; inputs' gradients cost a forward, and so do weights'."""
         flops = model.forward_flops(lengths) if isinstance(model, Encoder | Ranker) else None
-        self.effort.read(lengths, None if flops is None else forwards * flops)
+        self.counts[player].effort.read(lengths, None if flops is None else forwards * flops)
 
     def backward(self, total: Tensor) -> None:
         """The gradient of a scalar that every process computed, into the trained players.
@@ -163,30 +198,42 @@ class Pass:
             for parameter in self._players[name].trainable:
                 if parameter.grad is not None:
                     parameter.grad /= self._run.group.size
-        of_loss = [record.leaf.grad for record in self._records]  # the same on every process
+        of_loss = [  # the same on every process
+            {name: leaf.grad for name, leaf in record.leaves.items()} for record in self._records
+        ]
         for record in self._records:
-            record.leaf.grad = None
+            for leaf in record.leaves.values():
+                leaf.grad = None
         for record, direct in zip(reversed(self._records), reversed(of_loss), strict=True):
-            # What later players sent back through their inputs is each process's share.
-            if direct is None and not self._nested:
-                continue
-            gradient = torch.zeros_like(record.leaf) if direct is None else direct
-            if self._nested:
-                through = record.leaf.grad
-                gradient += self._run.group.sum_(
-                    torch.zeros_like(gradient) if through is None else through
-                )
-            for part in record.slices:
+            gradients = {}
+            for name, leaf in record.leaves.items():
+                # What later players sent back through their inputs is each process's share.
+                own = direct[name]
+                if own is None and not self._nested:
+                    continue
+                gradient = torch.zeros_like(leaf) if own is None else own
+                if self._nested:
+                    through = leaf.grad
+                    gradient += self._run.group.sum_(
+                        torch.zeros_like(gradient) if through is None else through
+                    )
+                gradients[name] = gradient
+            for part in record.slices if gradients else ():
                 with torch.enable_grad():
-                    output = part.compute() if part.output is None else part.output
-                of_output = gradient[part.positions].to(output.dtype)
-                torch.autograd.backward(output, of_output, retain_graph=again)
-                part.output = None
+                    outputs = part.compute() if part.outputs is None else part.outputs
+                graphs = [name for name in gradients if outputs[name].requires_grad]
+                reached = graphs or list(gradients)  # without any, torch says so
+                torch.autograd.backward(
+                    [outputs[name] for name in reached],
+                    [gradients[name][part.positions].to(outputs[name].dtype) for name in reached],
+                    retain_graph=again,
+                )
+                part.outputs = None
 
     def _computation(
-        self, player: str, features: Features, call: Call
-    ) -> tuple[Callable[[], Tensor], bool]:
-        """A micro-batch's forward that gives the same output whenever it is called, and whether a
+        self, player: str, features: Features, call: CallSeveral
+    ) -> tuple[Callable[[], Outputs], bool]:
+        """A micro-batch's forward that gives the same outputs whenever it is called, and whether a
         gradient may pass through it to its features.
         """
         engine, model = self._run.engine.training(), self._players[player].model
@@ -197,21 +244,21 @@ class Pass:
         if player in self._trains:
             seed = f"{self._place} {player} {self._run.group.rank} {number}"
 
-        def compute() -> Tensor:
+        def compute() -> Outputs:
             with _autocast(engine), _dropout_seed(seed, engine.device):
-                return call(model, features).float()
+                return {name: each.float() for name, each in call(model, features).items()}
 
         return compute, any(value.requires_grad for value in features.values())
 
-    def _output(self, player: str, compute: Callable[[], Tensor], padded: int) -> Tensor:
-        """A micro-batch's output, with its graph while the activations fit in memory."""
+    def _outputs(self, player: str, compute: Callable[[], Outputs], padded: int) -> Outputs:
+        """A micro-batch's outputs, with their graph while the activations fit in memory."""
         rate = self._bytes_per_token.get(player)
         if rate is None:
             with _saved_bytes() as saved:
-                output = compute()
+                outputs = compute()
             self._bytes_per_token[player] = rate = sum(saved.values()) / padded
             self._kept_bytes += rate * padded
-            return output
+            return outputs
         if self._kept_bytes + rate * padded > self._run.activation_bytes:
             return _without_graph(compute)
         self._kept_bytes += rate * padded
@@ -237,8 +284,16 @@ def _forward(model: nn.Module, features: Features) -> Tensor:
     return output
 
 
-def _without_graph(compute: Callable[[], Tensor]) -> Tensor:
-    """An output that remembers nothing for a backward pass."""
+def _leaves(count: int, like: Outputs) -> Outputs:
+    """Zeros for the outputs of `count` items, shaped as these."""
+    return {
+        name: torch.zeros((count, *output.shape[1:]), device=output.device)
+        for name, output in like.items()
+    }
+
+
+def _without_graph(compute: Callable[[], Outputs]) -> Outputs:
+    """Outputs that remember nothing for a backward pass."""
     with torch.no_grad():
         return compute()
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from limbeck.errors import StageError
 from limbeck.schedules import constant
+from limbeck.types import Makes
 
 Schedule = Callable[[int], float]
 
@@ -24,7 +25,8 @@ class Player:
     """A model that plays a part: trained when it has an optimiser, frozen when it has none.
 
     `schedule` maps the number of steps already made to a factor on the learning rate.
-    `steps` counts the optimiser steps made so far, over all stages.
+    `steps` counts the optimiser steps made so far, over all stages. `makes` says what a trained
+    model is to become; None for frozen models, and for parts that are never exported.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Player:
     optimizer: torch.optim.Optimizer | None
     schedule: Schedule
     steps: int = 0
+    makes: Makes | None = None
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -91,6 +94,7 @@ def trained_player(
     learning_rate: float,
     schedule: Schedule,
     weight_decay: float = 0.0,
+    makes: Makes | None = "student",
 ) -> Player:
     """A player moved by AdamW; biases and one-dimensional weights are never decayed."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -102,7 +106,7 @@ def trained_player(
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
     for group in optimizer.param_groups:
         group["initial_lr"] = learning_rate
-    return Player(name, model, optimizer, schedule)
+    return Player(name, model, optimizer, schedule, makes=makes)
 
 
 def frozen_player(name: str, model: nn.Module) -> Player:

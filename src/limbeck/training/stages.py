@@ -1,8 +1,8 @@
 """What is one stage of training: who plays, from which examples, by which losses, how long?
 
 A stage is a description; `limbeck.training.loop.train` carries it out. It is checked when it is
-built: a turn that trains an unknown or frozen player, or a stage that asks for signals that no
-forward declares, is refused before anything runs.
+built: a turn that trains an unknown or frozen player, or two scorers of one name, are refused
+before anything runs. It knows no task and no method.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from limbeck.errors import StageError
-from limbeck.types import Loss, Signals
+from limbeck.types import Loss, Scores, Signals
 
 if TYPE_CHECKING:
     from limbeck.training.passes import Pass
@@ -31,17 +31,62 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Scorer:
+    """Scores of the examples of an update by one model, teacher or file.
+
+    `scores(update, batch)` gives the scores named in `gives`: `NAME`, `NAME/in_batch`,
+    `NAME/layer/3` ... `inputs` (JSON-able) are what they depend on besides players and batch.
+    """
+
+    name: str
+    gives: frozenset[str]
+    scores: Callable[[Pass, Any], dict[str, Scores]]
+    inputs: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """A forward pass: the signals of a batch. `inputs` as in `Scorer`, by scorer."""
+
+    signals: Callable[[Pass, Any], Signals]
+    gives: frozenset[str] = frozenset()
+    inputs: Mapping[str, object] = field(default_factory=dict)
+
+    def __call__(self, update: Pass, batch: Any) -> Signals:
+        """The signals of a batch in an update."""
+        return self.signals(update, batch)
+
+
+def forward(*scorers: Scorer) -> Forward:
+    """The forward pass in which these scorers score each batch, in this order.
+
+    Raises:
+        StageError: when two scorers give scores of one name.
+    """
+    gives = [name for scorer in scorers for name in scorer.gives]
+    if twice := sorted({name for name in gives if gives.count(name) > 1}):
+        raise StageError(f"Two scorers of one forward give the scores {twice}. Name them apart.")
+
+    def signals(update: Pass, batch: Any) -> Signals:
+        scores: dict[str, Scores] = {}
+        for scorer in scorers:
+            scores |= scorer.scores(update, batch)
+        return Signals(scores, progress=update.progress, step=update.step)
+
+    inputs = {scorer.name: dict(scorer.inputs) for scorer in scorers if scorer.inputs}
+    return Forward(signals, frozenset(gives), inputs)
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One backward pass: how signals are made, what is wrong with them, and who learns from it.
 
-    `gives` names the scores and embeddings that `forward` makes. Every `every`-th update takes
-    this turn, the first one included.
+    Every `every`-th update takes this turn, the first one included.
     """
 
     forward: Callable[[Pass, Any], Signals]
     loss: Callable[[Signals], Loss]
     trains: frozenset[str]
-    gives: frozenset[str] = frozenset()
     every: int = 1
 
 
@@ -64,9 +109,8 @@ class Stage:
     """Players, a source of examples and the turns they take, for a number of updates.
 
     `parts` is a player that is trained but never exported (a learned temperature, an adapter).
-    `needs` names signals that the losses read. `settings` (JSON-able) joins the digest of the
-    stage, so a folder made with other settings is not taken for this one. `clip` is the largest
-    gradient norm of each trained player.
+    `settings` (JSON-able) joins the digest of the stage, so a folder made with other settings is
+    not taken for this one. `clip` is the largest gradient norm of each trained player.
     """
 
     name: str
@@ -75,7 +119,6 @@ class Stage:
     turns: Sequence[Turn]
     updates: int
     parts: Player | None = None
-    needs: frozenset[str] = frozenset()
     settings: Mapping[str, object] = field(default_factory=dict)
     measure: Measure | None = None
     clip: float = 1.0
@@ -91,12 +134,6 @@ class Stage:
                     f"Turn {number} of stage {self.name!r} trains {sorted(unknown)}, but only "
                     f"{sorted(trainable)} have an optimiser."
                 )
-        given = frozenset().union(*(turn.gives for turn in self.turns))
-        if missing := self.needs - given:
-            raise StageError(
-                f"Stage {self.name!r} needs the signals {sorted(missing)}, but its turns only give "
-                f"{sorted(given)}. Use a teacher or a setting that gives them."
-            )
 
     @property
     def everyone(self) -> list[Player]:

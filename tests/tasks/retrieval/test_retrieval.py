@@ -10,16 +10,17 @@ import torch
 from limbeck.candidates import Candidates
 from limbeck.data.collection import Collection, Texts
 from limbeck.data.scores import ScoredPairs
+from limbeck.errors import StageError
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import cut_layers, with_dimension
 from limbeck.objectives.listwise import cross_entropy
 from limbeck.sources import ListBatch, ListSource, TextBatch
 from limbeck.tasks.fit import TrainingSettings, player
-from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.retrieval.scorers import signals_with
+from limbeck.tasks.retrieval import Retrieval, asking
+from limbeck.tasks.retrieval.scorers import cross, dual, embeddings, from_batch, stored, taught
 from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, ScoresTeacher
 from limbeck.teachers.score_store import ScoreStore
-from limbeck.training import Turn, frozen_player
+from limbeck.training import Turn, forward, frozen_player
 from limbeck.types import Loss, PassageId, QueryId, Signals
 from retrieval_here import a_frozen_pass, a_task, encoded, in_memory, signals_of
 
@@ -41,8 +42,8 @@ BATCH = ListBatch(
     passages=np.array([3, 5, 8, 21, 30]),
     lists=np.array([[0, 3, 1], [4, 2, 0], [1, 3, -1]]),
     labelled=np.array([True, False, True]),
-    spared=np.array([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]], dtype=bool),
-    teacher=None,
+    not_negatives=np.array([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]], dtype=bool),
+    scores={},
 )
 
 
@@ -58,8 +59,9 @@ def by_hand(task: Retrieval, encoder: Encoder) -> np.ndarray:
 
 def test_scores_are_those_of_plain_sentence_transformers(task: Retrieval, student: Encoder) -> None:
     teacher = DualTeacher("teacher", task.base.encoder)
-    signals = signals_of(task.score_update(student, teacher), BATCH, student, task)
-    assert set(signals.scores) == signals_with(teacher)
+    both = forward(dual(task, "student", student), stored(task, "teacher", teacher))
+    signals = signals_of(both, BATCH, student, task)
+    assert set(signals.scores) == both.gives
     for name, encoder in (("student", student), ("teacher", teacher.encoder)):
         expected = by_hand(task, encoder)
         everyone, own = signals.scores[f"{name}/in_batch"], signals.scores[name]
@@ -68,11 +70,11 @@ def test_scores_are_those_of_plain_sentence_transformers(task: Retrieval, studen
             filled = columns >= 0
             found = own.values[row].numpy()[filled]
             np.testing.assert_allclose(found, expected[row, columns[filled]], atol=1e-5)
-    assert signals.progress == 0.25
+    assert (signals.progress, signals.step) == (0.25, 0)
 
 
 def test_masks_and_targets(task: Retrieval, student: Encoder) -> None:
-    signals = signals_of(task.score_update(student), BATCH, student, task)
+    signals = signals_of(forward(dual(task, "student", student)), BATCH, student, task)
     assert set(signals.scores) == {"student", "student/in_batch"}
     own, everyone = signals.scores["student"], signals.scores["student/in_batch"]
     assert own.mask.tolist() == [[True] * 3, [True] * 3, [True, True, False]]
@@ -84,34 +86,80 @@ def test_masks_and_targets(task: Retrieval, student: Encoder) -> None:
 
 
 def test_a_batch_is_left_as_it_was(task: Retrieval, student: Encoder) -> None:
-    before = BATCH.spared.copy()
-    signals_of(task.score_update(student), BATCH, student, task)
-    assert np.array_equal(BATCH.spared, before)
+    before = BATCH.not_negatives.copy()
+    signals_of(forward(dual(task, "student", student)), BATCH, student, task)
+    assert np.array_equal(BATCH.not_negatives, before)
 
 
-def test_a_ranker_teachers_scores_come_from_the_batch(task: Retrieval, student: Encoder) -> None:
-    scores = np.array([[3.0, 1, 2], [0, -1, -2], [5, 4, 0]], dtype=np.float32)
-    batch = replace(BATCH, teacher=scores)
-    signals = signals_of(task.score_update(student), batch, student, task)
-    assert signals.scores["teacher"].values.tolist() == scores.tolist()
-    assert torch.equal(signals.scores["teacher"].mask, signals.scores["student"].mask)
-    assert "teacher/in_batch" not in signals.scores
+def test_scores_of_any_number_of_teachers_come_from_the_batch(
+    task: Retrieval, student: Encoder
+) -> None:
+    """NaN is a pair that nobody was asked about: masked, and no target where it is the positive."""
+    first = np.array([[3.0, 1, 2], [0, -1, -2], [5, 4, np.nan]], dtype=np.float32)
+    second = np.array([[np.nan, 1, 2], [0, np.nan, -2], [5, 4, np.nan]], dtype=np.float32)
+    batch = replace(BATCH, scores={"one": first, "two": second})
+    own, one, two = dual(task, "student", student), from_batch("one"), from_batch("two")
+    scores = signals_of(forward(own, one, two), batch, student, task).scores
+    assert set(scores) == {"student", "student/in_batch", "one", "two"}
+    assert torch.equal(scores["one"].mask, scores["student"].mask)
+    assert torch.equal(scores["one"].target, scores["student"].target)
+    assert scores["two"].mask.tolist() == (~np.isnan(second)).tolist()
+    assert scores["two"].target.tolist() == [-1, -1, 0]
+    for name, expected in (("one", first), ("two", second)):
+        assert scores[name].values.tolist() == np.nan_to_num(expected).tolist()
+
+
+def test_the_widest_scores_are_those_that_everybody_named_has(
+    task: Retrieval, student: Encoder
+) -> None:
+    batch = replace(BATCH, scores={"pairs": np.zeros((3, 3), dtype=np.float32)})
+    scorers = dual(task, "student", student), stored(task, "dual", task.base), from_batch("pairs")
+    signals = signals_of(forward(*scorers), batch, student, task)
+    scores = signals.scores
+    both = signals.widest("student", "dual")
+    assert [id(each) for each in both] == [
+        id(scores["student/in_batch"]),
+        id(scores["dual/in_batch"]),
+    ]
+    three = ("student", "dual", "pairs")
+    assert [id(each) for each in signals.widest(*three)] == [id(scores[name]) for name in three]
+    with pytest.raises(StageError, match="reads the signal 'teacher', but the forward gives only"):
+        signals.widest("student", "teacher")
+
+
+def test_vectors_that_somebody_holds_are_not_read_again(
+    task: Retrieval, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = task.vectors(task.base, "passage")
+
+    def read_again(*_: object, **__: object) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(asking, "embed_collection", read_again)
+    assert task.unshared().vectors(task.base, "passage") is held
 
 
 def test_a_former_student_and_a_ranker_are_asked_in_the_update(
     task: Retrieval, student: Encoder, tiny_encoder: Encoder, tiny_ranker: Ranker
 ) -> None:
-    forward = task.score_update(student, reference=tiny_encoder, ranker=tiny_ranker)
-    signals = forward(
-        a_frozen_pass(student, task, reference=tiny_encoder, ranker=tiny_ranker), BATCH
-    ).scores
+    everybody = forward(
+        dual(task, "student", student),
+        dual(task, "reference", tiny_encoder),
+        cross(task, "ranker", tiny_ranker),
+    )
+    update = a_frozen_pass(student, task, reference=tiny_encoder, ranker=tiny_ranker)
+    signals = everybody(update, BATCH).scores
+    # 3 queries and 5 passages, each once; 8 pairs
+    counted = {name: count.items for name, count in update.counts.items()}
+    assert counted == {"student": 8, "reference": 8, "ranker": 8}
     assert set(signals) == {"student", "student/in_batch", "reference", "reference/in_batch"} | {
         "ranker"
     }
     for name, encoder in (("student", student), ("reference", tiny_encoder)):
         found = signals[f"{name}/in_batch"].values.numpy()
         np.testing.assert_allclose(found, by_hand(task, encoder), atol=1e-5)
-    ranked = signals_of(task.rank_update(tiny_ranker), BATCH, tiny_ranker, task).scores["student"]
+    alone = forward(cross(task, "student", tiny_ranker))
+    ranked = signals_of(alone, BATCH, tiny_ranker, task).scores["student"]
     assert torch.equal(signals["ranker"].values, ranked.values)
     for name in ("reference", "ranker"):  # row for row what the student is asked
         assert torch.equal(signals[name].mask, signals["student"].mask)
@@ -132,22 +180,22 @@ def test_each_distinct_text_is_encoded_once(tmp_path: Path, student: Encoder) ->
         passages=np.array([0, 2, 3, 4]),
         lists=np.array([[1, 0], [0, 3], [3, 2]]),
         labelled=np.array([True, True, True]),
-        spared=np.zeros((3, 4), dtype=bool),
-        teacher=None,
+        not_negatives=np.zeros((3, 4), dtype=bool),
     )
     update = a_frozen_pass(student, task)
-    values = task.score_update(student)(update, batch).scores["student/in_batch"].values
-    assert update.items == 2 + 3
+    values = dual(task, "student", student).scores(update, batch)["student/in_batch"].values
+    assert update.counts["student"].items == 2 + 3
     assert torch.equal(values[0], values[2])
     assert torch.equal(values[:, 1], values[:, 3])
 
 
-def test_rank_update_scores_each_querys_own_list(
+def test_a_ranker_scores_each_querys_own_list(
     tmp_path: Path, tiny_encoder: Encoder, tiny_ranker: Ranker
 ) -> None:
     collection = in_memory()
     task = a_task(tmp_path, tiny_encoder, collection)
-    scores = signals_of(task.rank_update(tiny_ranker), BATCH, tiny_ranker, task).scores["student"]
+    alone = forward(cross(task, "student", tiny_ranker))
+    scores = signals_of(alone, BATCH, tiny_ranker, task).scores["student"]
     for row, columns in enumerate(BATCH.lists):
         query = collection.queries.texts[BATCH.queries[row]]
         passages = [collection.passages.texts[BATCH.passages[at]] for at in columns if at >= 0]
@@ -157,20 +205,20 @@ def test_rank_update_scores_each_querys_own_list(
         np.testing.assert_allclose(scores.values[row].numpy()[columns >= 0], expected, atol=1e-5)
     assert scores.mask.tolist() == (BATCH.lists >= 0).tolist()
     assert scores.values[2, 2] == 0
-    assert scores.target.tolist() == [0, 0, 0]
+    assert scores.target.tolist() == [0, -1, 0]  # the second query is not judged
 
 
 @pytest.mark.parametrize("dimension", [None, 16])
-def test_embed_texts_aligns_student_and_teacher(
+def test_embeddings_align_student_and_teacher(
     task: Retrieval, student: Encoder, dimension: int | None
 ) -> None:
     """Rows are the queries, then the passages; the teacher keeps its own width."""
     if dimension:
         student = with_dimension(student, dimension, seed=0)
-    forward, width = task.embed_texts(student, task.base)
+    both, width = embeddings(task, student, task.base)
     assert width == 32
     batch = TextBatch(queries=np.array([24, 0]), passages=np.array([7, 2, 30]))
-    found = signals_of(forward, batch, student, task).embeddings
+    found = signals_of(both, batch, student, task).embeddings
     for name, encoder in (("student", student), ("teacher", task.base.encoder)):
         queries = [task.collection.queries.texts[at] for at in batch.queries]
         passages = [task.collection.passages.texts[at] for at in batch.passages]
@@ -180,10 +228,10 @@ def test_embed_texts_aligns_student_and_teacher(
     assert found["student"].shape == (5, dimension or 32)
 
 
-def test_embed_texts_works_on_passages_alone(task: Retrieval, student: Encoder) -> None:
-    forward, _ = task.embed_texts(student, task.base)
+def test_embeddings_of_passages_alone(task: Retrieval, student: Encoder) -> None:
+    both, _ = embeddings(task, student, task.base)
     nothing = np.array([], dtype=np.int64)
-    found = signals_of(forward, TextBatch(nothing, np.array([3])), student, task).embeddings
+    found = signals_of(both, TextBatch(nothing, np.array([3])), student, task).embeddings
     assert found["student"].shape == found["teacher"].shape == (1, 32)
 
 
@@ -243,8 +291,8 @@ def test_lists_keep_positives_and_pool_apart(listed: Retrieval) -> None:
     assert [entry.positives.tolist() for entry in lists] == [[0, 1], [2], [], []]
     # positives leave the pool, also where they were found; judged negatives stay
     assert [entry.pool.tolist() for entry in lists] == [[4, 5], [6, 7], [5, 3], [9, 3]]
-    assert all(entry.scores is None for entry in lists)
-    assert not any(listed.counts.values())
+    assert not any(entry.scores for entry in lists)
+    assert not any(lists.dropped.values())
 
 
 def test_a_text_stands_in_a_list_once(listed: Retrieval) -> None:
@@ -257,7 +305,7 @@ def test_queries_without_two_passages_are_left_out_and_counted(listed: Retrieval
     """q0 has two positives, q1 only its positive, q2 a single candidate, q3 two."""
     lists = listed.lists(pools([], [2], [5], [5, 6]))
     assert [entry.query_id for entry in lists] == ["q0", "q3"]
-    assert listed.counts["training queries without two passages to compare"] == 2
+    assert lists.dropped["training queries without two passages to compare"] == 2
 
 
 def test_with_a_teacher_an_unlabelled_pool_is_in_its_order(listed: Retrieval) -> None:
@@ -265,7 +313,7 @@ def test_with_a_teacher_an_unlabelled_pool_is_in_its_order(listed: Retrieval) ->
     assert [entry.pool.tolist() for entry in lists] == [[7, 5], [7, 5], [9, 4, 5], [5, 6]]
     for entry in lists:
         shown = np.concatenate([entry.positives, entry.pool])
-        assert entry.scores.tolist() == [10 - at + 20 * (at == 9) for at in shown]
+        assert entry.scores["teacher"].tolist() == [10 - at + 20 * (at == 9) for at in shown]
 
 
 def test_scores_of_a_file_are_its_queries_candidates(listed: Retrieval) -> None:
@@ -284,10 +332,12 @@ def test_scores_of_a_file_are_its_queries_candidates(listed: Retrieval) -> None:
     assert [entry.query_id for entry in lists] == ["q0", "q1", "q3"]
     assert [entry.positives.tolist() for entry in lists] == [[1], [], []]
     assert [entry.pool.tolist() for entry in lists] == [[9, 4], [6, 5], [0, 3]]
-    assert [entry.scores.tolist() for entry in lists] == [[3, 2, 1], [2, 1], [5, 1]]
-    assert lists[0].spared.tolist() == [0]  # the positive without a score is no negative either
-    assert listed.counts["positives left out: the teacher has no score"] == 2
-    assert listed.counts["training queries without two passages to compare"] == 1
+    assert [entry.scores["teacher"].tolist() for entry in lists] == [[3, 2, 1], [2, 1], [5, 1]]
+    assert lists.entries[0].not_negatives.tolist() == [
+        0
+    ]  # the positive without a score is no negative either
+    assert lists.dropped["positives left out: the teacher has no score"] == 2
+    assert lists.dropped["training queries without two passages to compare"] == 1
 
 
 def test_queries_that_a_file_has_no_score_of_are_not_asked_about(listed: Retrieval) -> None:
@@ -301,17 +351,17 @@ def test_likely_false_negatives_leave_and_are_counted(listed: Retrieval) -> None
     """q0's best positive scores 10, q1's 8: with a margin of 5, scores up to 5 and up to 3 stay."""
     lists = listed.lists(pools([4, 5, 9], [3, 7, 6], [9, 4]), teacher=Table(), margin=5.0)
     assert [entry.pool.tolist() for entry in lists] == [[5], [7], [9, 4]]
-    assert listed.counts["candidates dropped: scored near the positive"] == 4
-    assert lists[0].scores.tolist() == [10, 9, 5]
+    assert lists.dropped["candidates dropped: scored near the positive"] == 4
+    assert lists.entries[0].scores["teacher"].tolist() == [10, 9, 5]
     # nor are they negatives where another query brings them; unlabelled queries keep everything
-    assert [entry.spared.tolist() for entry in lists] == [[4, 9], [3, 6], []]
+    assert [entry.not_negatives.tolist() for entry in lists] == [[4, 9], [3, 6], []]
 
 
-def test_what_is_ranked_too_high_is_spared(listed: Retrieval) -> None:
-    lists = listed.lists(pools([4, 0, 5, 6], [7, 6], [9, 4]), first_rank=1)
+def test_what_is_ranked_too_high_is_no_negative(listed: Retrieval) -> None:
+    lists = listed.lists(pools([4, 0, 5, 6], [7, 6], [9, 4]), negatives_from=1)
     assert [entry.pool.tolist() for entry in lists] == [[5, 6], [6], [9, 4]]
-    assert [entry.spared.tolist() for entry in lists] == [[4], [7], []]
-    assert listed.counts["candidates dropped: ranked too high"] == 2
+    assert [entry.not_negatives.tolist() for entry in lists] == [[4], [7], []]
+    assert lists.dropped["candidates dropped: ranked too high"] == 2
 
 
 def test_positives_of_a_query_with_the_same_text_are_no_negatives(
@@ -326,7 +376,7 @@ def test_positives_of_a_query_with_the_same_text_are_no_negatives(
     )
     lists = a_task(tmp_path, tiny_encoder, collection).lists(pools([1, 3], [0, 4], [0, 1, 3]))
     assert [entry.pool.tolist() for entry in lists] == [[3], [4], [0, 1, 3]]
-    assert [entry.spared.tolist() for entry in lists] == [[1], [0], []]
+    assert [entry.not_negatives.tolist() for entry in lists] == [[1], [0], []]
 
 
 @pytest.fixture
@@ -349,10 +399,10 @@ def test_a_querys_own_text_is_no_negative_of_it(own: Retrieval) -> None:
     """Neither in its list, from whatever pool, nor where another query brings it."""
     lists = own.lists(pools([0, 4, 6], [5, 0, 4]))
     assert [entry.pool.tolist() for entry in lists] == [[4, 6], [0, 4]]
-    assert [entry.spared.tolist() for entry in lists] == [[0], [3]]
+    assert [entry.not_negatives.tolist() for entry in lists] == [[0], [3]]
     batch = ListSource(lists, 2, 3, seed=0).batch(0)
     [row] = np.flatnonzero(batch.queries == 0)
-    assert batch.spared[row].tolist() == [at in (0, 2) for at in batch.passages]
+    assert batch.not_negatives[row].tolist() == [at in (0, 2) for at in batch.passages]
     kept = replace(own, collection=replace(own.collection, keep_own_passage=True))
     lists = kept.lists(pools([0, 4, 6], [5, 0, 4]))
     assert [entry.pool.tolist() for entry in lists] == [[0, 4, 6], [3, 0, 4]]
@@ -387,19 +437,19 @@ def test_a_source_is_scored_where_it_is_drawn_and_nowhere_else(listed: Retrieval
             return super().score_pairs(pairs, work)
 
     plain = ListSource(lists, 2, 3, seed=0, start=1)
-    scored = listed.scored(plain, 3, Counting())
+    scored = listed.scored(plain, 3, "t", Counting())
     shown = set()
     for update in range(3):
         batch, before = scored.batch(update), plain.batch(update)
         assert np.array_equal(batch.lists, before.lists)
         assert np.array_equal(batch.passages, before.passages)
-        for query, row, scores in zip(batch.queries, batch.lists, batch.teacher, strict=True):
+        for query, row, scores in zip(batch.queries, batch.lists, batch.scores["t"], strict=True):
             passages = batch.passages[row[row >= 0]]
             assert scores[row >= 0].tolist() == [10 - at + 20 * (at == 9) for at in passages]
             shown |= {(int(query), int(passage)) for passage in passages}
     assert sorted(asked) == sorted(shown)
     everything = sum(len(entry.positives) + len(entry.pool) for entry in lists)
-    unknown = sum(int(np.isnan(entry.scores).sum()) for entry in scored.lists)
+    unknown = sum(int(np.isnan(entry.scores["t"]).sum()) for entry in scored.lists)
     assert unknown == everything - len(shown) > 0
 
 
@@ -512,7 +562,6 @@ def test_what_a_model_in_training_says_is_not_shared(
     moving = DualTeacher("student", student.frozen())
     own = task.unshared().mined(queries, depth=5, miner=moving)
     assert not task.store.list()
-    assert task.unshared().counts is task.counts
     task.mined(queries, depth=5, miner=task.base)
     assert {entry.name for entry in task.store.list()} == {"base"}
     assert len(own) == len(queries)
@@ -532,7 +581,7 @@ def test_players_go_from_stage_to_stage(
         def loss(signals: Signals) -> Loss:
             return Loss({"contrastive": cross_entropy(signals.scores["student/in_batch"], 0.05)})
 
-        return Turn(task.score_update(encoder), loss, trains=frozenset({"student"}))
+        return Turn(forward(dual(task, "student", encoder)), loss, trains=frozenset({"student"}))
 
     whole, halves = cut_layers(tiny_encoder, 2), cut_layers(tiny_encoder, 2)
     one, two = (player("student", model, settings, 6) for model in (whole, halves))
@@ -548,7 +597,7 @@ def test_players_go_from_stage_to_stage(
     task.train_stage("whole", [one, frozen], source, turn(whole), 6, settings)
     task.train_stage("first", [two, frozen], source, turn(halves), 3, settings)
     later = replace(source, start=3)
-    value = task.train_stage("second", [two, frozen], later, turn(halves), 3, settings)
+    value = task.train_stage("second", [two, frozen], later, turn(halves), 3, settings).quality
     assert (one.steps, two.steps) == (6, 6)
     assert halves.weights_digest() == whole.weights_digest()
     assert tiny_ranker.weights_digest() == before
@@ -568,9 +617,9 @@ def test_lists_feed_a_source_whose_positives_are_judged(task: Retrieval) -> None
 
 
 def test_only_a_teacher_with_vectors_scores_in_batch(
-    tiny_encoder: Encoder, tiny_ranker: Ranker
+    task: Retrieval, tiny_encoder: Encoder, tiny_ranker: Ranker
 ) -> None:
-    dual, cross = DualTeacher("d", tiny_encoder), CrossTeacher("c", tiny_ranker)
-    both = EnsembleTeacher("e", (dual, cross), (0.5, 0.5), (0.0, 0.0), (1.0, 1.0))
-    assert "teacher/in_batch" in signals_with(dual)
-    assert "teacher/in_batch" not in signals_with(both)
+    vectors, pairs = DualTeacher("d", tiny_encoder), CrossTeacher("c", tiny_ranker)
+    both = EnsembleTeacher("e", (vectors, pairs), (0.5, 0.5), (0.0, 0.0), (1.0, 1.0))
+    assert taught(task, "teacher", vectors).gives == {"teacher", "teacher/in_batch"}
+    assert taught(task, "teacher", both).gives == {"teacher"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from limbeck.store import digest
 from limbeck.teachers import DualTeacher, Teacher
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.scoring import embed_collection, score_pairs
-from limbeck.training import Run
+from limbeck.training import Run, Trained
 from limbeck.types import QueryId, Role, Split
 
 
@@ -31,9 +32,8 @@ class Asking:
     """One collection in one run, for recipes to work on.
 
     `base` is the encoder that the student is cut from, as a teacher: it mines where no better one
-    can. `given` are pairs that others found: candidates besides. `counts` say what rules left out
-    of the last `lists`, and `trained` names the stages that trained a model, since each was last
-    cleared; they reach the report. `suffix` ends the names of these stages.
+    can. `given` are pairs that others found: candidates besides. `trained` are the stages that
+    trained a model on it, in order, and `suffix` ends their names.
     """
 
     collection: Collection
@@ -41,15 +41,21 @@ class Asking:
     base: DualTeacher
     store: ScoreStore | None
     given: Sequence[ScoredPairs] = ()
-    counts: dict[str, int] = field(default_factory=dict)
-    trained: list[str] = field(default_factory=list)
+    trained: list[Trained] = field(default_factory=list)
     suffix: str = ""
     _tokens: dict[tuple[str, Role, str], TokenStore] = field(default_factory=dict)
     _equal: dict[Role, np.ndarray] = field(default_factory=dict)
+    _vectors: WeakValueDictionary[tuple[str, str, Role, bytes], np.ndarray] = field(
+        default_factory=WeakValueDictionary
+    )
 
     def unshared(self) -> Self:
         """The same task, but what teachers say stays in this run: for models still in training."""
         return replace(self, store=None)
+
+    def for_recipe(self) -> Self:
+        """The same task, with a record of its own of what is trained on it."""
+        return replace(self, trained=[])
 
     def from_base(self, base: DualTeacher, name: str) -> Self:
         """The same task for a model that starts from another base, which mines for it; the stages
@@ -114,7 +120,22 @@ class Asking:
     def vectors(
         self, teacher: Teacher, role: Role, queries: np.ndarray | None = None
     ) -> np.ndarray:
-        """A dual teacher's vectors of all passages, or of the queries at these positions."""
+        """A dual teacher's vectors of all passages, or of the queries at these positions.
+
+        They are read once as long as anybody holds them.
+        """
+        key = (teacher.name, teacher.digest, role, b"" if queries is None else queries.tobytes())
+
+        def made() -> np.ndarray:
+            known = self._vectors.get(key)
+            if known is None:
+                known = self._vectors[key] = self._embedded(teacher, role, queries)
+            return known
+
+        return self.run.first(made)  # also where one process holds them and another does not
+
+    def _embedded(self, teacher: Teacher, role: Role, queries: np.ndarray | None) -> np.ndarray:
+        """A dual teacher's vectors, by an artefact of the run."""
         what = "passages" if role == "passage" else "queries"
         positions = np.arange(len(self.collection.passages)) if queries is None else queries
         inputs = {
@@ -125,19 +146,16 @@ class Asking:
             "engine": self.run.engine.key(),
         }
         name = f"encode-{teacher.name}-{what}-{digest(inputs)[:8]}"
-        folder = self.run.first(lambda: self.run.stage(name, inputs))
-        return self.run.first(
-            lambda: embed_collection(
-                teacher,
-                self.collection,
-                role,
-                positions,
-                self.tokens,
-                folder=folder,
-                store=self.store,
-                engine=self.run.engine,
-                progress=self.run.progress,
-            )
+        return embed_collection(
+            teacher,
+            self.collection,
+            role,
+            positions,
+            self.tokens,
+            folder=self.run.stage(name, inputs),
+            store=self.store,
+            engine=self.run.engine,
+            progress=self.run.progress,
         )
 
     def pools(

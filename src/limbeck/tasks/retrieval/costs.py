@@ -22,14 +22,14 @@ from limbeck.errors import ConfigError
 from limbeck.inference import embed, plan_batches, text_lengths
 from limbeck.models.encoder import Encoder
 from limbeck.search import BM25
-from limbeck.sources import ListSource, QueryList
-from limbeck.store import read_done
+from limbeck.sources import ListSource, QueryList, QueryLists
 from limbeck.tasks.fit import train_model
+from limbeck.tasks.retrieval.scorers import dual
 from limbeck.tasks.retrieval.systems import DEPTH
 from limbeck.tasks.retrieval.task import ListSettings, Retrieval
 from limbeck.teachers import DualTeacher, Teacher
 from limbeck.teachers.jobs import known_texts
-from limbeck.training import Turn
+from limbeck.training import Turn, forward
 from limbeck.training.distributed import Group
 from limbeck.types import Loss, QueryId, Role, Signals, Silent
 
@@ -228,21 +228,20 @@ def _training(
         )
         if len(own)
     ]
-    source = ListSource(lists, len(lists), PROBED_LIST, 0)
+    source = ListSource(QueryLists(lists), len(lists), PROBED_LIST, 0)
 
     def loss(signals: Signals) -> Loss:
         return Loss({"probe": signals.scores["student/in_batch"].values.square().mean()})
 
-    turn = Turn(task.score_update(encoder), loss, trains=frozenset({"student"}))
+    turn = Turn(forward(dual(task, "student", encoder)), loss, trains=frozenset({"student"}))
     seconds, kept = [], 0.0
     for updates in (1, 3):
         stage = f"probe-{name}-{updates}"
         settings = ListSettings(updates=updates, measures=0)
         started = time.perf_counter()
-        train_model(task, stage, encoder, source, turn, settings)
+        trained = train_model(task, stage, encoder, source, turn, settings)
         seconds.append(time.perf_counter() - started)
-        done = read_done(task.run.folder / "stages" / f"train-{stage}")
-        kept = done.metrics["activation_bytes_per_token"]["student"]
+        kept = trained.bytes_per_token["student"]
     read = len(lists) * tokens["query"] + len(passages) * tokens["passage"]
     return max((seconds[1] - seconds[0]) / 2, seconds[1] / 6) / read, kept
 

@@ -8,7 +8,7 @@ loss says, is the recipes' business.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field
@@ -18,11 +18,11 @@ from limbeck.models.encoder import Encoder, Ranker
 from limbeck.objectives.listwise import cross_entropy
 from limbeck.sources import ListSource
 from limbeck.tasks.fit import TrainingSettings, train_model, updates_of
-from limbeck.tasks.retrieval.scorers import signals_with
+from limbeck.tasks.retrieval.scorers import cross, dual, taught
 from limbeck.tasks.retrieval.task import ListSettings, Retrieval
 from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
-from limbeck.training import Turn, frozen_player
-from limbeck.types import Loss, Signals
+from limbeck.training import Trained, Turn, forward, frozen_player
+from limbeck.types import Loss, Makes, Signals
 
 
 class StagedSettings(ListSettings):
@@ -50,7 +50,7 @@ class StagedSettings(ListSettings):
         16, ge=1, description="queries in one update of a cross-encoder"
     )
 
-    def of_stage(self, updates: int | None, rate: float, keep: str = "last") -> Self:
+    def of_stage(self, updates: int | None, rate: float, keep: Literal["best", "last"]) -> Self:
         """The same for one stage: its updates, its learning rate, the weights it ends with."""
         changes = {"updates": updates, "learning_rate": rate, "keep": keep}
         return self.model_copy(update=changes)
@@ -80,10 +80,11 @@ def train_contrastive(
     source: ListSource,
     settings: ListSettings,
     temperature: float,
-) -> float | None:
+    *,
+    makes: Makes,
+) -> Trained:
     """Train an encoder in place: L = -(1/B) sum_b log softmax(s_b / temperature)[p_b] over all
     passages of the update, its own positive, its mined negatives and those of the other queries.
-    The result is what dev says of it, if it was asked.
 
     Source: Karpukhin et al. 2020, arXiv:2004.04906, section 3.
     """
@@ -91,21 +92,16 @@ def train_contrastive(
     def loss(signals: Signals) -> Loss:
         return Loss({"contrastive": cross_entropy(signals.scores["student/in_batch"], temperature)})
 
-    turn = Turn(
-        task.score_update(encoder),
-        loss,
-        trains=frozenset({"student"}),
-        gives=frozenset({"student", "student/in_batch"}),
-    )
-    needs = frozenset({"student/in_batch"})
+    turn = Turn(forward(dual(task, "student", encoder)), loss, trains=frozenset({"student"}))
     given = _Contrast(**_common(settings), temperature=temperature)
-    return train_model(task, name, encoder, source, turn, given, needs=needs)
+    return train_model(task, name, encoder, source, turn, given, makes=makes)
 
 
 def train_listwise(
     task: Retrieval, name: str, ranker: Ranker, source: ListSource, settings: ListSettings
-) -> None:
-    """Train a ranker in place: L = -(1/B) sum_b log softmax(s_b)[0] over each query's own list.
+) -> Trained:
+    """Train a ranker, a teacher, in place: L = -(1/B) sum_b log softmax(s_b)[0] over each query's
+    own list.
 
     Source: Gao et al. 2021, arXiv:2101.08751, eq. 2.
     """
@@ -113,9 +109,8 @@ def train_listwise(
     def loss(signals: Signals) -> Loss:
         return Loss({"listwise": cross_entropy(signals.scores["student"])})
 
-    forward, student = task.rank_update(ranker), frozenset({"student"})
-    turn = Turn(forward, loss, trains=student, gives=student)
-    train_model(task, name, ranker, source, turn, common(settings), needs=student)
+    turn = Turn(forward(cross(task, "student", ranker)), loss, trains=frozenset({"student"}))
+    return train_model(task, name, ranker, source, turn, common(settings), makes="teacher")
 
 
 def train_taught(
@@ -127,49 +122,38 @@ def train_taught(
     loss: Callable[[Signals], Loss],
     settings: TrainingSettings,
     *,
-    former: bool,
-) -> float | None:
-    """Train a student in place by a loss that reads `student` and `teacher`, both `/in_batch` where
-    the teacher has vectors, and `reference` where the student as it is now stands by, frozen.
+    former: bool = False,
+) -> Trained:
+    """Train a student in place by a loss that reads `student` and `teacher`, both `/in_batch` too
+    where the teacher has vectors, and `reference` where the student as it is now stands by, frozen.
 
-    A teacher without vectors is asked for what the source shows in this stage, and no more. The
-    result is what dev says of the student, if it was asked.
+    A teacher without vectors whose scores the lists do not carry yet is asked for what the source
+    shows in this stage, and no more.
     """
-    over = "/in_batch" if teacher.in_batch else ""
-    if not teacher.in_batch:
-        source = task.scored(source, updates_of(settings, source.updates_per_pass), teacher)
-    names = ("student", "teacher", "reference") if former else ("student", "teacher")
-    reference = student.frozen() if former else None
-    turn = Turn(
-        task.score_update(student, teacher, reference=reference),
-        loss,
-        trains=frozenset({"student"}),
-        gives=signals_with(teacher, reference=former),
-    )
-    return train_model(
-        task,
-        name,
-        student,
-        source,
-        turn,
-        settings,
-        teacher=teacher,
-        needs=frozenset(each + over for each in names),
-        reference=None if reference is None else frozen_player("reference", reference),
-    )
+    if not teacher.in_batch and "teacher" not in source.lists.scored_by:
+        updates = updates_of(settings, source.updates_per_pass)
+        source = task.scored(source, updates, "teacher", teacher)
+    scorers, frozen = [dual(task, "student", student)], []
+    if former:
+        reference = student.frozen()
+        scorers.append(dual(task, "reference", reference))
+        frozen.append(frozen_player("reference", reference))
+    scorers.append(taught(task, "teacher", teacher))
+    turn = Turn(forward(*scorers), loss, trains=frozenset({"student"}))
+    return train_model(task, name, student, source, turn, settings, frozen=frozen)
 
 
 def fit_weights(
-    task: Retrieval, dual: DualTeacher, cross: CrossTeacher, pools: Candidates
+    task: Retrieval, by_vectors: DualTeacher, by_pairs: CrossTeacher, pools: Candidates
 ) -> EnsembleTeacher:
     """The ensemble of the two that ranks these pools of dev queries best (nDCG@10).
 
     Its weights are a pair (w, 1 - w) in steps of 0.1; on a tie the more even one.
     """
     pairs = task.pool_pairs(pools)
-    scores = [task.pair_scores(member, pairs) for member in (dual, cross)]
+    scores = [task.pair_scores(member, pairs) for member in (by_vectors, by_pairs)]
     candidates = [
-        EnsembleTeacher.fitted("ensemble", (dual, cross), (w, 1 - w), scores)
+        EnsembleTeacher.fitted("ensemble", (by_vectors, by_pairs), (w, 1 - w), scores)
         for w in np.linspace(0.0, 1.0, 11).round(1).tolist()
     ]
 

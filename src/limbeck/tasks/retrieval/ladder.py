@@ -164,7 +164,7 @@ def fit_rung(
     if rung.kind == "dual" or rung.start is not None:
         encoder = part_of((rung.start or task.base).encoder, rung.part)
         stage = name if rung.kind == "dual" else f"{name}-body"
-        train_contrastive(task, stage, encoder, sources[0], settings, temperature)
+        train_contrastive(task, stage, encoder, sources[0], settings, temperature, makes="teacher")
         dual = DualTeacher("dual", encoder)
     if rung.kind == "dual":
         return dual

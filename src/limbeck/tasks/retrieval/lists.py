@@ -6,15 +6,15 @@ knows no batch, no model in training and no loss.
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 
 from limbeck.candidates import Candidates
-from limbeck.negatives import drop_by_margin, drop_by_rank
-from limbeck.selection import first_rank
-from limbeck.sources import ListSource, QueryList
+from limbeck.negatives import keep_by_margin, keep_by_rank
+from limbeck.selection import best_positive_rank
+from limbeck.sources import ListSource, QueryList, QueryLists
 from limbeck.tasks.retrieval.asking import Asking, distinct
 from limbeck.teachers import Teacher
 from limbeck.types import QueryId
@@ -27,26 +27,26 @@ class Listing(Asking):
         self,
         pools: Candidates,
         *,
-        first_rank: int = 0,
+        negatives_from: int = 0,
         teacher: Teacher | None = None,
         margin: float | None = None,
-    ) -> list[QueryList]:
+    ) -> QueryLists:
         """What each query of the pools may be shown with: its positives, and candidates to draw.
 
         Judged positives leave the pool, and so does a passage with the text of another: no list or
         update shows a text twice. What has the text of the query's own passage leaves it, too. With
-        a teacher, everything is scored by it; an unlabelled query's pool is put in its order. A
-        positive that it cannot be asked about is left out.
+        a teacher, everything is scored by it, under the name `teacher`; an unlabelled query's pool
+        is put in its order. A positive that it cannot be asked about is left out.
 
-        Likely false negatives leave the pool of a labelled query: what is ranked before
-        `first_rank`, and with a `margin` (in the teacher's units) what scores above the best
+        Likely false negatives leave the pool of a labelled query: what is ranked before the rank
+        `negatives_from`, and with a `margin` (in the teacher's units) what scores above the best
         positive minus `margin`. So do the positives of other queries with its text. None of them
         is its negative either where another query brings it into an update. Queries without two
         passages to compare are left out. All of these are counted.
         """
-        self.counts.clear()  # a run asks several times; the student's lists, the last, count
+        dropped: Counter[str] = Counter()
         entries = []
-        spared: list[np.ndarray] = []
+        not_negatives: list[np.ndarray] = []
         relevant = self._positives_by_text()
         firsts = self.firsts("passage")
         own_passages = self.collection.own_passages
@@ -55,7 +55,7 @@ class Listing(Asking):
             judged, _ = distinct(firsts[self.positives_of(query, "train")])
             if answers is not None:
                 scored = np.isin(judged, answers.get(self.firsts("query")[query], []))
-                self._count("positives left out: the teacher has no score", int((~scored).sum()))
+                dropped["positives left out: the teacher has no score"] += int((~scored).sum())
                 judged = judged[scored]
             pool, _ = distinct(firsts[pools.for_query(place)])
             pool = pool[~np.isin(pool, judged)]
@@ -67,13 +67,14 @@ class Listing(Asking):
             if own_passages[query] >= 0 and (own := firsts[own_passages[query]]) not in judged:
                 left_out = np.append(left_out, own)
                 pool = pool[pool != own]
-            if len(judged) and first_rank:
-                kept = drop_by_rank(np.arange(len(pool)), (first_rank, first_rank + len(pool)))
-                self._count("candidates dropped: ranked too high", int((~kept).sum()))
+            if len(judged) and negatives_from:
+                window = (negatives_from, negatives_from + len(pool))
+                kept = keep_by_rank(np.arange(len(pool)), window)
+                dropped["candidates dropped: ranked too high"] += int((~kept).sum())
                 left_out = np.append(left_out, pool[~kept])
                 pool = pool[kept]
             entries.append((query, judged, pool))
-            spared.append(left_out)
+            not_negatives.append(left_out)
         scores: list[np.ndarray | None] = [None] * len(entries)
         if teacher is not None and entries:
             pairs = [
@@ -83,16 +84,22 @@ class Listing(Asking):
             ends = np.cumsum([len(rows) for rows in pairs])[:-1]
             scores = list(np.split(self.pair_scores(teacher, np.concatenate(pairs)), ends))
         lists = []
-        for (query, judged, found), left_out, own in zip(entries, spared, scores, strict=True):
-            pool, own = self._ordered(judged, found, own, margin)
+        for (query, judged, found), left_out, own in zip(
+            entries, not_negatives, scores, strict=True
+        ):
+            pool, own = _ordered(judged, found, own, margin)
             if len(judged):
-                left_out = np.append(left_out, found[~np.isin(found, pool)])
+                near = found[~np.isin(found, pool)]
+                if margin is not None:
+                    dropped["candidates dropped: scored near the positive"] += len(near)
+                left_out = np.append(left_out, near)
             if len(judged) + len(pool) < 2:
-                self._count("training queries without two passages to compare", 1)
+                dropped["training queries without two passages to compare"] += 1
                 continue
             query_id = QueryId(self.collection.queries.ids[query])
-            lists.append(QueryList(query, query_id, judged, pool, own, left_out))
-        return lists
+            named = {} if own is None else {"teacher": own}
+            lists.append(QueryList(query, query_id, judged, pool, named, left_out))
+        return QueryLists(lists, dict(dropped))
 
     def _answers_by_text(self, teacher: Teacher) -> dict[int, np.ndarray] | None:
         """Which passages a teacher has scores of, per query, as first positions; None = any."""
@@ -124,7 +131,10 @@ class Listing(Asking):
             ends = np.cumsum([len(rows) for rows in pairs])[:-1]
             scores = np.split(self.pair_scores(teacher, np.concatenate(pairs)), ends)
         return np.array(
-            [first_rank(own, marks) for own, (_, _, marks) in zip(scores, entries, strict=True)]
+            [
+                best_positive_rank(own, marks)
+                for own, (_, _, marks) in zip(scores, entries, strict=True)
+            ]
         )
 
     def _positives_by_text(self) -> dict[str, np.ndarray]:
@@ -136,8 +146,8 @@ class Listing(Asking):
             found[text] = np.append(found[text], judged) if text in found else judged
         return found
 
-    def scored(self, source: ListSource, updates: int, teacher: Teacher) -> ListSource:
-        """The source with a teacher's raw scores of all that its first updates show.
+    def scored(self, source: ListSource, updates: int, name: str, teacher: Teacher) -> ListSource:
+        """The source with a teacher's raw scores, under a name, of all that its first updates show.
 
         What they do not show is not asked for, and NaN.
         """
@@ -153,25 +163,25 @@ class Listing(Asking):
         lists = []
         for entry in source.lists:
             passages = np.append(entry.positives, entry.pool).tolist()
-            own = [scores.get((entry.query, passage), math.nan) for passage in passages]
-            lists.append(replace(entry, scores=np.array(own, dtype=np.float32)))
-        return replace(source, lists=lists)
+            own = [scores.get((entry.query, passage), np.nan) for passage in passages]
+            named = {**entry.scores, name: np.array(own, dtype=np.float32)}
+            lists.append(replace(entry, scores=named))
+        return replace(source, lists=replace(source.lists, entries=lists))
 
-    def _ordered(
-        self, judged: np.ndarray, pool: np.ndarray, own: np.ndarray | None, margin: float | None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """A pool and the scores of positives and pool, after the teacher had its say."""
-        if own is None:
-            return pool, None
-        marks, others = own[: len(judged)], own[len(judged) :]
-        if not len(judged):
-            order = np.argsort(-others, kind="stable")
-            return pool[order], others[order]
-        if margin is not None:
-            kept = drop_by_margin(others, float(marks.max()), margin)
-            self._count("candidates dropped: scored near the positive", int((~kept).sum()))
-            pool, others = pool[kept], others[kept]
-        return pool, np.concatenate([marks, others])
 
-    def _count(self, what: str, number: int) -> None:
-        self.counts[what] = self.counts.get(what, 0) + number
+def _ordered(
+    judged: np.ndarray, pool: np.ndarray, own: np.ndarray | None, margin: float | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """A pool and the teacher's scores of positives and pool, `own`: an unlabelled query's in its
+    order, a labelled one's without what it scores near the positive.
+    """
+    if own is None:
+        return pool, None
+    marks, others = own[: len(judged)], own[len(judged) :]
+    if not len(judged):
+        order = np.argsort(-others, kind="stable")
+        return pool[order], others[order]
+    if margin is not None:
+        kept = keep_by_margin(others, float(marks.max()), margin)
+        pool, others = pool[kept], others[kept]
+    return pool, np.concatenate([marks, others])

@@ -16,22 +16,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
 
 from limbeck.candidates import Candidates
 from limbeck.evaluation.measures import MEASURES
 from limbeck.evaluation.measures import Run as Results
 from limbeck.models.encoder import Encoder, Ranker
-from limbeck.sources import ListBatch, ListSource, TextBatch, TextSource
+from limbeck.sources import ListBatch, TextBatch
 from limbeck.store import digest
-from limbeck.tasks.fit import TrainingSettings
+from limbeck.tasks.fit import Examples, TrainingSettings
 from limbeck.tasks.retrieval.costs import Speeds
 from limbeck.tasks.retrieval.measures import DEV_POOL
 from limbeck.tasks.retrieval.systems import candidates
 from limbeck.tasks.retrieval.task import Retrieval
 from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
 from limbeck.teachers.teacher import pair_codes
-from limbeck.training import Pass, Player, Turn
+from limbeck.training import Player, Trained, Turn
 from limbeck.types import QueryId, Role, Split
 
 PADDING = 1.4  # tokens with padding, of an update, to those without
@@ -231,12 +230,13 @@ class Rehearsal(Retrieval):
         self,
         name: str,
         players: Sequence[Player],
-        source: ListSource | TextSource,
+        source: Examples,
         turn: Turn,
         updates: int,
         settings: TrainingSettings,
-        **_: object,
-    ) -> None:
+        *,
+        parts: Player | None = None,
+    ) -> Trained:
         """Note the updates and the measures on dev, of which there is no value.
 
         The weights move, since all that comes after is told apart by them.
@@ -265,6 +265,7 @@ class Rehearsal(Retrieval):
             tally.seconds += settings.measures * self._seconds_on_dev(
                 _model_of(players[0]), queries
             )
+        return Trained(f"train-{name}{self.suffix}")
 
     def _move(self, model: Encoder | Ranker) -> None:
         """Change a few weights as no training before did."""
@@ -280,10 +281,6 @@ class Rehearsal(Retrieval):
         if isinstance(model, Ranker) and isinstance(batch, ListBatch):
             return (query + passage) * int((batch.lists >= 0).sum())
         return query * len(batch.queries) + passage * len(batch.passages)
-
-    def _rank_lists(self, ranker: Ranker, player: str) -> Callable[[Pass, ListBatch], Tensor]:
-        """What no update calls here; making it asks for no token."""
-        return lambda update, batch: torch.zeros(batch.lists.shape)
 
     # --- how long that takes ---------------------------------------------------------------------
 

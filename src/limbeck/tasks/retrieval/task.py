@@ -1,8 +1,8 @@
 """What does a recipe work on that makes a retriever?
 
 One object holds what every retrieval recipe needs of one collection in one run: what is there and
-what teachers say of it, lists for its queries, forwards, measures and training. It knows no recipe
-and no loss.
+what teachers say of it, lists for its queries, measures and training. It knows no recipe, no
+scorer and no loss.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from limbeck.sources import ListSource, TextSource
 from limbeck.tasks import fit
-from limbeck.tasks.fit import TrainingSettings
+from limbeck.tasks.fit import Examples, TrainingSettings
 from limbeck.tasks.retrieval.lists import Listing
 from limbeck.tasks.retrieval.measures import Measuring
-from limbeck.tasks.retrieval.scorers import Scoring
-from limbeck.teachers import Teacher
-from limbeck.training import Player, Turn
+from limbeck.training import Player, Trained, Turn
 
 
 class ListSettings(TrainingSettings):
@@ -34,46 +31,40 @@ class ListSettings(TrainingSettings):
 
 
 @dataclass
-class Retrieval(Listing, Scoring, Measuring):
+class Retrieval(Listing, Measuring):
     """One collection in one run, for recipes to work on."""
 
     def train_stage(
         self,
         name: str,
         players: Sequence[Player],
-        source: ListSource | TextSource,
+        source: Examples,
         turn: Turn,
         updates: int,
         settings: TrainingSettings,
         *,
-        teacher: Teacher | None = None,
-        needs: frozenset[str] = frozenset(),
         parts: Player | None = None,
-    ) -> float | None:
+    ) -> Trained:
         """Train players in place, with what they carry from earlier stages: one stage of one turn.
 
-        The first player is measured on dev; the result is the value of the weights that it ends
-        with, None where dev is never asked. What the signals depend on besides weights and examples
-        (the teacher, the collection's texts, the models' prompts and lengths) is part of the
-        stage's inputs: a stage begun with another teacher is refused.
+        The first player is measured on dev. What the signals depend on besides weights and examples
+        (a teacher's vectors, the collection's texts, the models' prompts and lengths) is part of
+        the stage's inputs: a stage begun with another teacher is refused.
         """
-        stage = f"{name}{self.suffix}"
-        value = fit.train_stage(
+        trained = fit.train_stage(
             self.run,
-            stage,
+            f"{name}{self.suffix}",
             players,
             source,
             turn,
             updates,
             settings,
             inputs={
-                "teacher": None if teacher is None else teacher.digest,
                 "collection": self.collection.digest,
                 **({"candidates": [each.digest for each in self.given]} if self.given else {}),
             },
             measure=self.dev_measure(settings, updates, players[0]),
-            needs=needs,
             parts=parts,
         )
-        self.trained.append(f"train-{stage}")
-        return value
+        self.trained.append(trained)
+        return trained
