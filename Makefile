@@ -7,7 +7,7 @@ WORK ?= bench-run
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check api bench bench-speed bench-serve
+.PHONY: demo test quick check api bench bench-speed bench-serve
 .DEFAULT_GOAL := test
 
 # torch goes first: everything else accepts the build of it that is there.
@@ -20,9 +20,16 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	HF_HUB_OFFLINE=1 $(BIN)/limbeck demo --out demo-run
 
-# One thread in each of the two test processes: more would only make them wait for each other.
+# One thread in each of the two test processes: more would only make them wait for each other. A file
+# stays in one process, so that what its tests share is made once.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(INSTALLED)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(PYTEST)
+
+# Without what is marked slow: whole runs, kills, processes, other runtimes.
+quick: $(INSTALLED)
+	$(PYTEST) -m "not slow"
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ SCRIPTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_can_be_started(script: str) -> None:
     found = subprocess.run(

@@ -98,6 +98,7 @@ def test_command_lines_in_the_docs_can_be_parsed(line: str) -> None:
     COMMANDS[name].make_context(name, rest)  # raises for an unknown option or a missing argument
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name
 )

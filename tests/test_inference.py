@@ -307,6 +307,7 @@ def _no_workers_left() -> Iterator[None]:
     close_workers()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_workers_left")
 @pytest.mark.parametrize("backend", ["torch", "openvino", "onnxruntime"])
 def test_any_number_of_workers_gives_the_same_bytes(
@@ -321,6 +322,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
     assert len(vectors) == len(scores) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_workers_left")
 def test_workers_are_held_to_fp32_too(
     tiny_encoder: Encoder, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
@@ -392,6 +394,7 @@ def test_an_engine_says_what_changes_the_numbers() -> None:
     assert EXACT.key() == Engine("cpu", "fp32", 7).key()
 
 
+@pytest.mark.slow
 def test_openvino_gives_what_torch_gives(
     tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore
 ) -> None:
@@ -409,6 +412,7 @@ def test_openvino_gives_what_torch_gives(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_openvino_gives_the_same_bytes_again(
     precision: Literal["fp32", "bf16"], tiny_encoder: Encoder, tokens: TokenStore
@@ -430,6 +434,7 @@ def test_openvino_gives_the_same_bytes_again(
         torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 def test_a_model_is_converted_once_for_its_weights(
     tiny_encoder: Encoder, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -456,6 +461,7 @@ def test_a_model_is_converted_once_for_its_weights(
     np.testing.assert_allclose(after, embed(tiny_encoder, tokens, "query", engine=EXACT), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_models_do_not_pile_up(
     tiny_encoder: Encoder, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,6 +472,7 @@ def test_compiled_models_do_not_pile_up(
     assert [key[2] for key in compiled._kept] == ["bf16"]
 
 
+@pytest.mark.slow
 def test_leaving_early_harms_nobody(tiny_encoder: Encoder, tokens: TokenStore) -> None:
     plan = [np.array([at]) for at in range(6)]
     batches = embed_batches(tiny_encoder, tokens, "query", plan, GRAPH)
@@ -480,6 +487,7 @@ def test_nothing_is_embedded_in_openvino(tiny_encoder: Encoder, tokens: TokenSto
     assert none.shape == (0, 32)
 
 
+@pytest.mark.slow
 def test_onnxruntime_gives_what_torch_gives(
     tiny_encoder: Encoder,
     tiny_ranker: Ranker,
@@ -502,6 +510,7 @@ def test_onnxruntime_gives_what_torch_gives(
         embed(tiny_encoder, tokens, "query", engine=engine)
 
 
+@pytest.mark.slow
 def test_a_model_that_turns_in_openvino_is_refused(
     tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -528,6 +537,7 @@ CAUSAL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [LOCAL, CAUSAL])
 def test_a_model_that_openvino_breaks_beside_padding_is_refused_before_it_is_used(
     made: dict[str, Any], tmp_path: Path
@@ -540,6 +550,7 @@ def test_a_model_that_openvino_breaks_beside_padding_is_refused_before_it_is_use
         embed(encoder, alike, "passage", engine=engine)
 
 
+@pytest.mark.slow
 def test_auto_stays_in_torch_for_a_model_that_openvino_breaks(
     tiny_encoder: Encoder, tiny_ranker: Ranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -556,6 +567,7 @@ def test_auto_stays_in_torch_for_a_model_that_openvino_breaks(
     assert choose_engine("openvino", **enough, models={"teacher": local}).backend == "openvino"
 
 
+@pytest.mark.slow
 def test_padded_batches_are_checked_up_to_the_longest_that_was_asked_for(
     tiny_encoder: Encoder, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -567,6 +579,7 @@ def test_padded_batches_are_checked_up_to_the_longest_that_was_asked_for(
         assert graph.padded_to == longest
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_in_openvino_is_named(tiny_encoder: Encoder, tokens: TokenStore) -> None:
     word = int(tokens[2][0])
     with torch.no_grad():

@@ -25,6 +25,8 @@ from limbeck.pipeline import distill
 from limbeck.store import digest_folder, read_json, read_parquet
 from processes import command_in_child
 
+pytestmark = pytest.mark.slow
+
 KILLED = -9
 LISTS = {"queries_per_update": 8, "list_length": 3, "depth": 8, "measures": 1}
 SEEDS = (0, 1)

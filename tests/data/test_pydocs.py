@@ -161,6 +161,7 @@ def needed_by(package: str) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_the_collection_itself() -> None:
     collection = read_collection("pydocs")
     assert len(collection.passages) == pydocs.PASSAGES

@@ -97,6 +97,7 @@ indexing.build(sys.argv[1], read_collection(sys.argv[2]), sys.argv[3], precision
 """
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_from_the_last_whole_segment(
     collection: Collection,
     tiny_encoder_folder: Path,

@@ -23,6 +23,8 @@ from limbeck.models.graph import (
     to_openvino,
 )
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("openvino")
 pytest.importorskip("onnxruntime")
 

@@ -17,6 +17,8 @@ from limbeck.models.encoder import Encoder
 from limbeck.models.forward import forward
 from limbeck.models.workers import Workers, close_workers, workers
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["list all users", "the moon and the sea " * 20, "cat", "red", "find a file", "one two"]
 
 

@@ -17,6 +17,8 @@ from limbeck.store import digest_folder
 
 from .conftest import Distil
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("openvino")
 
 

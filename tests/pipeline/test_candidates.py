@@ -11,6 +11,8 @@ from limbeck.store import read_json
 
 from .conftest import Distil
 
+pytestmark = pytest.mark.slow
+
 
 def run_file(path: Path, files: Files, queries: list[str], passages: list[str]) -> Path:
     """A TREC run that finds the same passages for every query."""

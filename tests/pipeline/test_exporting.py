@@ -25,6 +25,8 @@ pytest.importorskip("onnxruntime")
 from collections_here import made_up
 from conftest import encoder_of
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["list all users", "the moon and the sea " * 20, "cat"]
 WORDS = ["moon", "sea and sun", "red", "blue and green", "find the file", "one two", "a fish"]
 

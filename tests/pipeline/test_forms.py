@@ -25,6 +25,8 @@ from limbeck.teachers.score_store import ScoreStore
 
 from .conftest import Finished
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {
     "a list": b"[]",
     "an object": b"{}",

@@ -10,6 +10,8 @@ from limbeck.record import read_record
 
 from .conftest import Distil, Invoke
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_language_is_recorded_and_read_back(distil: Distil, tmp_path: Path) -> None:
     result = distil(recipe="contrastive", language="German", student_alone=True)

@@ -17,6 +17,8 @@ from limbeck.store import read_json
 
 from .conftest import FAST, Distil, metrics_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def files(files: Files) -> Files:

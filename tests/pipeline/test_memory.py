@@ -3,7 +3,11 @@
 import gc
 from pathlib import Path
 
+import pytest
+
 from .conftest import Distil
+
+pytestmark = pytest.mark.slow
 
 
 def models_alive() -> int:

@@ -14,6 +14,8 @@ from limbeck.indexing.runs import data_of
 
 from .conftest import Distil
 
+pytestmark = pytest.mark.slow
+
 NOTE = "own passages: 40 queries have the id and the text of a passage; each "
 
 

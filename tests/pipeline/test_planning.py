@@ -15,6 +15,8 @@ from limbeck.store import digest_folder
 
 from .conftest import FAST, Distil
 
+pytestmark = pytest.mark.slow
+
 
 def parts_of(found: foretold.Plan) -> dict[str, Any]:
     return {part.stage: part for part in found.parts}

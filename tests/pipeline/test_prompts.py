@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from limbeck import pipeline
 from limbeck.models.loading import load_encoder
 
 from .conftest import Distil
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_student_reads_and_keeps_the_prompts_it_was_given(

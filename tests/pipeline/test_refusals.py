@@ -17,6 +17,8 @@ from limbeck.models.loading import load_ranker
 
 from .conftest import Distil, Invoke, metrics_of
 
+pytestmark = pytest.mark.slow
+
 Weights = dict[str, torch.Tensor]
 
 

@@ -21,6 +21,8 @@ from processes import SHARD_QUERIES, distil_in_child, work_in
 
 from .conftest import FAST, Finished, Invoke
 
+pytestmark = pytest.mark.slow
+
 CHECKPOINT_EVERY = 2
 KILLED = -9
 

@@ -18,6 +18,8 @@ from processes import distil_in_child, launched
 
 from .conftest import Invoke, metrics_of
 
+pytestmark = pytest.mark.slow
+
 KILLED = -9
 SETTINGS: dict[str, dict[str, object]] = {
     "prod": {

@@ -21,6 +21,8 @@ from limbeck.teachers import load_teacher
 from .conftest import Distil, Invoke, metrics_of
 from .test_bad_input import refused
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 
 

@@ -13,6 +13,8 @@ from limbeck.store import digest_folder
 
 from .conftest import Distil
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _none_left() -> Iterator[None]:

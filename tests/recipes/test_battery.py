@@ -152,6 +152,7 @@ def test_two_updates_train_a_student_that_can_be_saved(
     assert load_encoder(tmp_path / "saved").weights_digest() == student.weights_digest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDENT)
 def test_the_seed_decides_the_weights(name: str, trained: Train) -> None:
     digests = [
@@ -249,6 +250,7 @@ class Recorded:
         return trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_setting_changes_what_a_stage_does(
     name: str,

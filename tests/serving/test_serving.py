@@ -29,6 +29,8 @@ from limbeck.models.loading import load_encoder
 
 from .conftest import Running, running
 
+pytestmark = pytest.mark.slow
+
 QUERY = "list the red cat"
 
 

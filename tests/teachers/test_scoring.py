@@ -385,6 +385,7 @@ def rows(shard: Path) -> int:
     return len(read_tensors(shard)["vectors"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "precision", "kill_at", "shards_left"),
     [
@@ -419,6 +420,7 @@ def test_a_killed_stage_resumes_to_the_same_bytes(
     ]
 
 
+@pytest.mark.slow
 def test_two_runs_write_one_store_at_once(process, ask, models, tmp_path):
     runs = [process("cross", f"stages/{at}", store="store") for at in ("one", "other")]
     counted = [json.loads(run.communicate(timeout=900)[0]) for run in runs]

@@ -15,6 +15,8 @@ from limbeck.store import read_json
 from limbeck.training.distributed import current_group
 from processes import launched
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parent / "two_processes.py"
 STAGES = ("dual", "cross", "parts")
 

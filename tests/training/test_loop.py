@@ -327,6 +327,7 @@ for number in range(1, 14):  # a child for each write: what was imported is impo
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_durable_write_it_ends_with_the_same_bytes(
     tmp_path: Path, uninterrupted
 ) -> None:
