@@ -31,10 +31,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    """No test here pulls the plug, and a run flushes some three hundred files."""
+def _without_waiting() -> Iterator[None]:
+    """No test here pulls the plug, and a run flushes some three hundred files; and no test needs a
+    good figure of what the machine can do, which every run measures.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda handle: None)
+        patch.setattr("limbeck.limit.PROBE_SECONDS", 0.01)
         yield
 
 

@@ -313,9 +313,11 @@ def _no_workers_left() -> Iterator[None]:
 def test_any_number_of_workers_gives_the_same_bytes(
     backend: Backend, tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore
 ) -> None:
-    """And those of one thread, which is what torch has in tests."""
+    """And those of one thread, which is what torch has in tests. A worker starts in seconds, so the
+    other runtimes have the one number that puts batches out of order.
+    """
     vectors, scores = set(), set()
-    for count in (None, 1, 3):
+    for count in (None, 1, 3) if backend == "torch" else (None, 2):
         engine = Engine("cpu", "fp32", 30, backend, count)
         vectors.add(embed(tiny_encoder, tokens, "passage", engine=engine).tobytes())
         scores.add(score(tiny_ranker, tokens, tokens, PAIRS, engine=engine).tobytes())

@@ -147,6 +147,7 @@ def test_an_arrow_that_points_down_is_let_be(tmp_path: Path, file: str, line: st
     assert complaints(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_server_needs_no_trainer_not_even_indirectly() -> None:
     code = "import sys, limbeck.serving.app, limbeck.serving.server; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

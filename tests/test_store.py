@@ -306,6 +306,7 @@ def test_a_stage_of_other_inputs_is_refused(tmp_path: Path) -> None:
         StageFolder(tmp_path / "mine", {"depth": 6, "source": "bm25"})
 
 
+@pytest.mark.slow
 def test_the_fault_hook_kills_at_the_write_it_names(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from limbeck.store import write_text\n"
@@ -323,6 +324,7 @@ def test_the_fault_hook_kills_at_the_write_it_names(tmp_path: Path) -> None:
     assert names == {"mine0", "mine1", "score0", "score1"}
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
     hold = (
         "import sys, time; from pathlib import Path; from limbeck.store import lock_folder\n"

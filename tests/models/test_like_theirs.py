@@ -487,6 +487,7 @@ def test_what_is_read_is_what_they_read_or_refused(
                 )
 
 
+@pytest.mark.slow
 def test_a_cut_is_kept_exported_and_part_of_the_digest(
     bodies: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """Whole runs in about two seconds each: tiny models, sixty passages, six updates."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,16 @@ FAST: dict[str, object] = {
 
 Distil = Callable[..., pipeline.Result]
 Invoke = Callable[..., Answer]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _modules_are_no_garbage() -> None:
+    """A run collects garbage, a fifth of a second if it has to go through all modules."""
+    import hypothesis  # noqa: F401, which asks the collector who refers to what, when it is imported
+    import sentence_transformers  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

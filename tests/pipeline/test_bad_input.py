@@ -88,6 +88,7 @@ def test_bad_data(
     refused(invoke, tmp_path / "run", data, says=[str(data), *says])
 
 
+@pytest.mark.slow
 def test_no_data_at_all(invoke: Invoke, tmp_path: Path) -> None:
     out = tmp_path / "run"
     refused(invoke, out, tmp_path / "nowhere", says=["nowhere does not exist", "pydocs"])
@@ -122,6 +123,7 @@ def test_bad_names_and_settings(
     refused(invoke, tmp_path / "run", data, option, given, says=says)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_wrong_kind(
     invoke: Invoke,
     data: Path,
@@ -153,6 +155,7 @@ def not_a_number(folder: Path, target: Path, name: str) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_a_teacher_that_scores_nan(
     invoke: Invoke, data: Path, tmp_path: Path, tiny_ranker_folder: Path, tiny_encoder_folder: Path
 ) -> None:
@@ -169,6 +172,7 @@ def test_a_teacher_that_scores_nan(
         assert "Check its weights" in answer.stderr
 
 
+@pytest.mark.slow
 def test_texts_of_every_kind(invoke: Invoke, files: Files, tmp_path: Path) -> None:
     files.corpus |= {
         "p0": "word " * 200_000,
@@ -186,6 +190,7 @@ def test_texts_of_every_kind(invoke: Invoke, files: Files, tmp_path: Path) -> No
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_a_query_with_only_judged_negatives(distil: Distil, files: Files, tmp_path: Path) -> None:
     files.qrels["train"]["q0"] = {"p0": 0, "p1": 0}
     files.qrels["test"][next(iter(files.qrels["test"]))] = {"p2": 0}
@@ -197,6 +202,7 @@ def test_a_query_with_only_judged_negatives(distil: Distil, files: Files, tmp_pa
     assert {row["queries"] for row in result.rows} == {6}  # it counts, as 0
 
 
+@pytest.mark.slow
 def test_unknown_judgements_may_be_dropped_and_are_counted(distil: Distil, data: Path) -> None:
     append("qrels/train.tsv", "q0\tp99\t1\nq98\tp0\t1")(data)
     result = distil(drop_unknown_judgements=True)
@@ -206,6 +212,7 @@ def test_unknown_judgements_may_be_dropped_and_are_counted(distil: Distil, data:
 # --- splits that are missing ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_judgements_at_all(
     invoke: Invoke, files: Files, tmp_path: Path, tiny_encoder_folder: Path
 ) -> None:
@@ -220,6 +227,7 @@ def test_no_judgements_at_all(
     assert (out / "student" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_no_dev_and_too_few_to_carve_one(invoke: Invoke, tmp_path: Path) -> None:
     data = made_up(labelled=8, splits=["test"]).write(tmp_path / "small")
     answer = invoke("distill", data)
@@ -235,17 +243,20 @@ def test_no_dev_and_too_few_to_carve_one(invoke: Invoke, tmp_path: Path) -> None
     assert "teacher: dual, since there is no dev split to choose on" in answer.stdout
 
 
+@pytest.mark.slow
 def test_dev_is_carved_from_train_and_said(distil: Distil, tmp_path: Path) -> None:
     result = distil(made_up(splits=["test"]).write(tmp_path / "carved"))
     assert "dev: 2 of 20 training queries set aside, seed 0" in result.notes
 
 
+@pytest.mark.slow
 def test_no_test(distil: Distil, tmp_path: Path) -> None:
     result = distil(made_up(splits=["dev"]).write(tmp_path / "no-test"))
     assert {row["split"] for row in result.rows} == {"dev"}
     assert any("the table is measured on dev" in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_no_train(invoke: Invoke, files: Files, tmp_path: Path, tiny_encoder_folder: Path) -> None:
     del files.qrels["train"]
     data = files.write(tmp_path / "no-train")
@@ -259,6 +270,7 @@ def test_no_train(invoke: Invoke, files: Files, tmp_path: Path, tiny_encoder_fol
     assert "not compared on dev" in answer.stdout
 
 
+@pytest.mark.slow
 def test_all_queries_in_test(invoke: Invoke, tmp_path: Path, tiny_encoder_folder: Path) -> None:
     data = made_up(labelled=0, unlabelled=0, splits=["test"]).write(tmp_path / "benchmark")
     teacher = ["--teacher", tiny_encoder_folder]

@@ -95,6 +95,7 @@ def test_another_baseline_turns_the_sign_and_comes_first(copy: Copy, invoke: Inv
     assert [row.run for row in given.rows] == [str(higher), str(base)]
 
 
+@pytest.mark.slow
 def test_two_real_runs_on_any_system_and_measure(
     finished: Finished, distil: Distil, tmp_path: Path
 ) -> None:

@@ -24,6 +24,8 @@ from limbeck.store import (
 
 from .conftest import Finished, Invoke
 
+pytestmark = pytest.mark.slow
+
 LEFT = ["student", "teacher", "baselines", "runs", "per_query.parquet", "report.html"]
 
 

@@ -85,6 +85,7 @@ def test_everything_is_in_the_page_and_nothing_else_is_asked_for(finished: Finis
     assert [word for word in page.words if word in map(made_up().queries.get, test)]
 
 
+@pytest.mark.slow
 def test_the_same_files_give_the_same_bytes(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +97,7 @@ def test_the_same_files_give_the_same_bytes(
     assert (tmp_path / "run" / "report.html").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_killed_while_the_page_is_written(finished: Finished, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished.out, out)
@@ -109,6 +111,7 @@ def test_killed_while_the_page_is_written(finished: Finished, tmp_path: Path) ->
     assert not list(out.glob(".tmp-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", [True, False])
 def test_without_its_data_a_finished_run_still_gets_a_page(
     finished: Finished, tmp_path: Path, invoke: Invoke, gone: bool
@@ -127,6 +130,7 @@ def test_without_its_data_a_finished_run_still_gets_a_page(
     assert f'<summary dir="auto">{next(iter(made_up().qrels["test"]))}</summary>' in text
 
 
+@pytest.mark.slow
 def test_texts_are_never_code(evil: Path) -> None:
     text = (evil / "report.html").read_text()
     page = Page(text)
@@ -226,6 +230,7 @@ def browser(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
         driver.quit()
 
 
+@pytest.mark.slow
 def test_a_browser_shows_it_and_filters(evil: Path, browser: Any) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.select import Select

@@ -89,6 +89,7 @@ def test_what_runs_a_model_tells_its_share_of_the_limit(finished: Finished) -> N
     ]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_its_limit(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +124,7 @@ def test_means_are_those_of_the_queries_and_of_the_runs(finished: Finished) -> N
         assert rows[model]["nDCG@10"] == pytest.approx(found)
 
 
+@pytest.mark.slow
 def test_the_record_repeats_the_run(finished: Finished, tmp_path: Path) -> None:
     record = tomllib.loads((finished.out / "run.toml").read_text())
     assert set(record) == {"asked", "collection", "decided", "engine", "environment", "limit"}
@@ -135,6 +137,7 @@ def test_the_record_repeats_the_run(finished: Finished, tmp_path: Path) -> None:
         assert [row[name] for row in again.rows] == [row[name] for row in finished.result.rows]
 
 
+@pytest.mark.slow
 def test_a_finished_run_repeats_its_table_and_touches_nothing(
     finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +185,7 @@ def test_the_student_tells_no_path_and_no_date(finished: Finished) -> None:
     assert "distilled with the recipe `kl` from a dual teacher" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["embed", "margin_mse", "contrastive"])
 def test_another_recipe_finds_all_that_a_fitted_teacher_said(
     finished: Finished, tmp_path: Path, recipe: str
@@ -205,6 +209,7 @@ def test_another_recipe_finds_all_that_a_fitted_teacher_said(
         assert sum(stages[stage]["hits"] for stage in asked) > 60
 
 
+@pytest.mark.slow
 def test_train_takes_the_best_teacher_on_dev_and_shows_all(distil: Distil, tmp_path: Path) -> None:
     result = distil(teacher="train", recipe="margin_mse")
     models = [str(row["model"]) for row in result.rows]
@@ -228,6 +233,7 @@ def test_train_takes_the_best_teacher_on_dev_and_shows_all(distil: Distil, tmp_p
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cross", "ensemble"])
 def test_each_kind_of_teacher_can_be_asked_for(
     invoke: Invoke, data: Path, tmp_path: Path, kind: str
@@ -238,6 +244,7 @@ def test_each_kind_of_teacher_can_be_asked_for(
     assert (tmp_path / "run" / "teacher" / "ensemble.json").exists() == (kind == "ensemble")
 
 
+@pytest.mark.slow
 def test_labels_leaves_the_others_unlabelled(distil: Distil, tmp_path: Path) -> None:
     result = distil(labels=12)
     record = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
@@ -245,17 +252,20 @@ def test_labels_leaves_the_others_unlabelled(distil: Distil, tmp_path: Path) -> 
     assert [note for note in result.notes if note.startswith("labels: 12 of 20")]
 
 
+@pytest.mark.slow
 def test_the_recipe_auto_is_kl_and_says_so(distil: Distil, tmp_path: Path) -> None:
     assert "recipe: auto is kl" in distil(recipe="auto").notes
     assert (tmp_path / "run" / "stages" / "train-kl").is_dir()
 
 
+@pytest.mark.slow
 def test_a_student_may_be_narrower(distil: Distil, tmp_path: Path) -> None:
     distil(dim=8, layer_choice="first", student_layers=1)
     student = load_encoder(tmp_path / "run" / "student")
     assert (student.dimension, len(student.transformer.encoder.layer)) == (8, 1)
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_the_stages_and_leaves_nothing(
     invoke: Invoke, data: Path, tmp_path: Path
 ) -> None:
@@ -279,6 +289,7 @@ def test_a_dry_run_says_the_stages_and_leaves_nothing(
         pipeline.dry_run(data, out="run", layres=2)
 
 
+@pytest.mark.slow
 def test_a_budget_is_decided_once(
     distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +315,7 @@ def test_a_budget_is_decided_once(
     distil(budget_seconds=1e6, settings=few)
 
 
+@pytest.mark.slow
 def test_a_budget_fills_in_what_is_not_given(
     invoke: Invoke, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +330,7 @@ def test_a_budget_fills_in_what_is_not_given(
         assert (settings["updates"], settings["list_length"], settings["depth"]) == (5, 8, 64)
 
 
+@pytest.mark.slow
 def test_a_short_budget_fits_fewer_teachers(
     distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +354,7 @@ def test_a_short_budget_fits_fewer_teachers(
     assert distil(budget_seconds=60, teacher="train", settings=few).rows == result.rows
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_too_short_says_what_would_do(
     invoke: Invoke, data: Path, tmp_path: Path
 ) -> None:
@@ -400,6 +414,7 @@ def test_evaluate_without_that_split_says_which_there_are(
     assert "no judgements for test (it has: train, dev)" in answer.stderr
 
 
+@pytest.mark.slow
 def test_a_preset_is_recorded_and_overruled_by_what_is_set(
     finished: Finished, invoke: Invoke, tmp_path: Path
 ) -> None:
