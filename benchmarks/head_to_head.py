@@ -32,7 +32,7 @@ from limbeck.bench.budget import UPDATES
 from limbeck.bench.page import table
 from limbeck.config.teacher_spec import TeacherSpec
 from limbeck.data import read_collection
-from limbeck.data.collection import with_labels
+from limbeck.data.collection import DATA_SEED, with_labels
 from limbeck.evaluation.comparison import compare, mean_over_seeds
 from limbeck.evaluation.statistics import Mean
 from limbeck.inference import Engine, choose_engine
@@ -40,7 +40,7 @@ from limbeck.models.encoder import Encoder
 from limbeck.models.layers import cut_layers
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.objectives.listwise import kl_divergence
-from limbeck.pipeline.request import DATA_SEED, OFFLINE_LAYERS, measured_split
+from limbeck.pipeline.request import OFFLINE_LAYERS, measured_split
 from limbeck.recipes import find
 from limbeck.settings import parse_settings
 from limbeck.similarity import softmax_temperature

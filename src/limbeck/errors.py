@@ -7,6 +7,7 @@
     ├── ScoreError        a teacher's scores that cannot be used (NaN, ...)  (exit 2)
     ├── StageError        a stage that asks for what it does not have        (exit 2)
     ├── StoreError        an artefact that is damaged, foreign or unwritable (exit 2)
+    ├── ArmsFailed        runs of a bench that failed; the others are kept   (exit 2)
     └── TeacherRefused    a teacher that would not help; every artefact kept (exit 3)
 
 Every message says what was found, where (file:line, query id, field) and what to do next.
@@ -42,6 +43,10 @@ class StageError(LimbeckError):
 
 class StoreError(LimbeckError):
     """An artefact is damaged, belongs to another run, or cannot be written."""
+
+
+class ArmsFailed(LimbeckError):
+    """Some runs of a comparison failed; the others are finished and kept."""
 
 
 class TeacherRefused(LimbeckError):

@@ -165,13 +165,29 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        if not _locked(handle):
-            raise StoreError(
-                f"Another process is working in {folder}. Wait for it, or choose another."
-            )
+        for pause in (0.01, 0.05, 0.1, None):  # `is_locked` may have it for a moment
+            if _locked(handle):
+                break
+            if pause is None:
+                raise StoreError(
+                    f"Another process is working in {folder}. Wait for it, or choose another."
+                )
+            time.sleep(pause)
         for left in [path for prefix in LEFT for path in folder.rglob(f"{prefix}*")]:
             _remove(left)
         yield
+    finally:
+        os.close(handle)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether another process keeps a folder by `lock_folder`."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _locked(handle)  # else let go at once
     finally:
         os.close(handle)
 
@@ -571,6 +587,17 @@ class StageFolder:
         with new_folder(self.path, stage=self.name) as folder:
             shutil.copytree(other, folder, dirs_exist_ok=True, copy_function=_link)
         return True
+
+    def waits_for(self, other: Path) -> bool:
+        """Whether this stage, of which nothing is done, was begun in another run's folder of it,
+        from the same inputs, and is not finished there.
+        """
+        return (
+            (other / "inputs.json").exists()
+            and not (other / "done.json").exists()
+            and all(file.name == "inputs.json" for file in self.path.iterdir())
+            and read_json(other / "inputs.json", Inputs).digest == self.inputs_digest
+        )
 
     @property
     def complete(self) -> bool:

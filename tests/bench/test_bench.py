@@ -5,8 +5,8 @@ import re
 import shutil
 import statistics
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from typer.testing import Result as Answer
 
 from collections_here import made_up
 from limbeck.bench import bench
-from limbeck.bench.api import Arm, seconds_left
+from limbeck.bench.api import Arm, _next, _precision_from, seconds_left
 from limbeck.cli import app
 from limbeck.config import RunConfig
 from limbeck.errors import ConfigError
@@ -232,6 +232,7 @@ def test_an_arm_will_take_as_long_as_its_recipes_others_or_as_the_mean() -> None
             Path(name),
             False,
             (),
+            (),
             False,
         )
         for recipe in ("contrastive", "kl", "embed")
@@ -241,6 +242,78 @@ def test_an_arm_will_take_as_long_as_its_recipes_others_or_as_the_mean() -> None
     left = [arm for arm in arms if arm.name in ("kl-2", "embed-0")]
     assert seconds_left(left, arms, seconds) == pytest.approx(120 + 90)
     assert seconds_left(left, arms, {"teacher": 5000.0}) is None
+
+
+def job_arms(out: Path) -> list[Arm]:
+    """A teacher, `kl`, and an ablation of it, with two seeds; their precision is chosen."""
+
+    def arm(name: str, recipe: str, seed: int, after: Sequence[str]) -> Arm:
+        config = RunConfig("docs", recipe=recipe, seed=seed)
+        return Arm(name, config, out / name, False, (), after, False)
+
+    arms = [arm("teacher", "kl", 0, ())]
+    for seed in SEEDS:
+        arms.append(arm(f"kl-{seed}", "kl", seed, ["teacher"]))
+        own = ["teacher", f"kl-{seed}"]
+        arms.append(arm(f"kl-teacher-only-{seed}", "kl:teacher-only", seed, own))
+    return arms
+
+
+def test_an_arm_waits_for_the_teacher_and_an_ablation_for_its_recipe(tmp_path: Path) -> None:
+    teacher, kl, ablation, *_ = arms = job_arms(tmp_path)
+    assert _next(arms, {}, {}, arms) == teacher
+    assert _next(arms[1:], {"teacher": teacher}, {}, arms) is None
+    assert _next(arms[1:], {}, {}, arms) == kl
+    kl.out.mkdir()
+    (kl.out / "run.toml").touch()  # the precision is known
+    assert _next(arms[2:], {"kl-0": kl}, {}, arms) == arms[3]
+    assert _next(arms[2:], {}, {"kl-0": "it failed"}, arms) == ablation
+    assert _next(arms[1:], {}, {"teacher": "it failed"}, arms) is None
+
+
+def test_only_one_arm_chooses_the_precision_of_all(tmp_path: Path) -> None:
+    arms = [replace(arm, after=()) for arm in job_arms(tmp_path)]
+    assert _next(arms[1:], {"teacher": arms[0]}, {}, arms) is None
+    assert _precision_from(arms) is None
+    arms[0].out.mkdir()
+    (arms[0].out / "run.toml").touch()
+    assert _next(arms[1:], {"teacher": arms[0]}, {}, arms) == arms[1]
+    assert _precision_from(arms) == arms[0].out
+
+
+def test_two_jobs_give_what_one_gives_and_an_arm_that_fails_stops_no_other(
+    done: Done, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of something else stands in the way of `kl-1`; then its process is killed."""
+    out = tmp_path / "out"
+    words = [*done.words(out), "--jobs", 2]
+    (out / "kl-1").mkdir(parents=True)
+    (out / "kl-1" / "thesis.tex").write_text("precious")
+    answer = invoke(*words)
+    assert answer.exit_code == 2, answer.output
+    assert "1 of the arms" in answer.stderr
+    assert "- kl-1: " in answer.stderr
+    assert "thesis.tex" in answer.stderr
+    finished = {path.parent.name for path in out.glob("*/metrics.json")}
+    assert finished == {"teacher", *ARMS} - {"kl-1"}
+    assert not (out / "bench.json").exists()
+    (out / "kl-1" / "thesis.tex").unlink()
+
+    monkeypatch.setenv("LIMBECK_KILL_AT", "train:2")
+    answer = invoke(*words)
+    assert answer.exit_code == 2, answer.output
+    assert "- kl-1: its process was killed by signal 9" in answer.stderr
+    assert (out / "kl-1" / "run.toml").exists()
+
+    monkeypatch.delenv("LIMBECK_KILL_AT")
+    answer = invoke(*words)
+    assert answer.exit_code == 0, answer.output
+    assert answer.stderr.count("finished before") == 6
+    assert "kl, seed 1: train" in answer.stderr
+    record = json.loads((out / "bench.json").read_text())
+    assert without_times(record) == without_times(done.record)
+    for arm in ARMS:
+        assert digest_folder(out / arm / "student") == digest_folder(done.out / arm / "student")
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:
@@ -291,7 +364,7 @@ def test_finished_arms_are_read_back_and_a_recipe_may_be_added(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("everything is finished")
 
-    monkeypatch.setattr("limbeck.bench.api.distill", refuse)
+    monkeypatch.setattr("limbeck.bench.jobs.distill", refuse)
     monkeypatch.setattr("limbeck.data.reading.read_as_given", refuse)
     answer = invoke(*done.words(out))
     assert answer.exit_code == 0, answer.output
@@ -336,6 +409,7 @@ def test_a_dry_run_lists_the_arms_and_writes_nothing(
         (["--seeds", "0"], ["--seeds"]),
         (["--seeds", "two"], ["--seeds"]),
         (["--updates", "0"], ["--updates"]),
+        (["--jobs", "0"], ["--jobs"]),
         (["--set", "kl.updates=7"], ["updates must be the same", "contrastive 6, kl 7"]),
         (["--set", "kl.depth=7"], ["depth must be the same", "contrastive 8, kl 7"]),
         (["--set", "updatse=7"], ["updatse", "did you mean 'updates'"]),

@@ -48,7 +48,8 @@ def test_every_field_is_an_argument(function: Any) -> None:
     arguments = list(inspect.signature(function).parameters)
     assert arguments[: len(FIELDS)] == FIELDS
     more = {"out", "progress"}
-    more |= set() if function is pipeline.plan else {"force", "student_alone", "reuse_from"}
+    own = {"force", "student_alone", "reuse_from", "precision_from"}
+    more |= set() if function is pipeline.plan else own
     assert set(arguments[len(FIELDS) :]) == more
 
 

@@ -1,7 +1,8 @@
 """Which recipe makes the best student at equal cost?
 
-    verbs.py     `bench` and `dry_run`: what a comparison is asked for, checked, run and kept
+    api.py       `bench` and `dry_run`: what a comparison is asked for, checked, run and kept
     budget.py    what each recipe is set to, and whether that is the same for all
+    jobs.py      arms run one after the other, or several at once
     arms.py      one run of a recipe with a seed: what it reached and what it cost
     figures.py   arms -> a row per system, with paired tests against the baselines
     page.py      rows -> a page for people

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
@@ -35,13 +34,13 @@ from limbeck.bench.budget import (
     systems_of,
 )
 from limbeck.bench.figures import rows_of, visible_differences
+from limbeck.bench.jobs import runner, threads_of
 from limbeck.config import RunConfig, takes_fields_of
 from limbeck.config.teacher_spec import FITTED, TeacherSpec
 from limbeck.data.reading import complete
-from limbeck.errors import ConfigError, DataError, StoreError
+from limbeck.errors import ArmsFailed, ConfigError, DataError, StoreError
 from limbeck.language import AUTO
 from limbeck.models.loading import load_encoder
-from limbeck.pipeline import distill
 from limbeck.pipeline import dry_run as stages_of
 from limbeck.pipeline.comparing import measures_of
 from limbeck.pipeline.reporting import METRICS, damage
@@ -54,6 +53,7 @@ from limbeck.types import Progress, Silent
 
 RESULTS, PAGE, HTML, SECONDS = "bench.json", "bench.md", "bench.html", "arms.json"
 STORE, TEACHER = "store", "teacher"
+_POLL_SECONDS = 0.5  # between two looks at whether an arm may start
 
 State = Literal["finished", "begun", "to do"]
 
@@ -67,6 +67,7 @@ class Arm:
     out: Path
     student_alone: bool
     reuse_from: Sequence[Path]
+    after: Sequence[str]  # the arms that have to be finished before, by name
     force: bool
 
     @property
@@ -74,13 +75,14 @@ class Arm:
         """The recipe, as `NAME` or `NAME:PRESET`."""
         return self.config.recipe
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self, precision_from: Path | None = None) -> dict[str, Any]:
         """What `distill` is called with."""
         return {
             **self.config.options(),
             "out": self.out,
             "student_alone": self.student_alone,
             "reuse_from": self.reuse_from,
+            "precision_from": precision_from,
             "force": self.force,
         }
 
@@ -176,6 +178,7 @@ class BenchCall:
     keep_own_passage: bool = False
     language: str = AUTO
     force: bool = False
+    jobs: int = 1
     progress: Progress | None = None
 
     @property
@@ -213,18 +216,26 @@ def bench(call: BenchCall) -> Benched:
     teacher. Several teachers teach as their mean; those to be fitted are fitted once. A teacher
     that `distill` would refuse teaches all the same: its row says what it is worth. Recipes that
     fit their own teachers do so, and it counts as their cost. The same call goes on where an
-    earlier one stopped.
+    earlier one stopped. `jobs` arms run at once, in processes of one thread each; the results are
+    those of one after the other with one thread.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used, before any work.
         StoreError: when an arm's folder is damaged or not writable.
+        ArmsFailed: when arms failed, once all others are finished.
     """
     out, progress = call.folder, call.progress or Silent()
-    plan = dry_run(**vars(call))
-    check_writable(out, "--out")
-    for left in [path for prefix in LEFT for path in out.glob(f"{prefix}*")]:
-        left.unlink(missing_ok=True)  # of a killed bench; an arm clears its own
-    seconds = _run(plan, out, progress)
+    with threads_of(call.jobs):
+        plan = _planned(call)
+        check_writable(out, "--out")
+        for left in [path for prefix in LEFT for path in out.glob(f"{prefix}*")]:
+            left.unlink(missing_ok=True)  # of a killed bench; an arm clears its own
+        return _results(call, plan, _run(plan, out, call.jobs, progress))
+
+
+def _results(call: BenchCall, plan: Plan, seconds: Mapping[str, float]) -> Benched:
+    """Write the results of finished arms."""
+    out = call.folder
     record = _record(plan, out, seconds)
     record |= {
         "labels": call.labels,
@@ -250,7 +261,15 @@ def dry_run(call: BenchCall) -> Plan:
     Raises:
         ConfigError, DataError, ModelError: as `bench` would.
     """
+    with threads_of(call.jobs):
+        return _planned(call)
+
+
+def _planned(call: BenchCall) -> Plan:
+    """The arms, once everything that can be refused was."""
     _check_seeds(call.seeds)
+    if call.jobs < 1:
+        raise ConfigError(f"--jobs must be at least 1 (got {call.jobs}).")
     if call.updates < 1:
         raise ConfigError(f"--updates must be at least 1 (got {call.updates}).")
     systems = systems_of(call.recipes)
@@ -264,9 +283,13 @@ def dry_run(call: BenchCall) -> Plan:
         # other systems are the same for every seed, and teachers of ablations tell little
         alone = seed != min(call.seeds) or (_fits_its_own(recipe) and bool(find_preset(recipe)[1]))
         others = [call.folder / _folder(other, seed) for other in systems if other != recipe]
-        return Arm(name, config, call.folder / name, alone, others, call.force)
+        after = [TEACHER] if arms and name != TEACHER and not _fits_its_own(recipe) else []
+        base, preset = find_preset(recipe)
+        if preset and base.name in systems:
+            after.append(_folder(base.name, seed))  # whose stages an ablation takes
+        return Arm(name, config, call.folder / name, alone, others, after, call.force)
 
-    arms = []
+    arms: list[Arm] = []
     taught: str | Sequence[str | TeacherSpec] = shared.teachers
     if any(spec.fitted for spec in shared.teachers):
         # by a run that trains a student for one update alone
@@ -319,23 +342,87 @@ def seconds_left(
     return sum(statistics.mean(known.get(arm.system, [overall])) for arm in left)
 
 
-def _run(plan: Plan, out: Path, progress: Progress) -> dict[str, float]:
-    """Run every arm that is not finished; the seconds of those that ran in one go, by name."""
+def _run(plan: Plan, out: Path, jobs: int, progress: Progress) -> dict[str, float]:
+    """Run every arm that is not finished; the seconds of those that ran in one go, by name.
+
+    Raises:
+        ArmsFailed: when one failed, once the others are finished.
+    """
     known = out / SECONDS
     seconds = read_json(known, dict[str, float]) if known.exists() else {}
-    for number, arm in enumerate(plan.arms, start=1):
-        state, where = arm.state, f"arm {number} of {len(plan.arms)}: {arm.title}"
-        if state == "finished" and not damage(arm.out):
-            progress.say(f"{where}: finished before")
-            continue
-        left = [each for each in plan.arms[number - 1 :] if each.state != "finished"]
-        progress.say(where + _about(seconds_left(left, plan.arms, seconds)))
-        started = time.perf_counter()
-        distill(**arm.arguments(), progress=progress)
-        if state == "to do" and not find_preset(arm.system)[1]:  # which others' stages shorten
-            seconds[arm.name] = round(time.perf_counter() - started, 3)
-            write_json(known, seconds, stage="arms")
+    waiting: list[Arm] = []
+    numbers = {arm.name: number for number, arm in enumerate(plan.arms, start=1)}
+
+    def where(arm: Arm) -> str:
+        return f"arm {numbers[arm.name]} of {len(plan.arms)}: {arm.title}"
+
+    for arm in plan.arms:
+        if arm.state == "finished" and not damage(arm.out):
+            progress.say(f"{where(arm)}: finished before")
+        else:
+            waiting.append(arm)
+    if jobs > 1:  # arms of one seed at a time: later seeds find more in the store
+        waiting.sort(key=lambda arm: arm.config.seed)
+    running: dict[str, Arm] = {}
+    timed: set[str] = set()  # which run in one go, and take no stages of others
+    failed: dict[str, str] = {}
+    with runner(jobs, progress) as run:
+        while waiting or running:
+            following = _next(waiting, running, failed, plan.arms) if run.free else None
+            if following is None and not running:
+                assert TEACHER in failed  # which all that is left needs
+                break
+            if following is None:
+                for end in run.ended(_POLL_SECONDS):
+                    del running[end.name]
+                    if end.failure is not None:
+                        failed[end.name] = end.failure
+                        progress.say(f"failed: {end.name}. {end.failure}")
+                    elif end.name in timed:
+                        seconds[end.name] = round(end.seconds, 3)
+                        write_json(known, seconds, stage="arms")
+                continue
+            arm = following
+            left = [*waiting, *running.values()]
+            estimate = seconds_left(left, plan.arms, seconds)
+            progress.say(where(arm) + _about(estimate and estimate / min(jobs, len(left))))
+            waiting.remove(arm)
+            running[arm.name] = arm
+            if arm.state == "to do" and not find_preset(arm.system)[1]:
+                timed.add(arm.name)
+            run.start(arm.name, arm.title, arm.arguments(_precision_from(plan.arms)))
+    if failed:
+        raise ArmsFailed(_told_of(failed, [arm.name for arm in waiting], out))
     return seconds
+
+
+def _next(
+    waiting: Sequence[Arm],
+    running: Mapping[str, Arm],
+    failed: Mapping[str, str],
+    arms: Sequence[Arm],
+) -> Arm | None:
+    """The first arm that may start now."""
+    auto = any(arm.config.precision == "auto" for arm in waiting)
+    if running and auto and _precision_from(arms) is None:
+        return None  # the first one is still choosing the precision of all
+    unfinished = {*(arm.name for arm in waiting), *running, *({TEACHER} & set(failed))}
+    return next((arm for arm in waiting if not unfinished & set(arm.after)), None)
+
+
+def _precision_from(arms: Sequence[Arm]) -> Path | None:
+    """The first arm that has recorded which precision it chose, which all others take."""
+    return next((arm.out for arm in arms if (arm.out / RECORD).exists()), None)
+
+
+def _told_of(failed: Mapping[str, str], waiting: Sequence[str], out: Path) -> str:
+    """Which arms failed and why, in words."""
+    lines = [f"{len(failed)} of the arms in {out} failed:"]
+    lines += [f"- {name}: {why}" for name, why in failed.items()]
+    if waiting:
+        lines.append(f"Not run, since the teacher is not there: {', '.join(waiting)}.")
+    lines.append("The others are finished. The same command goes on with what is missing.")
+    return "\n".join(lines)
 
 
 def _record(plan: Plan, out: Path, wall_seconds: Mapping[str, float]) -> dict[str, Any]:

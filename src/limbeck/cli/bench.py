@@ -52,6 +52,14 @@ def bench(
             show_default="train:dual",
         ),
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            help="How many runs go at once, in processes of one thread each; more than one give "
+            "the results of one after the other with OMP_NUM_THREADS=1.",
+            min=1,
+        ),
+    ] = 1,
     force: Annotated[
         bool,
         typer.Option(
@@ -73,6 +81,7 @@ def bench(
         "updates": updates,
         "teacher": teacher or "train:dual",
         "force": force,
+        "jobs": jobs,
     }
     if dry_run:
         plan = comparing.dry_run(data, **arguments)

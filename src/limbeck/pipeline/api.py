@@ -67,6 +67,7 @@ class DistillCall(RunConfig):
     force: bool = False
     student_alone: bool = False
     reuse_from: Sequence[str | Path] = ()
+    precision_from: str | Path | None = None
     progress: Progress | None = None
 
 
@@ -86,8 +87,10 @@ def distill(call: DistillCall) -> Result:
     a corpus without queries the `query_model`, a folder of a seq2seq model, writes them. The
     collection's `language` is what BM25 goes by: a code, or `auto`. `student_alone` measures no
     other system in the end, for data on which another run has done so. `reuse_from` are the folders
-    of runs from which stages are taken that they made from the same inputs. `force` goes on under
-    other versions or on another machine, and accepts models that were made again and differ.
+    of runs from which stages are taken that they made from the same inputs. `precision_from` is a
+    run whose choice of precision is taken where `precision` is `auto`, instead of measuring.
+    `force` goes on under other versions or on another machine, and accepts models that were made
+    again and differ.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used, before any work.
@@ -101,7 +104,8 @@ def distill(call: DistillCall) -> Result:
         if (out / METRICS).exists() and not _to_make_again(out, progress):
             return finished(out)
     request = validate(call)
-    engine = engine_for(request, found, current_group())
+    like = None if call.precision_from is None else read_record(Path(call.precision_from))
+    engine = engine_for(request, found, current_group(), like=like)
     scores = store_of(call)
     reuse_from = [Path(each) for each in call.reuse_from]
     run = Run(out, call.seed, engine, progress, reuse_from=reuse_from)

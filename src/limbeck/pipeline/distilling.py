@@ -112,13 +112,22 @@ def decide(request: Request, task: Retrieval) -> BudgetPlan:
     return decided
 
 
-def engine_for(request: Request, found: Mapping[str, Any] | None, group: Group) -> Engine:
-    """What a run computes with: what its record says, or what the first process chooses now.
+def engine_for(
+    request: Request,
+    found: Mapping[str, Any] | None,
+    group: Group,
+    like: Mapping[str, Any] | None = None,
+) -> Engine:
+    """What a run computes with: what its record says, or what the first process chooses now, the
+    precision of a run `like` it where that is recorded.
 
     Raises:
         ConfigError: when what was asked for, or recorded, is not there.
     """
     recorded = (found or {}).get("engine", {})
+    if not recorded:
+        theirs = (like or {}).get("engine", {})
+        recorded = {key: theirs[key] for key in theirs if key.endswith("precision")}
     backend, precision = (
         str(recorded.get(key, "auto") if asked == "auto" else asked)
         for key, asked in (

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from limbeck.inference import Engine
-from limbeck.store import StageFolder
+from limbeck.store import StageFolder, is_locked
 from limbeck.training.distributed import Group, current_group
 from limbeck.types import Progress, Silent
 
 T = TypeVar("T")
 
+_POLL_SECONDS = 0.2  # between two looks at what another process makes
 _within: ContextVar[bool] = ContextVar("_within", default=False)  # other work of `Run.first`
 
 
@@ -49,10 +50,24 @@ class Run:
         """The folder of a stage; refused when it was made from other inputs."""
         stage = StageFolder(self.folder / "stages" / name, inputs)
         for run in self.reuse_from:
+            self._wait(stage, run)
             if stage.take(run / "stages" / name):
                 self.progress.say(f"{name}: taken from {run}")
                 break
         return stage
+
+    def _wait(self, stage: StageFolder, run: Path) -> None:
+        """Wait while another process makes a stage that this run would take from there.
+
+        Of two runs only the one that comes later by name waits, so that they never wait for each
+        other.
+        """
+        told = False
+        while run < self.folder and stage.waits_for(run / "stages" / stage.name) and is_locked(run):
+            if not told:
+                self.progress.say(f"{stage.name}: waiting for {run}, which makes it")
+                told = True
+            time.sleep(_POLL_SECONDS)
 
     def first(self, work: Callable[[], T]) -> T:
         """The result of resumable work: the first process does it, then the others read it.
