@@ -1,15 +1,15 @@
 import json
 from pathlib import Path
 
-from limbeck.pipeline.foretold import Plan
-from limbeck.tasks.retrieval.parts import Part
+from limbeck.pipeline.plan_file import Plan
+from limbeck.tasks.estimate import StageEstimate
 
 from .conftest import FakePipeline, Invoke
 
 PLAN = Plan(
     [
-        Part("train-kl", "100 updates", 75.0, updates=100, megabytes=12.0),
-        Part("score", "the teacher's scores of 4,800 pairs", 9.04, asked=4800),
+        StageEstimate("train-kl", "100 updates", 75.0, updates=100, megabytes=12.0),
+        StageEstimate("score", "the teacher's scores of 4,800 pairs", 9.04, asked=4800),
     ],
     2_000_000_000,
     ["the store has the base's vectors of 100% of the passages"],

@@ -17,7 +17,7 @@ from limbeck.bench.arms import asked_of_teacher, trained
 from limbeck.errors import LimbeckError
 from limbeck.indexing.runs import data_of
 from limbeck.models.exported import load_exported, runtime_of
-from limbeck.pipeline import foretold
+from limbeck.pipeline import plan_file
 from limbeck.report import run_page
 from limbeck.store import MANIFEST, write_json, write_parquet
 from limbeck.teachers import load_teacher
@@ -41,7 +41,7 @@ Arguments = dict[str, Any]
 
 
 def page(out: Path, given: Arguments) -> object:
-    return run_page(out, None, foretold.compared(out))
+    return run_page(out, None, plan_file.compared(out))
 
 
 def repeat(out: Path, given: Arguments) -> object:

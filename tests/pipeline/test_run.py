@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from collections_here import made_up
 from limbeck import pipeline
 from limbeck.data.tokens import tokenize_here
 from limbeck.inference import choose_engine, embed
+from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.loading import load_encoder
 from limbeck.store import MANIFEST, SEEN, digest_folder
-from limbeck.tasks.retrieval.costs import Speeds
+from limbeck.tasks.retrieval.costs import EncoderSpeeds, Speeds
 
 from .conftest import FAST, Distil, Finished, Invoke, metrics_of
 
@@ -334,15 +336,19 @@ def test_a_budget_fills_in_what_is_not_given(
 def test_a_short_budget_fits_fewer_teachers(
     distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pair is made to cost what a whole budget is: a ranker cannot be asked, vectors can."""
-    speeds = Speeds(
-        {"query": 1e-4, "passage": 1e-4},
-        {"query": 1e-4, "passage": 1e-4},
-        train_small=1e-6,
-        train_large=1e-6,
-        pair=60.0,
-        tokens={"query": 4.0, "passage": 8.0},
-    )
+    """To read with a model as large as the ranker is made to cost a whole budget; vectors, which
+    the base and the student make, cost nothing to speak of.
+    """
+    tokens = {"query": 4.0, "passage": 8.0}
+    cheap = EncoderSpeeds({"query": 1e-4, "passage": 1e-4}, tokens, 1e-6)
+
+    class Dear(Speeds):
+        def nearest(
+            self, model: Encoder | Ranker, *, trained: bool = False
+        ) -> tuple[EncoderSpeeds, float]:
+            return cheap, 1e7 if isinstance(model, Ranker) else 1.0
+
+    speeds = Dear([cheap], known=defaultdict(float))
     monkeypatch.setattr("limbeck.pipeline.distilling.probed", lambda *_, **__: speeds)
     few = {"updates": 4, "teacher_dual.updates": 4}
     result = distil(budget_seconds=60, teacher="train", settings=few)

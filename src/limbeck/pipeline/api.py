@@ -34,6 +34,7 @@ from limbeck.pipeline.distilling import (
 from limbeck.pipeline.fitting import fits_of
 from limbeck.pipeline.making import with_kept_queries
 from limbeck.pipeline.memory import frees_memory
+from limbeck.pipeline.outputs import RunFolder
 from limbeck.pipeline.reporting import (
     METRICS,
     PAGE,
@@ -119,7 +120,10 @@ def distill(call: DistillCall) -> Result:
         for line in (*request.notes, *engine.notes):
             progress.say(line)
         decided = run.first(lambda: decide(request, task))
-        return Distillation(request, task, decided, call.student_alone, call.force).result()
+        outputs = RunFolder(run)
+        return Distillation(
+            request, task, decided, outputs, call.student_alone, call.force
+        ).result()
 
 
 def _to_make_again(out: Path, progress: Progress) -> bool:

@@ -7,7 +7,7 @@ artefact that is read back when it is there. What a method does is its recipe's 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,15 +18,15 @@ import polars as pl
 import torch
 
 from limbeck.config import RunConfig
-from limbeck.config.teacher_spec import KINDS, TeacherSpec, fit_name, kind_and_base
+from limbeck.config.teacher_spec import KINDS, TeacherSpec, fit_name
 from limbeck.data.collection import Collection
-from limbeck.errors import TeacherRefused
 from limbeck.inference import BACKENDS, Engine, choose_engine
 from limbeck.limit import Effort, matmul_rate
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.probing import PRECISIONS, precisions
 from limbeck.pipeline.fitting import Fitting, as_one, fits_of
-from limbeck.pipeline.foretold import Plan, as_notes, keep
+from limbeck.pipeline.outputs import NoOutputs, Outputs
+from limbeck.pipeline.plan_file import Plan, as_notes, keep
 from limbeck.pipeline.reporting import (
     Result,
     check_same_models,
@@ -47,17 +47,17 @@ from limbeck.record import (
 )
 from limbeck.settings import Settings, parse_settings
 from limbeck.sources import QueryList
-from limbeck.store import formed, resident_bytes, write_json, write_parquet
+from limbeck.store import formed, resident_bytes
+from limbeck.tasks.estimate import RunEstimate
 from limbeck.tasks.fit import default_updates
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.budget import BudgetPlan, fit_budget
 from limbeck.tasks.retrieval.costs import probed
-from limbeck.tasks.retrieval.parts import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES, Forecast, Work
+from limbeck.tasks.retrieval.rehearsal import Rehearsal
 from limbeck.tasks.retrieval.systems import (
+    DIAGNOSED_DEPTH,
+    DIAGNOSED_QUERIES,
     Measured,
-    measure_bm25,
-    measure_encoder,
-    measure_teacher,
     unmeasured,
 )
 from limbeck.teachers import DualTeacher, EnsembleTeacher, Teacher
@@ -65,9 +65,6 @@ from limbeck.teachers.diagnostics import diagnose, doubt, refusal
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.training import Run, Trained
 from limbeck.training.distributed import Group
-
-DIAGNOSIS = "stages/diagnose/diagnosis.json"  # what the teacher's scores look like
-EXAMINED = "stages/diagnose/scores.parquet"  # the scores themselves
 
 
 def decide(request: Request, task: Retrieval) -> BudgetPlan:
@@ -86,7 +83,7 @@ def decide(request: Request, task: Retrieval) -> BudgetPlan:
         return formed(task.run.folder / RECORD, found["decided"], BudgetPlan)
     decided = BudgetPlan()
     if request.config.budget_seconds is not None:
-        decided, plan = foretell(request, task)
+        decided, plan = estimate_run(request, task)
         keep(plan, task.run.folder)
     write_record(
         task.run.folder,
@@ -181,8 +178,9 @@ def known_models(request: Request) -> dict[str, Encoder | Ranker]:
     return {"base": request.base, "student": request.student, **teacher}
 
 
-def foretell(request: Request, task: Retrieval) -> tuple[BudgetPlan, Plan]:
-    """What a budget decides, and what the run will take, from a probe of some seconds.
+def estimate_run(request: Request, task: Retrieval) -> tuple[BudgetPlan, Plan]:
+    """What a budget decides, and how long the run will take, by a rehearsal with the speeds that a
+    probe of some seconds finds.
 
     Raises:
         ConfigError: when the budget is too short.
@@ -190,22 +188,30 @@ def foretell(request: Request, task: Retrieval) -> tuple[BudgetPlan, Plan]:
     choices = fitted_choices(request)
     task.run.progress.say("probing how long the parts of this run take here")
     bases = request.wanted.bases
-    speeds = probed(task, request.student, request.teacher, bases, fits=any(choices))
+    speeds = probed(task, request.student, request.teacher, list(bases.values()), fits=any(choices))
     resident = resident_bytes()  # before any rehearsal
+
+    def rehearsed(decided: BudgetPlan) -> RunEstimate:
+        given = (task.collection, task.run, task.base, task.store, task.given)
+        stage = Rehearsal(*given, speeds=speeds, student=request.student)
+        run = Distillation(request, stage, decided, NoOutputs())
+        run.carry_out([])
+        return stage.estimate
+
     decided, budget = BudgetPlan(), request.config.budget_seconds
     if budget is not None:
-        decided = fit_budget(
-            task, speeds, choices, lambda decided: work_of(request, decided), budget
-        )
-    shares = dict(zip(("the base's", "the teacher's"), speeds.known, strict=True))
-    shares |= {f"{name}'s": base.known for name, base in speeds.bases.items()}
+        decided = fit_budget(choices, lambda decided: rehearsed(decided).seconds, budget)
+    given = () if request.teacher is None else request.teacher.leaves()
+    called = {task.base.digest: "the base's"}
+    called |= {base.digest: f"{name}'s" for name, base in bases.items()}
+    called |= {leaf.digest: "the teacher's" for leaf in given if leaf.first_stage is not None}
     notes = [
-        f"the store has {name} vectors of {share:.0%} of the passages"
-        for name, share in shares.items()
-        if share
+        f"the store has {name} vectors of {speeds.known[made_by]:.0%} of the passages"
+        for made_by, name in called.items()
+        if speeds.known[made_by]
     ]
-    forecast = Forecast(task, work_of(request, decided), speeds)
-    return decided, Plan(forecast.parts(), forecast.peak_bytes(resident), notes)
+    found = rehearsed(decided)
+    return decided, Plan(found.parts(), resident + found.peak_bytes, notes)
 
 
 def fitted_choices(request: Request) -> tuple[tuple[str, ...], ...]:
@@ -216,56 +222,6 @@ def fitted_choices(request: Request) -> tuple[tuple[str, ...], ...]:
         return (request.recipe.fits,)
     most, least = fits_of(request.wanted), fits_of(request.wanted, least=True)
     return (most, least) if most != least else (most,)
-
-
-def work_of(request: Request, decided: BudgetPlan) -> Work:
-    """What a run of this request will do, for telling what it takes."""
-    taught = "teacher" in request.recipe.needs
-    compared = taught and not request.config.force_teacher and can_compare(request.collection)
-    fits = decided.fits if decided.fits is not None else fitted_choices(request)[0]
-    settings = {"student": settings_of(request, decided, request.recipe)}
-    if compared:
-        settings["contrastive"] = matching(settings["student"], find("contrastive"))
-    settings |= {
-        name: settings_of(request, decided, find(f"teacher_{kind_and_base(name)[0]}"))
-        for name in fits
-        if kind_and_base(name)[0] != "ensemble" and not request.recipe.fits
-    }
-    return Work(
-        request.student,
-        request.teacher,
-        fits,
-        compared,
-        request.recipe.name,
-        taught,
-        settings,
-        measured_split(request.collection),
-        request.wanted.bases,
-        _by_itself(request, decided) if request.recipe.fits else None,
-    )
-
-
-def _by_itself(request: Request, decided: BudgetPlan) -> Callable[[Retrieval, Encoder], Teacher]:
-    """A recipe that fits its own teachers, as what trains a student and gives the last of them,
-    after those that are fitted before it.
-    """
-
-    def fit(
-        name: str, recipe: Recipe, task: Retrieval, stands_on: Sequence[Encoder | Teacher]
-    ) -> Teacher:
-        return recipe.fit(task, stands_on, settings_of(request, decided, recipe))
-
-    def carry_out(task: Retrieval, student: Encoder) -> Teacher:
-        teacher = request.teacher
-        if request.wanted.fits:
-            members = Fitting(task, request.wanted, fit).members()
-            teacher = as_one(task, members, request.wanted.weights)
-        settings = settings_of(request, decided, request.recipe)
-        result = request.recipe.train(task, teacher, student, settings)
-        assert result is not None
-        return result.teacher
-
-    return carry_out
 
 
 def settings_of(request: Request, decided: BudgetPlan, recipe: Recipe) -> Any:
@@ -321,8 +277,9 @@ class Distillation:
     request: Request
     task: Retrieval
     decided: BudgetPlan
-    student_alone: bool  # the only system that is measured
-    force: bool  # models that were made again may differ from those that were there
+    outputs: Outputs
+    student_alone: bool = False  # the only system that is measured
+    force: bool = False  # models that were made again may differ from those that were there
     trained: dict[str, tuple[Recipe, list[Trained]]] = field(default_factory=dict)  # and stages
 
     def __post_init__(self) -> None:
@@ -345,9 +302,24 @@ class Distillation:
         return recipe.train(own, teacher, student, settings)
 
     def result(self) -> Result:
-        """Fit or take a teacher, examine it, train the student, measure everything."""
+        """Carry the run out, and report it."""
+        task = self.task
+        notes = [*self.request.notes, *task.run.engine.notes]
+        systems = self.carry_out(notes)
+        if task.run.group.rank == 0:
+            if not self.force:
+                check_same_models(task.run.folder)
+            notes += as_notes(task.run.folder)
+            report(task, task.run.folder, systems, notes, task.run.seed)
+            write_page(task.run.folder, self.request.collection)
+        task.run.group.barrier()
+        return finished(task.run.folder)
+
+    def carry_out(self, notes: list[str]) -> list[Measured]:
+        """Fit or take a teacher, examine it, train the student, measure everything; `notes` get
+        what there is to say of it.
+        """
         request, task = self.request, self.task
-        notes = [*request.notes, *task.run.engine.notes]
         split = measured_split(request.collection)
         beside = None if self.student_alone else split  # where the other systems are measured
         undistilled = copy.deepcopy(request.student)
@@ -355,31 +327,31 @@ class Distillation:
         systems: list[Measured] = []
         if beside:
             systems += [
-                measure_bm25(task, beside),
-                measure_teacher(task, "zero_shot", task.base, beside),
+                task.measure_bm25(beside),
+                task.measure_teacher("zero_shot", task.base, beside),
                 *(
-                    measure_teacher(task, f"zero_shot/{name}", base, beside)
+                    task.measure_teacher(f"zero_shot/{name}", base, beside)
                     for name, base in request.wanted.bases.items()
                 ),
-                measure_encoder(task, "undistilled", undistilled, beside),
+                task.measure_encoder("undistilled", undistilled, beside),
             ]
         teachers = self._teachers(notes) if request.wanted.specs else []
         teacher = given = teachers[0] if teachers else None
         if teacher is not None and "teacher" in request.recipe.needs:
             if request.wanted.fits:
                 how = f"a {teacher.kind} teacher, fitted on judged queries"
-                self._write(teacher, "teacher", _card("A teacher", how, teacher.kind))
+                self.outputs.keep_model(teacher, "teacher", _card("A teacher", how, teacher.kind))
             self._diagnose(teacher, notes)
             contrastive = self._compare_on_dev(teacher, notes)
             if beside:
                 names = ["teacher", *(f"teacher/{each.name}" for each in teachers[1:])]
                 for name, each in zip(names, teachers, strict=True):
                     if (reason := unmeasured(task, each, beside)) is None:
-                        systems.append(measure_teacher(task, name, each, beside))
+                        systems.append(task.measure_teacher(name, each, beside))
                     else:
                         notes.append(f"{name}: not measured on {beside}, since {reason}")
             if contrastive is not None and beside:
-                systems.append(measure_encoder(task, "contrastive", contrastive, beside))
+                systems.append(task.measure_encoder("contrastive", contrastive, beside))
         student = copy.deepcopy(request.student)
         settings = self._settings(request.recipe)
         name = request.recipe.name
@@ -390,24 +362,17 @@ class Distillation:
             made = request.wanted.fits and given is not None and given.digest == teacher.digest
             if result.fitted or made:
                 how = f"a {teacher.kind} teacher, fitted by the recipe `{name}`"
-                self._write(teacher, "teacher", _card("A teacher", how, teacher.kind))
+                self.outputs.keep_model(teacher, "teacher", _card("A teacher", how, teacher.kind))
             if beside:
-                systems.append(measure_teacher(task, "teacher", teacher, beside))
+                systems.append(task.measure_teacher("teacher", teacher, beside))
         self._save(student, "student", self._how(teacher))
         if split:
-            systems.append(measure_encoder(task, "student", student, split))
+            systems.append(task.measure_encoder("student", student, split))
         systems = [self._with_training(each, teacher) for each in systems]
         _, stages = self.trained[name]
         dropped = stages[-1].dropped if stages else {}  # the last lists are the student's
         notes += [f"{what}: {count:,}" for what, count in sorted(dropped.items())]
-        if task.run.group.rank == 0:
-            if not self.force:
-                check_same_models(task.run.folder)
-            notes += as_notes(task.run.folder)
-            report(task, task.run.folder, systems, notes, task.run.seed)
-            write_page(task.run.folder, request.collection)
-        task.run.group.barrier()
-        return finished(task.run.folder)
+        return systems
 
     def _settings(self, recipe: Recipe) -> Any:
         """A recipe's settings in this run."""
@@ -447,7 +412,7 @@ class Distillation:
         members = self.fitting.members(lambda spec: self._best(spec, notes))
         teacher = as_one(self.task, members, self.request.wanted.weights)
         if isinstance(teacher, EnsembleTeacher) and len(members) > 1:
-            self._record_scale(teacher)
+            self.outputs.keep_scale(teacher)
             return [teacher, *teacher.members]
         return [teacher, *(each for each in self.fitting.found.values() if each is not teacher)]
 
@@ -472,24 +437,9 @@ class Distillation:
         notes.append(f"teacher: {best.kind}, the best on dev ({name}: {told})")
         return best
 
-    def _record_scale(self, teacher: EnsembleTeacher) -> None:
-        """Write the scale of several teachers into `run.toml`."""
-        folder = self.task.run.folder
-        if self.task.run.group.rank == 0:
-            found = read_record(folder)
-            assert found is not None
-            scale = {
-                "names": [member.name for member in teacher.members],
-                "digests": [member.digest for member in teacher.members],
-                "weights": list(teacher.weights),
-                "means": list(teacher.means),
-                "deviations": list(teacher.deviations),
-            }
-            write_record(folder, {**found, "teachers": scale})
-
     def _on_dev(self, name: str, teacher: Teacher) -> float:
         """A teacher's figure on dev."""
-        measured = measure_teacher(self.task, name, teacher, "dev")
+        measured = self.task.measure_teacher(name, teacher, "dev")
         return self.task.measures.first.of(measured.per_query)
 
     def _diagnose(self, teacher: Teacher, notes: list[str]) -> None:
@@ -516,12 +466,8 @@ class Distillation:
             temperature=given or teacher.temperature,
         )
         reason, doubted = refusal(diagnosis), doubt(diagnosis)
-        if task.run.group.rank == 0:
-            told = {**asdict(diagnosis), "refusal": reason, "doubt": doubted}
-            write_json(task.run.folder / DIAGNOSIS, told, stage="diagnose")
-            write_parquet(
-                task.run.folder / EXAMINED, _scores(request.collection, known), stage="diagnose"
-            )
+        told = {**asdict(diagnosis), "refusal": reason, "doubt": doubted}
+        self.outputs.keep_diagnosis(told, _scores(request.collection, known))
         lines = [*diagnosis.lines(), *([doubted] if doubted else [])]
         notes += [f"teacher: {line}" for line in lines]
         if reason is not None:
@@ -558,7 +504,7 @@ class Distillation:
         self._save(student, "baselines/contrastive", "trained with contrastive, without a teacher")
         taught = self._on_dev("teacher", teacher)
         measure = task.measures.first
-        alone = measure.of(measure_encoder(task, "contrastive", student, "dev").per_query)
+        alone = measure.of(task.measure_encoder("contrastive", student, "dev").per_query)
         notes.append(
             f"teacher: {taught:.3f} {measure.name} on dev; "
             f"the student trained without it {alone:.3f}"
@@ -576,7 +522,7 @@ class Distillation:
     def _refuse(self, reason: str, notes: list[str]) -> None:
         """Stop here, unless the teacher is forced."""
         if not self.request.config.force_teacher:
-            raise TeacherRefused(f"{reason} --force-teacher goes on all the same; nothing is lost.")
+            self.outputs.refuse_teacher(reason)
         notes.append(f"teacher: forced. {reason}")
 
     def _how(self, teacher: Teacher | None) -> str:
@@ -587,15 +533,8 @@ class Distillation:
         return f"distilled with the recipe `{name}` from a {teacher.kind} teacher"
 
     def _save(self, encoder: Encoder, name: str, how: str) -> None:
-        """Write a student of the run."""
-        self._write(encoder, name, _card("A small retriever", how))
-
-    def _write(self, model: Encoder | Teacher, name: str, card: str) -> None:
-        """Write a model of the run; one that an earlier command wrote is replaced by its equal."""
-        folder, run = self.task.run.folder / name, self.task.run
-        if run.group.rank == 0:
-            model.save(folder, card=card, stage=name.partition("/")[0])
-        run.group.barrier()
+        """Keep a student of the run."""
+        self.outputs.keep_model(encoder, name, _card("A small retriever", how))
 
 
 def _scores(collection: Collection, lists: Sequence[QueryList]) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from limbeck.models.encoder import Encoder
 from limbeck.pipeline.request import Wanted
 from limbeck.recipes import Recipe, find
 from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.retrieval.parts import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES
+from limbeck.tasks.retrieval.systems import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES
 from limbeck.teachers import EnsembleTeacher, Teacher
 
 

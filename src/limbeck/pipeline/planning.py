@@ -13,8 +13,8 @@ from tempfile import TemporaryDirectory
 from limbeck.config import RunConfig, takes_fields_of
 from limbeck.errors import ConfigError
 from limbeck.inference import choose_engine
-from limbeck.pipeline.distilling import foretell, known_models, store_of, task_of
-from limbeck.pipeline.foretold import Plan, keep
+from limbeck.pipeline.distilling import estimate_run, known_models, store_of, task_of
+from limbeck.pipeline.plan_file import Plan, keep
 from limbeck.pipeline.request import validate
 from limbeck.record import open_folder, read_record
 from limbeck.training import Run
@@ -57,7 +57,7 @@ def plan(call: PlanCall) -> Plan:
         progress.say(line)
     with TemporaryDirectory() as scratch:
         task = task_of(request, Run(Path(scratch), call.seed, engine, progress), scores)
-        _, found = foretell(request, task)
+        _, found = estimate_run(request, task)
     if call.out is not None:
         keep(found, Path(call.out))
     return found

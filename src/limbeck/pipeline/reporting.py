@@ -21,7 +21,7 @@ from limbeck.evaluation.comparison import compare
 from limbeck.evaluation.measures import read_trec, write_trec
 from limbeck.evaluation.statistics import Measure
 from limbeck.evaluation.table import DIFFERENCE, Metrics, advice, as_text, row, split_shown
-from limbeck.pipeline.foretold import compared
+from limbeck.pipeline.plan_file import compared
 from limbeck.record import RECORD
 from limbeck.report import run_page
 from limbeck.store import (

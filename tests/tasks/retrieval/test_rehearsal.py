@@ -8,7 +8,7 @@ import pytest
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import cut_layers
 from limbeck.models.loading import load_encoder
-from limbeck.tasks.retrieval.costs import Speeds
+from limbeck.tasks.retrieval.costs import EncoderSpeeds, Speeds
 from limbeck.tasks.retrieval.rehearsal import Rehearsal
 from limbeck.teachers import CrossTeacher, DualTeacher
 from retrieval_here import a_task
@@ -17,17 +17,13 @@ from retrieval_here import a_task
 @pytest.fixture
 def stage(tmp_path: Path, tiny_encoder: Encoder) -> Rehearsal:
     task, each = a_task(tmp_path, tiny_encoder), {"query": 1e-3, "passage": 1e-3}
-    speeds = Speeds(each, each, 1e-6, 1e-6, 2e-3, {"query": 4.0, "passage": 8.0})
-    return Rehearsal(
-        task.collection,
-        task.run,
-        task.base,
-        None,
-        speeds=speeds,
-        student=cut_layers(tiny_encoder, 2),
-        taught=None,
-        probed=task.base,
-    )
+    student, tokens = cut_layers(tiny_encoder, 2), {"query": 4.0, "passage": 8.0}
+    encoders = [
+        EncoderSpeeds(each, tokens, 1e-6, 1.0, model.forward_flops([8]), model.size_bytes())
+        for model in (student, tiny_encoder)
+    ]
+    given = (task.collection, task.run, task.base, None)
+    return Rehearsal(*given, speeds=Speeds(encoders), student=student)
 
 
 def test_pairs_with_texts_made_on_the_way_are_told_apart(
@@ -37,7 +33,7 @@ def test_pairs_with_texts_made_on_the_way_are_told_apart(
     count = len(stage.collection.passages)
     pairs = np.array([[0, count + 5], [1, 5], [1, 5]])
     stage.pair_scores(CrossTeacher("ranker", tiny_ranker), pairs)
-    assert stage.noted.stages["score-ranker"].pairs == 2
+    assert stage.estimate.stages["score-ranker"].pairs == 2
 
 
 def test_another_base_is_priced_by_its_size_wherever_it_mines(
@@ -46,8 +42,35 @@ def test_another_base_is_priced_by_its_size_wherever_it_mines(
     other = DualTeacher("base-larger", load_encoder(tiny_other_folder))
     plain, rebased = stage.vectors(other, "passage"), stage.from_base(other, "larger")
     assert plain.shape[1] == 48
-    before = stage.noted.stages["encode-base-larger"].seconds
-    stage.noted.read.clear()
+    before = stage.estimate.stages["encode-base-larger"].seconds
+    stage.seen.read.clear()
     rebased.vectors(other, "passage")
-    assert stage.noted.stages["encode-base-larger"].seconds == pytest.approx(2 * before)
+    assert stage.estimate.stages["encode-base-larger"].seconds == pytest.approx(2 * before)
     assert before != pytest.approx(1e-3 * len(stage.collection.passages))
+
+
+def test_each_teacher_is_better_than_the_one_before_and_than_any_student(
+    stage: Rehearsal, tiny_ranker: Ranker
+) -> None:
+    """So that a rehearsal compares, chooses and goes on as the longest run would."""
+    cross = CrossTeacher("cross", tiny_ranker)
+    dual = stage.measure_teacher("teacher/dual", stage.base, "dev")
+    ranker = stage.measure_teacher("teacher/cross", cross, "dev")
+    student = stage.measure_encoder("student", stage.student, "dev")
+    own, best, alone = (
+        each.per_query["nDCG@10"].to_numpy().mean() for each in (dual, ranker, student)
+    )
+    assert alone < own < best
+    names = {part.stage for part in stage.estimate.parts()}
+    assert names >= {"encode-base", "score-cross", "evaluate-student"}
+
+
+def test_what_was_asked_before_takes_no_time_again(stage: Rehearsal) -> None:
+    """As the score store answers; a search by words is kept, too."""
+    queries = stage.training_queries()
+    for _ in range(2):
+        stage.pools(queries, depth=5, teacher=stage.base)
+    passages = len(stage.collection.passages)
+    counts = stage.estimate.stages["encode-base"]
+    assert (counts.passages, counts.queries) == (passages, len(queries))
+    assert stage.estimate.stages["mine"].searched == len(queries)

@@ -1,7 +1,7 @@
 """What fits into the time there is?
 
-Updates, list length and candidate depth are chosen so that the parts of a run, as a short probe
-foretells them, fit; and which teachers are fitted, where that was left open.
+Updates, list length and candidate depth are chosen so that the estimated run time fits; and which
+teachers are fitted, where that was left open. How run time is estimated is not known here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from functools import cache
 from itertools import product
 
 from limbeck.errors import ConfigError
-from limbeck.tasks.retrieval.costs import Speeds
-from limbeck.tasks.retrieval.parts import Forecast, Work
-from limbeck.tasks.retrieval.task import Retrieval
 
 SPARE = 0.85  # share of the budget that is planned: probes are short and machines are shared
 LEAST_UPDATES, ENOUGH_UPDATES, MOST_UPDATES = 30, 120, 1000  # enough not to save on the rest
@@ -34,16 +31,14 @@ class BudgetPlan:
 
 
 def fit_budget(
-    task: Retrieval,
-    speeds: Speeds,
     choices: Sequence[tuple[str, ...]],
-    work: Callable[[BudgetPlan], Work],
+    estimate: Callable[[BudgetPlan], float],
     seconds: float,
 ) -> BudgetPlan:
     """The largest plan that fits: fitting a teacher, its scores, students and measuring.
 
     `choices` are the kinds of teacher that may be fitted, the dearest choice first; one that is
-    empty where none is. `work` says what a run does once that is decided.
+    empty where none is. `estimate` gives the seconds of a run once that is decided.
 
     Raises:
         ConfigError: when not even the smallest plan fits, saying what would.
@@ -51,8 +46,7 @@ def fit_budget(
 
     @cache
     def seconds_of(fits: tuple[str, ...], length: int, depth: int, updates: int) -> float:
-        decided = BudgetPlan(updates, updates, length, depth, fits)
-        return sum(part.seconds for part in Forecast(task, work(decided), speeds).parts())
+        return estimate(BudgetPlan(updates, updates, length, depth, fits))
 
     def updates_for(fits: tuple[str, ...], length: int, depth: int) -> int:
         """How many fit beside what else there is to do; 0 when not even the least number does."""

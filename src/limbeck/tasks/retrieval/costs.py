@@ -2,7 +2,7 @@
 
 A short probe on a sample of the collection's own texts makes two updates of the student and, where
 one is fitted, of a teacher, encodes some texts, indexes some by words, and asks a given teacher for
-some pairs. What a run does, and so what it takes, is not known here.
+some pairs. What a run does, and so how long it takes, is not known here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from limbeck.data.collection import Collection, Texts
 from limbeck.errors import ConfigError
 from limbeck.inference import embed, plan_batches, text_lengths
-from limbeck.models.encoder import Encoder
+from limbeck.models.encoder import Encoder, Ranker
 from limbeck.search import BM25
 from limbeck.sources import ListSource, QueryList, QueryLists
 from limbeck.tasks.fit import train_model
@@ -44,57 +44,60 @@ ROLES: tuple[Role, ...] = ("query", "passage")
 
 
 @dataclass(frozen=True, slots=True)
-class BaseSpeeds:
-    """What the probe found of an encoder that a teacher is fitted from: seconds to encode a query
-    or passage, and to train with a token; bytes that a token keeps for the backward pass; the mean
-    lengths in its tokens; the share of all passages whose vectors the store has.
+class EncoderSpeeds:
+    """How fast an encoder is: seconds to encode a query or passage, and to train with a token;
+    bytes that a token keeps for the backward pass; the mean lengths in its tokens; the FLOPs to
+    read a passage of mean length, None where they are not known, and the bytes of its weights.
     """
 
     encode: Mapping[Role, float]
-    train: float
-    kept: float
     tokens: Mapping[Role, float]
-    known: float
+    train: float = 0.0  # 0 = not probed
+    kept: float = 0.0
+    flops: float | None = None
+    size: int = 1
+
+    def times(self, model: Encoder | Ranker) -> float:
+        """How many times the work of this encoder a model does for a passage: by their FLOPs, or by
+        the bytes of their weights.
+        """
+        own = model.forward_flops(np.array([round(self.tokens["passage"])]))
+        return own / self.flops if own and self.flops else model.size_bytes() / self.size
 
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """What the probe found. Seconds: to encode a query or passage with the student, with the base,
-    and with the teacher where it is a dual encoder; to train with a token, of either; to have a
-    pair from a teacher; to tokenise a text; to index a passage by words, and to look a query up in
-    one passage. The mean lengths in tokens, and bytes per passage of an index by words. `known`:
-    the share of all passages whose vectors by the base, and by a given teacher, the store has.
-    `bases`: the same of other encoders that teachers are fitted from, by name.
+    """What the probe found: of the student, the base and other `encoders`; seconds to have a `pair`
+    from a given teacher that scores pairs, and the share of all passages whose vectors the store
+    has (`known`), both by digest. Seconds to tokenise a text, to index a passage by words, and to
+    look a query up in one passage; bytes per passage of an index by words.
     """
 
-    small: Mapping[Role, float]
-    large: Mapping[Role, float]
-    train_small: float
-    train_large: float
-    pair: float
-    tokens: Mapping[Role, float]
+    encoders: Sequence[EncoderSpeeds]  # the student's are first
+    pair: Mapping[str, float] = field(default_factory=dict)
+    known: Mapping[str, float] = field(default_factory=dict)
     tokenise: float = 0.0
     index: float = 0.0
     look_up: float = 0.0
     index_bytes: float = 0.0
-    known: tuple[float, float] = (0.0, 0.0)
-    taught: Mapping[Role, float] | None = None
-    kept_small: float = 0.0
-    kept_large: float = 0.0
-    bases: Mapping[str, BaseSpeeds] = field(default_factory=dict)
 
-    def of_base(self, name: str | None) -> BaseSpeeds:
-        """Those of an encoder that a teacher is fitted from; None is the student's base."""
-        if name is not None:
-            return self.bases[name]
-        return BaseSpeeds(self.large, self.train_large, self.kept_large, self.tokens, self.known[0])
+    def nearest(
+        self, model: Encoder | Ranker, *, trained: bool = False
+    ) -> tuple[EncoderSpeeds, float]:
+        """The probed encoder that is nearest to a model in size, among those that were trained if
+        that is asked for, and how many times its work the model does.
+        """
+        able = [each for each in self.encoders if each.train or not trained]
+        ratios = [each.times(model) for each in able]
+        best = int(np.argmin(np.abs(np.log(ratios))))
+        return able[best], ratios[best]
 
 
 def probed(
     task: Retrieval,
     student: Encoder,
     teacher: Teacher | None,
-    bases: Mapping[str, DualTeacher] | None = None,
+    bases: Sequence[DualTeacher] = (),
     *,
     fits: bool,
 ) -> Speeds:
@@ -105,18 +108,19 @@ def probed(
     """
     if not len(task.collection.queries):
         raise ConfigError(
-            "What a run takes is told from updates of queries, and the collection has none. Use "
-            "--set updates=..."
+            "Run time is estimated from training steps on queries, but this collection has no "
+            "queries. Use --set updates=..."
         )
+    leaves = () if teacher is None else teacher.leaves()
+    searching = [leaf for leaf in leaves if leaf.first_stage is not None]
     with TemporaryDirectory() as scratch:
         run = replace(task.run, folder=Path(scratch), progress=Silent(), group=Group())
         probe = Retrieval(_sampled(task.collection), run, task.base, None)
         texts = probe.collection
-        base = task.base.encoder
         started = time.perf_counter()
-        tokens = {role: probe.tokens_of(student, role).lengths for role in ROLES}
+        for role in ROLES:
+            probe.tokens_of(student, role)
         tokenise = (time.perf_counter() - started) / (len(texts.queries) + len(texts.passages))
-        lengths = {role: _mean_length(student, role, tokens[role]) for role in ROLES}
         started = time.perf_counter()
         index = BM25.build(texts.passages.texts, language=texts.language)
         built = time.perf_counter() - started
@@ -124,50 +128,45 @@ def probed(
         index.search(texts.queries.texts[:LOOKED_UP], DEPTH)
         looked_up = (time.perf_counter() - started) / min(LOOKED_UP, len(texts.queries))
         count = len(texts.passages)
-        large = {role: _encoding(probe, base, role) for role in ROLES}
-        train = partial(_training, probe, tokens=lengths)
-        pair, taught = large["query"] + large["passage"], None
-        if isinstance(teacher, DualTeacher):
-            taught = {role: _encoding(probe, teacher.encoder, role) for role in ROLES}
-        if teacher is not None:
-            pair = _asking(probe, teacher)
-        train_small, kept_small = train(student, name="small")
-        train_large, kept_large = train(base, name="large") if fits else (0.0, 0.0)
+        encoders = [
+            _speeds_of(probe, student, "small"),
+            _speeds_of(probe, task.base.encoder, "large", trains=fits),
+            *(_speeds_of(probe, base.encoder, base.name) for base in bases),
+            *(
+                _speeds_of(probe, leaf.first_stage, leaf.name, trains=False)
+                for leaf in searching
+                if leaf.first_stage is not None and leaf.digest != task.base.digest
+            ),
+        ]
         return Speeds(
-            {role: _encoding(probe, student, role) for role in ROLES},
-            large,
-            train_small,
-            train_large,
-            pair,
-            lengths,
-            tokenise,
-            built / count,
-            looked_up / count,
-            (index.postings.data.nbytes + index.postings.indices.nbytes) / count,
-            (_known(task, task.base), _known(task, teacher)),
-            taught,
-            kept_small,
-            kept_large,
-            {name: _of_base(task, probe, each, name) for name, each in (bases or {}).items()},
+            encoders,
+            pair={leaf.digest: _asking(probe, leaf) for leaf in leaves if leaf.first_stage is None},
+            known={each.digest: _known(task, each) for each in (task.base, *bases, *searching)},
+            tokenise=tokenise,
+            index=built / count,
+            look_up=looked_up / count,
+            index_bytes=(index.postings.data.nbytes + index.postings.indices.nbytes) / count,
         )
 
 
-def _of_base(task: Retrieval, probe: Retrieval, base: DualTeacher, name: str) -> BaseSpeeds:
-    """The speeds of an encoder that a teacher is fitted from, by its own tokens."""
-    encoder = base.encoder
+def _speeds_of(
+    probe: Retrieval, encoder: Encoder, name: str, *, trains: bool = True
+) -> EncoderSpeeds:
+    """An encoder's speeds, by its own tokens."""
     lengths = {
         role: _mean_length(encoder, role, probe.tokens_of(encoder, role).lengths) for role in ROLES
     }
     encode = {role: _encoding(probe, encoder, role) for role in ROLES}
-    train, kept = _training(probe, encoder, tokens=lengths, name=f"base-{name}")
-    return BaseSpeeds(encode, train, kept, lengths, _known(task, base))
+    train, kept = _training(probe, encoder, tokens=lengths, name=name) if trains else (0.0, 0.0)
+    flops = encoder.forward_flops(np.array([round(lengths["passage"])]))
+    return EncoderSpeeds(encode, lengths, train, kept, flops, encoder.size_bytes())
 
 
-def _known(task: Retrieval, teacher: Teacher | None) -> float:
-    """The share of all passages whose vectors by a dual teacher the score store has."""
-    if not isinstance(teacher, DualTeacher) or task.store is None:
+def _known(task: Retrieval, teacher: Teacher) -> float:
+    """The share of all passages whose vectors by a teacher the score store has."""
+    if teacher.first_stage is None or task.store is None:
         return 0.0
-    texts, encoder = task.collection.passages.texts, teacher.encoder
+    texts, encoder = task.collection.passages.texts, teacher.first_stage
     found = known_texts(encoder, teacher.digest, texts, "passage", task.store, task.run.engine)
     return found / len(set(texts))
 

@@ -26,7 +26,7 @@ from limbeck.models.encoder import Encoder
 from limbeck.search import BM25, search_dense, search_others
 from limbeck.similarity import comparable
 from limbeck.store import digest, read_parquet, write_parquet
-from limbeck.tasks.retrieval.task import Retrieval
+from limbeck.tasks.retrieval.measures import Measuring
 from limbeck.teachers import Teacher
 from limbeck.teachers.teacher import Model
 from limbeck.types import Split
@@ -34,6 +34,7 @@ from limbeck.types import Split
 T = TypeVar("T")
 
 DEPTH = 100  # passages per query in a run: what R@100 looks at
+DIAGNOSED_QUERIES, DIAGNOSED_DEPTH = 300, 16  # whose candidates a teacher is examined on
 RERANKED = 50  # candidates per query that a teacher without vectors puts in order
 TIMED_QUERIES = 20  # one at a time, as a live search would ask
 TIMED_RERANKINGS = 5  # queries, likewise, for each of which a ranker reads `RERANKED` passages
@@ -51,7 +52,7 @@ class Measured:
     cost: Cost
 
 
-def measure_bm25(task: Retrieval, split: Split) -> Measured:
+def measure_bm25(task: Measuring, split: Split) -> Measured:
     """BM25 over the whole collection."""
 
     def search() -> tuple[Results, Cost]:
@@ -74,7 +75,7 @@ def measure_bm25(task: Retrieval, split: Split) -> Measured:
     return _measured(task, "bm25", split, {"bm25": "lucene"}, search)
 
 
-def measure_encoder(task: Retrieval, name: str, encoder: Encoder, split: Split) -> Measured:
+def measure_encoder(task: Measuring, name: str, encoder: Encoder, split: Split) -> Measured:
     """An encoder as first stage over the whole collection."""
     queries = task.split_queries(split).astype(np.int64)
     engine, progress = task.run.engine, task.run.progress
@@ -89,7 +90,7 @@ def measure_encoder(task: Retrieval, name: str, encoder: Encoder, split: Split) 
     return _measured_vectors(task, name, encoder, split, vectors)
 
 
-def measure_teacher(task: Retrieval, name: str, teacher: Teacher, split: Split) -> Measured:
+def measure_teacher(task: Measuring, name: str, teacher: Teacher, split: Split) -> Measured:
     """A teacher: first stage when it is one encoder, else re-ranking pooled candidates.
 
     What it said before, to this run or another, is not asked again; what it costs is measured on
@@ -113,13 +114,13 @@ def measure_teacher(task: Retrieval, name: str, teacher: Teacher, split: Split) 
     return _measured(task, name, split, {"teacher": teacher.digest, "depth": RERANKED}, search)
 
 
-def candidates(task: Retrieval, split: Split, teacher: Teacher) -> Candidates:
+def candidates(task: Measuring, split: Split, teacher: Teacher) -> Candidates:
     """What a teacher is asked to put in order for the queries of a split."""
     depth = RERANKED if teacher.answers is None else DEPTH
     return task.pools(task.split_queries(split), depth=depth, teacher=task.base, asked=teacher)
 
 
-def unmeasured(task: Retrieval, teacher: Teacher, split: Split) -> str | None:
+def unmeasured(task: Measuring, teacher: Teacher, split: Split) -> str | None:
     """Why a teacher cannot be measured on a split, in words; None when it can.
 
     Figures over some of the queries could not be compared with those of other systems.
@@ -133,7 +134,7 @@ def unmeasured(task: Retrieval, teacher: Teacher, split: Split) -> str | None:
     return f"it has scores for {known:,} of {len(queries):,} {split} queries"
 
 
-def _cost_of_ranking(task: Retrieval, teacher: Teacher, pools: Candidates) -> Cost:
+def _cost_of_ranking(task: Measuring, teacher: Teacher, pools: Candidates) -> Cost:
     """What a ranker costs to use: some queries one at a time, each with its candidates.
 
     Its `passages_per_second` are those it puts in order meanwhile.
@@ -160,7 +161,7 @@ def _cost_of_ranking(task: Retrieval, teacher: Teacher, pools: Candidates) -> Co
 
 
 def _cost(
-    task: Retrieval,
+    task: Measuring,
     models: Sequence[Model],
     effort: Effort,
     *,
@@ -181,7 +182,7 @@ def _cost(
 
 
 def _measured_vectors(
-    task: Retrieval,
+    task: Measuring,
     name: str,
     encoder: Encoder,
     split: Split,
@@ -203,7 +204,7 @@ def _measured_vectors(
 
 
 def _cost_of_searching(
-    task: Retrieval, encoder: Encoder, queries: np.ndarray, answers: np.ndarray
+    task: Measuring, encoder: Encoder, queries: np.ndarray, answers: np.ndarray
 ) -> Cost:
     """What an encoder costs to use: some queries one at a time, some passages together."""
     engine, passages = task.run.engine, len(task.collection.passages)
@@ -232,7 +233,7 @@ def _cost_of_searching(
 
 
 def _measured(
-    task: Retrieval,
+    task: Measuring,
     name: str,
     split: Split,
     inputs: Mapping[str, object],

@@ -12,11 +12,16 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from limbeck.models.encoder import Encoder
 from limbeck.tasks import fit
 from limbeck.tasks.fit import Examples, TrainingSettings
+from limbeck.tasks.retrieval import systems
 from limbeck.tasks.retrieval.lists import Listing
 from limbeck.tasks.retrieval.measures import Measuring
+from limbeck.tasks.retrieval.systems import Measured
+from limbeck.teachers import Teacher
 from limbeck.training import Player, Trained, Turn
+from limbeck.types import Split
 
 
 class ListSettings(TrainingSettings):
@@ -68,3 +73,15 @@ class Retrieval(Listing, Measuring):
         )
         self.trained.append(trained)
         return trained
+
+    def measure_bm25(self, split: Split) -> Measured:
+        """BM25 over the whole collection."""
+        return systems.measure_bm25(self, split)
+
+    def measure_encoder(self, name: str, encoder: Encoder, split: Split) -> Measured:
+        """An encoder as first stage over the whole collection."""
+        return systems.measure_encoder(self, name, encoder, split)
+
+    def measure_teacher(self, name: str, teacher: Teacher, split: Split) -> Measured:
+        """A teacher: first stage when it is one encoder, else re-ranking pooled candidates."""
+        return systems.measure_teacher(self, name, teacher, split)

@@ -1,7 +1,7 @@
-"""What was foretold of a run, and was it right?
+"""What is in a run's plan, and was it right?
 
-`plan.json` in a run's folder holds what a probe foretold of each part; every finished stage records
-what it took. This module reads files alone.
+`plan.json` in a run's folder holds the estimate of each part; every finished stage records what it
+took. This module reads and writes files alone; how estimates are made is not known here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from limbeck.evaluation.table import aligned
 from limbeck.store import Written, read_done, read_json, write_json
-from limbeck.tasks.retrieval.parts import Part
+from limbeck.tasks.estimate import StageEstimate
 
 PLAN = "plan.json"
 TOKENS = "tokens"  # made when they are first needed, within other stages
@@ -23,7 +23,7 @@ TOKENS = "tokens"  # made when they are first needed, within other stages
 class Plan:
     """What a run will take: its parts in order, and its memory at most in bytes."""
 
-    parts: Sequence[Part]
+    parts: Sequence[StageEstimate]
     peak_bytes: int
     notes: Sequence[str]
 
@@ -66,7 +66,7 @@ class Plan:
 class _Kept(Written):
     """What is read of `plan.json`."""
 
-    parts: list[Part]
+    parts: list[StageEstimate]
     peak_bytes: float
 
 
@@ -76,8 +76,8 @@ def keep(plan: Plan, out: Path) -> None:
 
 
 def compared(out: Path) -> list[dict[str, Any]]:
-    """What was foretold of each part of a run, and the `actual_seconds` of its finished stages, in
-    the plan's order; empty when nothing was foretold. Stages belong to the part with the longest
+    """The estimate of each part of a run, and the `actual_seconds` of its finished stages, in
+    the plan's order; empty without a plan. Stages belong to the part with the longest
     name that theirs begins with.
     """
     path = out / PLAN
@@ -100,17 +100,18 @@ def peak_bytes(out: Path) -> int:
 
 
 def as_notes(out: Path) -> list[str]:
-    """Foretold and actual in words, a line per part; empty when nothing was foretold."""
+    """Estimated and actual in words, a line per part; empty without a plan."""
     lines = [
-        f"plan: {part['stage']} {duration(part['seconds'])} foretold, "
+        f"plan: {part['stage']} {duration(part['seconds'])} estimated, "
         f"{duration(part['actual_seconds'])} taken"
         for part in compared(out)
         if part["stage"] != TOKENS
     ]
     if lines:
-        foretold = read_json(out / PLAN, _Kept).peak_bytes
+        estimated = read_json(out / PLAN, _Kept).peak_bytes
         lines.append(
-            f"plan: memory {foretold / 1e6:,.0f} MB foretold, {peak_bytes(out) / 1e6:,.0f} MB taken"
+            f"plan: memory {estimated / 1e6:,.0f} MB estimated, "
+            f"{peak_bytes(out) / 1e6:,.0f} MB taken"
         )
     return lines
 
