@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from limbeck.data.collate import Collator, collator_for
+from limbeck.data.tokens import tokenizer_digest
 from limbeck.errors import ModelError
 from limbeck.limit import Lengths, forward_flops
 from limbeck.models.quiet import quiet
@@ -116,6 +117,10 @@ class WrappedModel(nn.Module):
         ]
         shaping = [config, parts, self.model.prompts, self.max_length, self._kind_of_score()]
         return digest(shaping + self._cut_to())
+
+    def digests(self) -> list[str]:
+        """What its outputs depend on besides weights and texts: its config, its tokenizer."""
+        return [self.config_digest(), tokenizer_digest(self.tokenizer)]
 
     def content_digest(self) -> str:
         """Both digests in one, taken again only when a look says that weights changed.

@@ -148,18 +148,17 @@ def prod(
         name: str, teacher: Teacher, shown: ListSource, given: ProdSettings, reg_weight: float
     ) -> float | None:
         natural = teacher.temperature
-        read = ("student", "teacher", "reference") if reg_weight else ("student", "teacher")
 
         def loss(signals: Signals) -> Loss:
-            over = dict(zip(read, signals.widest(*read), strict=True))
-            s = logits(over["student"], temperature)
-            t = logits(over["teacher"], natural)
+            s, t = signals.widest("student", "teacher")
+            s, t = logits(s, temperature), logits(t, natural)
             parts = {
                 "hard": settings.hard_weight * cross_entropy(s),
                 "kd": settings.soft_weight * distillation_kl(t, s, temperature=settings.tau),
             }
             if reg_weight:
-                r = logits(over["reference"], temperature)
+                _, _, r = signals.widest("student", "teacher", "reference")
+                r = logits(r, temperature)
                 parts["reg"] = reg_weight * distillation_kl(r, s, temperature=settings.tau)
             return Loss(parts)
 

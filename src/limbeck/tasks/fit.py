@@ -10,12 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
 from torch import nn
 
-from limbeck.data.tokens import tokenizer_digest
 from limbeck.errors import ConfigError
 from limbeck.schedules import linear_warmup_decay, shared_out
 from limbeck.settings import Settings
@@ -63,12 +62,8 @@ class TrainingSettings(Settings):
 class Model(Protocol):
     """What a model says of itself to the stage that trains it."""
 
-    @property
-    def tokenizer(self) -> Any:
-        """What cuts its texts into tokens."""
-
-    def config_digest(self) -> str:
-        """What its outputs depend on besides weights and tokens."""
+    def digests(self) -> list[str]:
+        """What its outputs depend on besides weights and inputs."""
 
     def plain_attention(self) -> AbstractContextManager[None]:
         """The attention kernel that training uses, as long as the context lasts."""
@@ -205,9 +200,7 @@ def train_stage(
         parts=parts,
         settings={
             **settings.model_dump(exclude=set(settings.between)),
-            "models": [
-                [model.config_digest(), tokenizer_digest(model.tokenizer)] for model in models
-            ],
+            "models": [model.digests() for model in models],
             "signals": dict(turn.forward.inputs) if isinstance(turn.forward, Forward) else {},
             **inputs,
         },
