@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from ledger import Bench, data_of, parser, write_results
-from limbeck.bench.arms import asked_of_base, asked_of_teacher
+from limbeck.bench.arms import base_cost, teacher_cost
 from limbeck.bench.budget import given_to, given_to_teachers
 from limbeck.bench.page import table
 from limbeck.config.teacher_spec import TeacherSpec
@@ -38,8 +38,8 @@ def main() -> int:
         {
             "run": number,
             "recipe": recipe,
-            "teacher": asked_of_teacher(out).as_json(),
-            "base": asked_of_base(out).as_json(),
+            "teacher": teacher_cost(out).as_json(),
+            "base": base_cost(out).as_json(),
         }
         for number, (recipe, out) in enumerate(zip((first, *others), runs, strict=True), start=1)
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.bench.arms import Asked, Trained, asked_of_base, asked_of_teacher, trained
+from limbeck.bench.arms import TeacherCost, TrainingCost, base_cost, teacher_cost, training_cost
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_updates_and_tokens_are_the_students_and_seconds_everyones(out: Path) -> None:
     """10 + 5 updates, 100 + 50 tokens; 2 + 1 + 4 + 8 + 16 seconds."""
-    assert trained(out) == Trained(15, 150, 31.0)
+    assert training_cost(out) == TrainingCost(15, 150, 31.0)
 
 
 def test_frozen_players_and_teachers_do_not_read_for_the_student(tmp_path: Path) -> None:
@@ -47,10 +47,10 @@ def test_frozen_players_and_teachers_do_not_read_for_the_student(tmp_path: Path)
         (tmp_path / "stages" / name).mkdir(parents=True)
         done = {"files": {}, "metrics": metrics}
         (tmp_path / "stages" / name / "done.json").write_text(json.dumps(done))
-    assert trained(tmp_path) == Trained(4, 60, 2.0)
+    assert training_cost(tmp_path) == TrainingCost(4, 60, 2.0)
 
 
 def test_what_was_asked_of_the_teacher_and_of_the_base(out: Path) -> None:
     """Of the teacher 3 + 1 forwards, 4 + 1 spared, 9 + (1 + 1) answers."""
-    assert asked_of_teacher(out) == Asked(4, 5, 11)
-    assert asked_of_base(out) == Asked(20, 30, 50)
+    assert teacher_cost(out) == TeacherCost(4, 5, 11)
+    assert base_cost(out) == TeacherCost(20, 30, 50)

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from limbeck import pipeline
-from limbeck.bench.arms import asked_of_teacher, trained
+from limbeck.bench.arms import teacher_cost, training_cost
 from limbeck.errors import LimbeckError
 from limbeck.indexing.runs import data_of
 from limbeck.models.exported import load_exported, runtime_of
@@ -83,8 +83,8 @@ READ_BY: list[tuple[str, Callable[[Path, Arguments], object]]] = [
     ("stages/diagnose/scores.parquet", page),
     ("stages/train-kl/done.json", page),
     ("stages/train-kl/done.json", go_on),
-    ("stages/train-kl/done.json", lambda out, _: trained(out)),
-    ("stages/encode-dual-*/done.json", lambda out, _: asked_of_teacher(out)),
+    ("stages/train-kl/done.json", lambda out, _: training_cost(out)),
+    ("stages/encode-dual-*/done.json", lambda out, _: teacher_cost(out)),
     ("stages/train-kl/inputs.json", page),
     ("stages/train-kl/inputs.json", go_on),
     ("stages/train-kl/curves.json", page),

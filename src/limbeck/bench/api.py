@@ -102,7 +102,7 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchPlan:
     """A comparison that may begin: its arms in order, and the budget that all of them have."""
 
     arms: Sequence[Arm]
@@ -233,7 +233,7 @@ def bench(call: BenchCall) -> Benched:
         return _results(call, plan, _run(plan, out, call.jobs, progress))
 
 
-def _results(call: BenchCall, plan: Plan, seconds: Mapping[str, float]) -> Benched:
+def _results(call: BenchCall, plan: BenchPlan, seconds: Mapping[str, float]) -> Benched:
     """Write the results of finished arms."""
     out = call.folder
     record = _record(plan, out, seconds)
@@ -255,7 +255,7 @@ def _results(call: BenchCall, plan: Plan, seconds: Mapping[str, float]) -> Bench
 
 
 @takes_fields_of(BenchCall)
-def dry_run(call: BenchCall) -> Plan:
+def dry_run(call: BenchCall) -> BenchPlan:
     """The arms that `bench` would run with the same arguments; nothing is written.
 
     Raises:
@@ -265,7 +265,7 @@ def dry_run(call: BenchCall) -> Plan:
         return _planned(call)
 
 
-def _planned(call: BenchCall) -> Plan:
+def _planned(call: BenchCall) -> BenchPlan:
     """The arms, once everything that can be refused was."""
     _check_seeds(call.seeds)
     if call.jobs < 1:
@@ -323,7 +323,7 @@ def _planned(call: BenchCall) -> Plan:
         own = each.name == TEACHER or _fits_its_own(each.system)
         config = each.config if own else replace(each.config, teacher=seen)
         stages_of(**{**each.arguments(), **config.options()})
-    return Plan(arms, equal)
+    return BenchPlan(arms, equal)
 
 
 def seconds_left(
@@ -342,7 +342,7 @@ def seconds_left(
     return sum(statistics.mean(known.get(arm.system, [overall])) for arm in left)
 
 
-def _run(plan: Plan, out: Path, jobs: int, progress: Progress) -> dict[str, float]:
+def _run(plan: BenchPlan, out: Path, jobs: int, progress: Progress) -> dict[str, float]:
     """Run every arm that is not finished; the seconds of those that ran in one go, by name.
 
     Raises:
@@ -425,7 +425,7 @@ def _told_of(failed: Mapping[str, str], waiting: Sequence[str], out: Path) -> st
     return "\n".join(lines)
 
 
-def _record(plan: Plan, out: Path, wall_seconds: Mapping[str, float]) -> dict[str, Any]:
+def _record(plan: BenchPlan, out: Path, wall_seconds: Mapping[str, float]) -> dict[str, Any]:
     """What the arms reached and cost."""
     arms: dict[str, list[Path]] = {}
     for arm in plan.arms:
@@ -453,11 +453,11 @@ def _record(plan: Plan, out: Path, wall_seconds: Mapping[str, float]) -> dict[st
     }
 
 
-def _html(record: Mapping[str, Any], plan: Plan) -> str:
+def _html(record: Mapping[str, Any], plan: BenchPlan) -> str:
     """The results as a page, with a way to the page of every arm."""
     headings, cells = page.figures_of(record)
     arms = [
-        report.Arm(
+        report.RunLink(
             arm.title,
             arm.config.settings,
             f"{quote(arm.name)}/{RUN_PAGE}" if (arm.out / RUN_PAGE).exists() else None,

@@ -20,7 +20,7 @@ _TAUGHT_BY = {"teacher", "ranker"}  # in the names of stages, before they record
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TeacherCost:
     """Pairs and texts that a model was asked for: computed, or spared by the store. `answers` are
     all of them; a process that was killed has forwards that no one counted.
     """
@@ -35,7 +35,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingCost:
     """What training took: updates of the student and the tokens that it read, padding included;
     seconds of all training, of a teacher that the arm fitted for itself too.
     """
@@ -53,13 +53,13 @@ def stage_metrics(out: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def trained(out: Path) -> Trained:
+def training_cost(out: Path) -> TrainingCost:
     """What a finished arm's training took."""
     stages = {
         name: metrics for name, metrics in stage_metrics(out).items() if name.startswith("train-")
     }
     students = {name: _students(name, metrics) for name, metrics in stages.items()}
-    return Trained(
+    return TrainingCost(
         sum(stages[name]["updates"] for name, found in students.items() if found),
         sum(student["padded_tokens"] for found in students.values() for student in found),
         sum(metrics["seconds"] for metrics in stages.values()),
@@ -73,24 +73,24 @@ def _students(stage: str, metrics: dict[str, Any]) -> list[dict[str, Any]]:
     return [] if _TAUGHT_BY & set(re.split("[-_]", stage)) else [metrics]
 
 
-def asked_of_teacher(out: Path) -> Asked:
+def teacher_cost(out: Path) -> TeacherCost:
     """What a run asked of its teacher."""
-    return _asked(out, base=False)
+    return _cost(out, base=False)
 
 
-def asked_of_base(out: Path) -> Asked:
+def base_cost(out: Path) -> TeacherCost:
     """What a run asked of the base encoder, which mines and is no teacher."""
-    return _asked(out, base=True)
+    return _cost(out, base=True)
 
 
-def _asked(out: Path, *, base: bool) -> Asked:
+def _cost(out: Path, *, base: bool) -> TeacherCost:
     found = [
         metrics
         for name, metrics in stage_metrics(out).items()
         if "teacher_forwards" in metrics
         and name.startswith(("encode-base-", "score-base-")) == base
     ]
-    return Asked(
+    return TeacherCost(
         sum(metrics["teacher_forwards"] for metrics in found),
         sum(metrics["hits"] for metrics in found),
         sum(

@@ -20,7 +20,7 @@ from typing import Any
 
 import polars as pl
 
-from limbeck.bench.arms import asked_of_teacher, trained
+from limbeck.bench.arms import teacher_cost, training_cost
 from limbeck.bench.budget import BASELINES
 from limbeck.evaluation.comparison import against, estimate, mean_over_seeds
 from limbeck.evaluation.statistics import Measure, Measures
@@ -110,7 +110,7 @@ def _row(
 
 def _costs(outs: Sequence[Path], wall_seconds: Mapping[str, float]) -> Row:
     """What a recipe's runs cost, means over them."""
-    training, asked = [trained(out) for out in outs], [asked_of_teacher(out) for out in outs]
+    training, asked = [training_cost(out) for out in outs], [teacher_cost(out) for out in outs]
     known = [wall_seconds[out.name] for out in outs if out.name in wall_seconds]
     return {
         "updates": training[0].updates,

@@ -5,8 +5,8 @@ It is made from the files of a finished run, or from the results of a comparison
 give the same bytes. Nothing is trained, measured or tested here.
 """
 
-from limbeck.report.comparisons import Arm, bench_page, comparison_page
+from limbeck.report.comparisons import RunLink, bench_page, comparison_page
 from limbeck.report.page import Table
 from limbeck.report.run import run_page
 
-__all__ = ["Arm", "Table", "bench_page", "comparison_page", "run_page"]
+__all__ = ["RunLink", "Table", "bench_page", "comparison_page", "run_page"]

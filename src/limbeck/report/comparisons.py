@@ -18,7 +18,7 @@ Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class RunLink:
     """A run of a bench: what it was, its settings, and the address of its own page, if any."""
 
     title: str
@@ -34,7 +34,7 @@ def bench_page(
     words: Sequence[str],
     figures: Table,
     notes: Sequence[str],
-    arms: Sequence[Arm],
+    arms: Sequence[RunLink],
 ) -> str:
     """The page of a comparison of recipes, as HTML; `words` stand above the figures, `notes`
     below.

@@ -40,7 +40,7 @@ class _Settings(Written):
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingCurves:
     """A stage that trained: a curve per part of its loss, dev's, and what it was set to."""
 
     name: str
@@ -49,7 +49,7 @@ class Trained:
     settings: Table
 
 
-def trained_stages(run: Path, measure: str) -> list[Trained]:
+def trained_stages(run: Path, measure: str) -> list[TrainingCurves]:
     """The stages of a run that trained, in the order in which they were finished."""
     return [_trained(path.parent, measure) for path in _finished(run, "train-*")]
 
@@ -103,7 +103,7 @@ def foretold_parts(parts: Sequence[Mapping[str, Any]]) -> Table:
     return Table(["part", "what", "seconds foretold", "seconds taken"], rows, words=2)
 
 
-def _trained(folder: Path, measure: str) -> Trained:
+def _trained(folder: Path, measure: str) -> TrainingCurves:
     curves = read_json(folder / "curves.json", _Curves)
     trained = formed(folder / "done.json", read_done(folder).metrics, _Training)
     losses = curves.losses
@@ -121,7 +121,7 @@ def _trained(folder: Path, measure: str) -> Trained:
         told.append(f"A point of a loss is the mean of {size} updates.")
     if not dev:
         told.append("Dev was not measured while it trained.")
-    return Trained(folder.name, " ".join(told), pictures, _settings(folder))
+    return TrainingCurves(folder.name, " ".join(told), pictures, _settings(folder))
 
 
 def _settings(folder: Path) -> Table:
