@@ -322,6 +322,7 @@ def test_a_folder_of_another_run(invoke: Invoke, finished: Finished) -> None:
 # --- as a user sees it ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoilt", [True, False])
 def test_in_a_process_of_its_own(
     data: Path, tmp_path: Path, tiny_encoder_folder: Path, spoilt: bool

@@ -110,6 +110,7 @@ def test_an_index_elsewhere_carries_its_model(
     assert hits[0].id == "p3"
 
 
+@pytest.mark.slow
 def test_a_few_texts_are_several_batches_where_threads_take_one_each(
     run: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:

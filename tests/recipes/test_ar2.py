@@ -244,6 +244,7 @@ def test_the_rankers_loss(whole: Ran) -> None:
     assert parts == {"L_D": pytest.approx(np.mean(rows), rel=1e-4)}
 
 
+@pytest.mark.slow
 def test_lambda_nought_is_plain_distillation(ar2: Run) -> None:
     """The one part that is left is KL(pi || p) and pi's entropy, over all queries alike."""
     stages, _, task, _ = ar2(**find("ar2").presets["lambda-zero"], rounds=1)

@@ -193,6 +193,7 @@ def test_teachers_never_move_while_they_teach(whole: Ran) -> None:
     assert same(told.teacher.members[1].ranker, named(stages, "teacher-3").after["student"])
 
 
+@pytest.mark.slow
 def test_candidates_come_from_the_stated_miner(whole: Ran) -> None:
     """By words, by teacher 1 halfway, by teacher 1, then by the student of the step before."""
     stages, _, task = whole
@@ -255,6 +256,7 @@ def similarities(task: Retrieval, encoder: Encoder, batch) -> np.ndarray:
     return encoded(encoder, queries, "query") @ encoded(encoder, passages, "passage").T
 
 
+@pytest.mark.slow
 def test_a_dual_encoder_teaches_over_the_whole_update(prod: Run) -> None:
     """Cosines over 0.05 on both sides, both softmaxes at tau, tau squared before the KL."""
     stages, _, task = prod(tau=2.0, hard_weight=0.2, soft_weight=0.7)
@@ -281,6 +283,7 @@ def test_a_dual_encoder_teaches_over_the_whole_update(prod: Run) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_cross_encoder_teaches_over_own_lists(prod: Run) -> None:
     stages, _, task = prod(ladder="dual,cross", tau=2.0)
     stage, ranker = named(stages, "step-2"), named(stages, "teacher-2").after["student"]
@@ -309,6 +312,7 @@ def test_a_cross_encoder_teaches_over_own_lists(prod: Run) -> None:
 # --- the ladder ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_rung_that_is_no_better_is_skipped_and_the_one_before_teaches_on(
     prod: Run, tiny_encoder_folder: Path, tiny_encoder: Encoder
 ) -> None:
