@@ -15,6 +15,7 @@ This module knows no task, model, file or library but torch.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ Makes = Literal["student", "teacher"]  # what training makes of a model
 Qrels = dict[
     QueryId, dict[PassageId, int]
 ]  # grade > 0 is relevant, 0 or less is judged not relevant
+
+_logger = logging.getLogger("limbeck")
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
@@ -141,7 +144,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """A `Progress` that says nothing: the default of every Python call."""
+    """A `Progress` that says nothing."""
 
     @contextmanager
     def task(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
@@ -150,3 +153,19 @@ class Silent:
 
     def say(self, line: str) -> None:
         """Say nothing."""
+
+
+class Logged:
+    """A `Progress` whose lines go to the logger `limbeck` at level INFO: the default of a call from
+    Python. No handler is set here, so without one nothing is shown.
+    """
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        """Log a piece of work when it begins."""
+        self.say(f"{label}: {total:,} {unit}")
+        yield lambda done: None
+
+    def say(self, line: str) -> None:
+        """Log a line."""
+        _logger.info(line)

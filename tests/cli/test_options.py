@@ -9,6 +9,7 @@ import typer.main
 
 from limbeck.cli import app
 from limbeck.config import RunConfig, flag_of
+from limbeck.config.teacher_spec import parse_specs
 
 from .conftest import FakePipeline, Invoke
 
@@ -46,7 +47,7 @@ def test_every_field_arrives(
     assert given != (field.default if name != "settings" else {}), result.output
     arguments = {key: pipeline.arguments[key] for key in FIELDS}
     config = RunConfig("docs", **{**arguments, "teacher": ["a", "b"], name: given})
-    assert getattr(config, name) == given
+    assert getattr(config, name) == (parse_specs(given) if name == "teacher" else given)
 
 
 def test_values_of_several_flags_and_texts(invoke: Invoke, pipeline: FakePipeline) -> None:

@@ -10,6 +10,20 @@
 None of it knows a method: recipes are names with settings.
 """
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from limbeck.bench.api import Benched, bench, dry_run
 
 __all__ = ["Benched", "bench", "dry_run"]
+
+
+class _Callable(ModuleType):
+    """A module that `limbeck.bench(...)` can call: function and package have one name there."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Benched:
+        return bench(*arguments, **named)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -20,7 +20,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from limbeck import report
@@ -35,7 +35,7 @@ from limbeck.bench.budget import (
 )
 from limbeck.bench.figures import rows_of, visible_differences
 from limbeck.bench.jobs import runner, threads_of
-from limbeck.config import RunConfig, takes_fields_of
+from limbeck.config import Loaded, RunConfig, takes_fields_of
 from limbeck.config.teacher_spec import FITTED, TeacherSpec
 from limbeck.data.reading import complete
 from limbeck.errors import ArmsFailed, ConfigError, DataError, StoreError
@@ -49,7 +49,14 @@ from limbeck.pipeline.request import measured_split
 from limbeck.recipes import find_preset
 from limbeck.record import RECORD, check_same_run, check_writable, environment, read_record
 from limbeck.store import LEFT, read_json, write_json, write_text
-from limbeck.types import Progress, Silent
+from limbeck.types import Logged, Progress
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from limbeck.config.run import OneTeacher
+    from limbeck.data.collection import Collection
+    from limbeck.models.encoder import Encoder
 
 RESULTS, PAGE, HTML, SECONDS = "bench.json", "bench.md", "bench.html", "arms.json"
 STORE, TEACHER = "store", "teacher"
@@ -117,7 +124,7 @@ class BenchPlan:
         """For people: the budget, and a line per arm."""
         arms = [
             f"{number}. {arm.title} ({arm.state}): "
-            + " ".join(f"{key}={value}" for key, value in arm.config.settings.items())
+            + " ".join(f"{key}={value}" for key, value in arm.config.settings_given.items())
             for number, arm in enumerate(self.arms, start=1)
         ]
         return [page.allowed(self.budget), *arms]
@@ -131,7 +138,7 @@ class BenchPlan:
                     "arm": arm.name,
                     "recipe": arm.system,
                     "seed": arm.config.seed,
-                    "settings": dict(arm.config.settings),
+                    "settings": dict(arm.config.settings_given),
                     "state": arm.state,
                 }
                 for arm in self.arms
@@ -161,14 +168,14 @@ class Benched:
 class BenchCall:
     """The arguments of `bench`: what is compared, and the options of a run that all arms share."""
 
-    data: str | Path
+    data: str | Path | Collection | Loaded
     _: KW_ONLY
     out: str | Path
     recipes: Sequence[str]
     seeds: Sequence[int] = (0, 1, 2)
     updates: int = UPDATES
-    teacher: str | TeacherSpec | Sequence[str | TeacherSpec] = "train:dual"
-    student: str | Path | None = None
+    teacher: OneTeacher | Sequence[OneTeacher] = "train:dual"
+    student: str | Path | SentenceTransformer | Encoder | Loaded | None = None
     student_layers: int | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     labels: int | None = None
@@ -224,7 +231,7 @@ def bench(call: BenchCall) -> Benched:
         StoreError: when an arm's folder is damaged or not writable.
         ArmsFailed: when arms failed, once all others are finished.
     """
-    out, progress = call.folder, call.progress or Silent()
+    out, progress = call.folder, call.progress or Logged()
     with threads_of(call.jobs):
         plan = _planned(call)
         check_writable(out, "--out")
@@ -290,7 +297,7 @@ def _planned(call: BenchCall) -> BenchPlan:
         return Arm(name, config, call.folder / name, alone, others, after, call.force)
 
     arms: list[Arm] = []
-    taught: str | Sequence[str | TeacherSpec] = shared.teachers
+    taught: OneTeacher | Sequence[OneTeacher] = shared.teachers
     if any(spec.fitted for spec in shared.teachers):
         # by a run that trains a student for one update alone
         least = {"updates": 1, "measures": 0, **fitting}
@@ -459,7 +466,7 @@ def _html(record: Mapping[str, Any], plan: BenchPlan) -> str:
     arms = [
         report.RunLink(
             arm.title,
-            arm.config.settings,
+            arm.config.settings_given,
             f"{quote(arm.name)}/{RUN_PAGE}" if (arm.out / RUN_PAGE).exists() else None,
         )
         for arm in plan.arms
@@ -498,12 +505,12 @@ def _folder(system: str, seed: int) -> str:
     return f"{system.replace(':', '-')}-{seed}"
 
 
-def _fitted_in(folder: Path, specs: Sequence[TeacherSpec]) -> str | list[str]:
+def _fitted_in(folder: Path, specs: Sequence[TeacherSpec]) -> str | list[TeacherSpec]:
     """What teaches once a run has fitted what is to be fitted, and left it in this folder."""
     if len(specs) == 1:
         return str(folder)
     return [
-        str(TeacherSpec(_label(spec), path=str(folder / f"member-{at}")) if spec.fitted else spec)
+        TeacherSpec(_label(spec), path=str(folder / f"member-{at}")) if spec.fitted else spec
         for at, spec in enumerate(specs)
     ]
 

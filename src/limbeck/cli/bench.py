@@ -71,7 +71,7 @@ def bench(
     as_json: options.Json = False,
 ) -> None:
     """Compare recipes fairly: same data, teacher and budget, several seeds, paired tests."""
-    from limbeck import bench as comparing
+    from limbeck.bench import api as comparing
 
     arguments: dict[str, Any] = {
         **run,

@@ -13,15 +13,47 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, Field, dataclass, field, fields
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    ParamSpec,
+    TypeAlias,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+)
 
+from limbeck.config.loaded import Loaded, loaded_collection, loaded_encoder, loaded_teacher
 from limbeck.config.teacher_spec import FITTED, TeacherSpec, parse_specs
 from limbeck.errors import ConfigError
 
 if TYPE_CHECKING:
+    from sentence_transformers import (
+        CrossEncoder,
+        MultiVectorEncoder,
+        SentenceTransformer,
+        SparseEncoder,
+    )
+
     from limbeck.data.collection import Collection
+    from limbeck.models.encoder import Encoder, WrappedModel
+    from limbeck.settings import Settings
+    from limbeck.teachers import Teacher
+
+    OneTeacher: TypeAlias = (
+        str
+        | Path
+        | TeacherSpec
+        | SentenceTransformer
+        | CrossEncoder
+        | SparseEncoder
+        | MultiVectorEncoder
+        | WrappedModel
+        | Teacher
+    )
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -93,13 +125,16 @@ def _option(words: str, **more: Any) -> dict[str, Option]:
 class RunConfig:
     """What was asked of a run: the options of `limbeck distill`, checked one by one.
 
+    A collection, a student, teachers and settings may be loaded objects. They are known by name and
+    the digest of their content.
+
     Whether they fit together, the data and the models is what `limbeck.pipeline.request` validates.
 
     Raises:
         ConfigError: for a value that a field cannot have.
     """
 
-    data: str | Path = field(
+    data: "str | Path | Collection | Loaded" = field(
         metadata=_option(
             "A folder in the layout of BEIR or MS MARCO, or with corpus.jsonl alone; training "
             "examples in .jsonl; `ir_datasets:NAME`, `hf:NAME`, or `pydocs`.",
@@ -107,7 +142,7 @@ class RunConfig:
         )
     )
     _: KW_ONLY
-    teacher: str | TeacherSpec | Sequence[str | TeacherSpec] = field(
+    teacher: "OneTeacher | Sequence[OneTeacher]" = field(
         default=FITTED,
         metadata=_option(
             "A model's folder or hub name, `kind:path` to say what it is, a file of scores "
@@ -128,7 +163,7 @@ class RunConfig:
             parse=parse_weights,
         ),
     )
-    student: str | Path | None = field(
+    student: "str | Path | SentenceTransformer | Encoder | Loaded | None" = field(
         default=None,
         metadata=_option(
             "The encoder to start from: a folder or hub name.",
@@ -167,7 +202,7 @@ class RunConfig:
             metavar="NAME[:PRESET]",
         ),
     )
-    settings: Mapping[str, object] = field(
+    settings: "Mapping[str, object] | Settings" = field(
         default_factory=dict,
         metadata=_option("A setting of the recipe; repeatable.", flag="--set", metavar="KEY=VALUE"),
     )
@@ -265,12 +300,39 @@ class RunConfig:
     def __post_init__(self) -> None:
         for each in fields(RunConfig):
             _check(each, getattr(self, each.name))
-        assert self.teachers  # parsed, or refused
+        # loaded objects once, and then as names with digests
+        if not isinstance(self.data, str | Path | Loaded):
+            object.__setattr__(self, "data", loaded_collection(self.data))
+        if not isinstance(self.student, str | Path | Loaded | None):
+            object.__setattr__(self, "student", loaded_encoder(self.student))
+        object.__setattr__(self, "teacher", _parsed(self.teacher))
+        if isinstance(self.data, Loaded):
+            self._refuse_how_to_read()
 
-    @cached_property
+    def _refuse_how_to_read(self) -> None:
+        """Refuse options that say how to read data that was read already.
+
+        Raises:
+            ConfigError: naming the first of them.
+        """
+        for name in ("drop_unknown_judgements", "keep_own_passage", "language"):
+            if getattr(self, name) != getattr(RunConfig, name):
+                raise ConfigError(
+                    f"{name} says how data is read, and a loaded collection was read already. "
+                    f"Give it to limbeck.read_collection."
+                )
+
+    @property
     def teachers(self) -> tuple[TeacherSpec, ...]:
         """The teachers, in the order in which they were asked for; at least one."""
-        return parse_specs(self.teacher)
+        return cast(tuple[TeacherSpec, ...], self.teacher)
+
+    @property
+    def settings_given(self) -> Mapping[str, object]:
+        """The settings that were given, by name: of a `Settings` object those that it sets."""
+        if isinstance(self.settings, Mapping):
+            return self.settings
+        return self.settings.model_dump(exclude_unset=True)
 
     def read_data(self) -> "Collection":
         """The collection as it is given, without a dev split or queries of our making.
@@ -280,8 +342,11 @@ class RunConfig:
         """
         from limbeck.data.reading import read_as_given
 
+        if isinstance(self.data, Loaded):
+            collection: Collection = self.data.value
+            return collection
         return read_as_given(
-            self.data,
+            cast(str | Path, self.data),
             drop_unknown_judgements=self.drop_unknown_judgements,
             keep_own_passage=self.keep_own_passage,
             language=self.language,
@@ -304,6 +369,10 @@ class RunConfig:
         values["teacher"] = specs[0] if len(specs) == 1 else specs
         if self.teacher_weights is not None:
             values["teacher_weights"] = [float(weight) for weight in self.teacher_weights]
+        if not isinstance(self.settings, Mapping):
+            from limbeck.settings import written
+
+            values["settings"] = {key: written(each) for key, each in self.settings_given.items()}
         values["keep_own_passage"] = self.keep_own_passage or None
         values["language"] = chosen(self.language)
         return values
@@ -312,6 +381,16 @@ class RunConfig:
     def of_record(cls, asked: Mapping[str, Any]) -> "RunConfig":
         """The config that a table `asked` keeps, of this version of Limbeck or an older one."""
         return cls(**{each.name: asked[each.name] for each in fields(cls) if each.name in asked})
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _AsWritten:
+    """An annotation for people to read, of classes that are not loaded."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
 
 
 def options() -> dict[str, Option]:
@@ -353,9 +432,15 @@ def takes_fields_of(
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
             return function(config(*args, **kwargs))
 
-        own = inspect.signature(function)
-        called.__signature__ = inspect.signature(config).replace(  # type: ignore[attr-defined]
-            return_annotation=own.return_annotation
+        own, given = inspect.signature(function), inspect.signature(config)
+        parameters = [
+            each.replace(annotation=_AsWritten(each.annotation))
+            if isinstance(each.annotation, str)
+            else each
+            for each in given.parameters.values()
+        ]
+        called.__signature__ = given.replace(  # type: ignore[attr-defined]
+            parameters=parameters, return_annotation=own.return_annotation
         )
         return called
 
@@ -387,9 +472,24 @@ def _check(of: "Field[Any]", value: object) -> None:
             raise ConfigError(f"{flag} must be at least {option.minimum} (got {value!r}).")
 
 
+def _parsed(given: Any) -> tuple[TeacherSpec, ...]:
+    """The teachers that texts and loaded objects stand for."""
+    several = [given] if not isinstance(given, list | tuple) else given
+    return parse_specs(
+        [
+            each
+            if isinstance(each, TeacherSpec)
+            else str(each)
+            if isinstance(each, str | Path)
+            else loaded_teacher(each)
+            for each in several
+        ]
+    )
+
+
 def _plain(value: Any) -> Any:
     """A value as `run.toml` has it; nothing given is None."""
-    if isinstance(value, Path):
+    if isinstance(value, Path | Loaded):
         return str(value)
     if isinstance(value, Mapping):
         return {key: str(each) for key, each in value.items()}

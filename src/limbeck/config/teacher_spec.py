@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from limbeck.errors import ConfigError
 
@@ -31,12 +32,14 @@ class TeacherSpec:
 
     `path` names one that is there, and is None for one that is fitted. Of those, `kind` None means
     every kind, and `base` None the student's base encoder. `name` None: nobody named it.
+    `loaded` is the teacher where the caller has loaded it; `path` then has its name and digest.
     """
 
     name: str | None = None
     kind: str | None = None
     base: str | None = None
     path: str | None = None
+    loaded: Any = field(default=None, compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str, option: str = "--teacher") -> TeacherSpec:

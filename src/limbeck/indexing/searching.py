@@ -35,7 +35,7 @@ from limbeck.record import RECORD
 from limbeck.search import BM25
 from limbeck.similarity import comparable
 from limbeck.teachers import Teacher, load_teacher
-from limbeck.types import Progress, Role, Silent
+from limbeck.types import Logged, Progress, Role
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -187,7 +187,7 @@ def find_index(
         ConfigError, DataError: when there is neither, or the data of the run is not what it was.
         StoreError: when the index is damaged.
     """
-    progress = progress or Silent()
+    progress = progress or Logged()
     if (place / CARD).is_file() or is_begun(place):
         return open_index(place)
     if not is_run(place):

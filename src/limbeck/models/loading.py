@@ -71,7 +71,7 @@ def load_encoder(path: str | Path) -> Encoder:
     with _opening(folder):
         model = SentenceTransformer(str(folder), **_arguments())
         transformer = model[0]
-        if not _is_transformer(transformer):
+        if not is_transformer(transformer):
             raise ModelError(
                 f"Its first module is a {type(transformer).__name__}. Limbeck reads encoders that "
                 "start with a Transformer; name another model."
@@ -80,7 +80,7 @@ def load_encoder(path: str | Path) -> Encoder:
         refuse_incomplete(
             transformer, body, unused_pooler=unused_pooler, heads_dropped=given is not None
         )
-        _name_passage_prompt(model.prompts)
+        name_passage_prompt(model.prompts)
         return Encoder(model)
 
 
@@ -149,7 +149,7 @@ def _opened_reader(path: str | Path, kind: Kind, cls: Any) -> Iterator[Any]:
         model = cls(str(folder), **_arguments())
         _refuse_new_parts(model, modules, kind)
         refuse_incomplete(model[0], body, unused_pooler=_needs_no_pooler(model[0]))
-        _name_passage_prompt(model.prompts)
+        name_passage_prompt(model.prompts)
         yield model
 
 
@@ -379,7 +379,7 @@ def _opening(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_transformer(module: torch.nn.Module) -> bool:
+def is_transformer(module: torch.nn.Module) -> bool:
     """Whether a part is sentence-transformers' wrapper of a transformer."""
     from sentence_transformers.base.modules import Transformer
 
@@ -394,7 +394,7 @@ def _needs_no_pooler(transformer: Any) -> bool:
 
 def _refuse_new_parts(model: Any, modules: list[dict[str, Any]], kind: str) -> None:
     """Refuse parts with weights that sentence-transformers added to what the folder has."""
-    if not _is_transformer(model[0]):
+    if not is_transformer(model[0]):
         raise ModelError(
             f"Its first module is a {type(model[0]).__name__}. Limbeck reads models that start "
             "with a Transformer; name another model."
@@ -407,7 +407,7 @@ def _refuse_new_parts(model: Any, modules: list[dict[str, Any]], kind: str) -> N
             )
 
 
-def _name_passage_prompt(prompts: dict[str, str]) -> None:
+def name_passage_prompt(prompts: dict[str, str]) -> None:
     """Give a passage prompt of another name the one that sentence-transformers reads first."""
     if not prompts.get("document"):
         prompts["document"] = prompts.get("passage") or prompts.get("corpus") or ""

@@ -11,18 +11,25 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from limbeck.config import RunConfig, takes_fields_of
 from limbeck.data import read_collection
 from limbeck.data.collection import Collection
-from limbeck.errors import ConfigError, DataError, LimbeckError
+from limbeck.errors import ConfigError, DataError, LimbeckError, ModelError
 from limbeck.indexing import Hit, open_searcher
-from limbeck.indexing.runs import data_of
+from limbeck.indexing.runs import data_of, is_run, student_of
 from limbeck.inference import choose_engine
 from limbeck.language import AUTO
 from limbeck.models.exported import is_exported, runtime_of
-from limbeck.models.loading import OFFLINE, load_encoder
+from limbeck.models.loading import (
+    OFFLINE,
+    kind_of,
+    load_encoder,
+    load_late,
+    load_ranker,
+    load_sparse,
+)
 from limbeck.pipeline.distilling import (
     Distillation,
     decide,
@@ -57,7 +64,7 @@ from limbeck.tasks.retrieval.systems import measure_bm25, measure_teacher, unmea
 from limbeck.teachers import DualTeacher, load_teacher
 from limbeck.training import Run
 from limbeck.training.distributed import current_group
-from limbeck.types import Progress, Silent, Split
+from limbeck.types import Logged, Progress, Silent, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +105,7 @@ def distill(call: DistillCall) -> Result:
         TeacherRefused: when the teacher would not help; every artefact is kept.
         StoreError: when `out` is another run's, damaged or not writable.
     """
-    out, progress = Path(call.out), call.progress or Silent()
+    out, progress = Path(call.out), call.progress or Logged()
     open_folder(out)
     if found := read_record(out):
         check_same_run(out, found, call.asked(), force=call.force)
@@ -188,6 +195,30 @@ def dry_run(call: DistillCall) -> list[str]:
     return lines
 
 
+def load(path: str | Path) -> Any:
+    """The model in a folder, or the student of a run, as an object of sentence-transformers.
+
+    It is on the CPU in fp32; a `CrossEncoder` gives raw scores. Other than there, a folder whose
+    weights are not whole is refused.
+
+    Raises:
+        ModelError: when there is no model, or it was exported to another runtime.
+    """
+    if is_run(Path(path)):
+        path = student_of(Path(path))
+    if is_exported(str(path)):
+        raise ModelError(
+            f"{path} was exported to {runtime_of(str(path))}. Its README.md shows how to open it."
+        )
+    loaders = {
+        "SentenceTransformer": load_encoder,
+        "CrossEncoder": load_ranker,
+        "SparseEncoder": load_sparse,
+        "MultiVectorEncoder": load_late,
+    }
+    return loaders[kind_of(path)](path).model
+
+
 @frees_memory
 def evaluate(
     model: str,
@@ -215,7 +246,7 @@ def evaluate(
     """
     from tempfile import TemporaryDirectory
 
-    progress = progress or Silent()
+    progress = progress or Logged()
     if out is not None:
         open_folder(Path(out))
         if read_record(Path(out)) is not None:
@@ -271,7 +302,7 @@ def demo(
 
     Returns the run's result and, per search, the query and its best passages.
     """
-    progress = progress or Silent()
+    progress = progress or Logged()
     result = distill(
         "pydocs",
         out=out,

@@ -53,7 +53,7 @@ from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.systems import measure_teacher
 from limbeck.teachers import DualTeacher, Teacher, load_teacher
 from limbeck.training import Run
-from limbeck.types import Progress, Silent
+from limbeck.types import Logged, Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,7 +103,7 @@ def export(
             much.
         ScoreError: when the graph does not give what the model gives.
     """
-    out, progress = Path(out), progress or Silent()
+    out, progress = Path(out), progress or Logged()
     if to not in FORMATS:
         raise ConfigError(f"There is no format {to!r}. Choose one of {', '.join(FORMATS)}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

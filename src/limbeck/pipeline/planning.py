@@ -18,7 +18,7 @@ from limbeck.pipeline.plan_file import Plan, keep
 from limbeck.pipeline.request import validate
 from limbeck.record import open_folder, read_record
 from limbeck.training import Run
-from limbeck.types import Progress, Silent
+from limbeck.types import Logged, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def plan(call: PlanCall) -> Plan:
         open_folder(Path(call.out))
         if read_record(Path(call.out)) is not None:
             raise ConfigError(f"--out {call.out} holds a run that has begun. Name a new folder.")
-    request, progress = validate(call), call.progress or Silent()
+    request, progress = validate(call), call.progress or Logged()
     engine = choose_engine(
         call.backend,
         call.precision,

@@ -11,16 +11,19 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from limbeck.data.collection import Collection
-from limbeck.errors import StoreError
+from limbeck.errors import ConfigError, StoreError
 from limbeck.evaluation.comparison import compare
 from limbeck.evaluation.measures import read_trec, write_trec
 from limbeck.evaluation.statistics import Measure
 from limbeck.evaluation.table import DIFFERENCE, Metrics, advice, as_text, row, split_shown
+from limbeck.models.loading import load_encoder
 from limbeck.pipeline.plan_file import compared
 from limbeck.record import RECORD
 from limbeck.report import run_page
@@ -41,6 +44,9 @@ from limbeck.store import (
 from limbeck.tasks.retrieval import Retrieval
 from limbeck.tasks.retrieval.systems import Measured
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
 METRICS = "metrics.json"  # a run that has it is finished
 PAGE = "report.html"  # made from the files of a finished run, whenever it is not there
 
@@ -54,7 +60,7 @@ _REPEAT = (
 _MEASURE_AGAIN = "Run the same `limbeck evaluate` again, with a new --out."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Result:
     """What a run or an evaluation says: rows of `metrics.json`, the printed table, and in words
     what was decided on the way (`notes`) and what to do next (`advice`).
@@ -67,6 +73,18 @@ class Result:
     notes: list[str]
     advice: list[str]
     table: str
+
+    @cached_property
+    def student(self) -> SentenceTransformer:
+        """The student, opened when it is first asked for, on the CPU: `encode_query`,
+        `encode_document` and all else that sentence-transformers has.
+
+        Raises:
+            ConfigError: when there is none, as after an evaluation.
+        """
+        if self.out is None or not (self.out / "student").is_dir():
+            raise ConfigError("There is no student here: only a run of distill leaves one.")
+        return load_encoder(self.out / "student").model
 
 
 def report(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from limbeck.config import RunConfig
+from limbeck.config import Loaded, RunConfig
 from limbeck.config.teacher_spec import TeacherSpec
 from limbeck.data.collection import Collection
 from limbeck.data.reading import complete
@@ -88,12 +88,17 @@ def validate(config: RunConfig) -> Request:
         name = AUTO
         notes.append(f"recipe: auto is {AUTO}")
     recipe, preset = find_preset(name)
-    name, settings = recipe.name, {**preset, **config.settings}
+    name, settings = recipe.name, {**preset, **config.settings_given}
     if preset:
         told = ", ".join(f"{key}={value}" for key, value in preset.items())
         notes.append(f"recipe: {config.recipe} sets {told}, where --set says nothing else")
     if recipe.makes != "student":
         raise ConfigError(f"{name} fits a teacher. Use it through --teacher train, with a recipe.")
+    if not isinstance(config.settings, Mapping | recipe.settings):
+        raise ConfigError(
+            f"settings are {type(config.settings).__name__}, and {name} takes "
+            f"{recipe.settings.__name__}. Give those, or a mapping of names to values."
+        )
     own, _ = split_settings(settings)
     parse_settings(recipe.settings, own)
     for fitted, values in split_settings(settings)[1].items():
@@ -214,7 +219,10 @@ def _wanted(
     Raises:
         ConfigError, DataError, ModelError: when one of them cannot be used.
     """
-    found = [load_teacher(spec.path, collection) if spec.path else None for spec in specs]
+    found: list[Teacher | None] = [
+        spec.loaded or (load_teacher(spec.path, collection) if spec.path else None)
+        for spec in specs
+    ]
     notes = []
     for spec, each in zip(specs, found, strict=True):
         if each is not None:
@@ -404,7 +412,10 @@ def _check_labels(collection: Collection, recipe: Recipe, specs: Sequence[Teache
 
 def _students(config: RunConfig) -> tuple[Encoder, Encoder]:
     """The encoder as it comes, and the student cut from it."""
-    base = load_encoder(config.student or OFFLINE)
+    if isinstance(config.student, Loaded):
+        base = copy.deepcopy(config.student.value)
+    else:
+        base = load_encoder(str(config.student or OFFLINE))
     if config.query_prompt is not None or config.passage_prompt is not None:
         base = with_prompts(base, config.query_prompt, config.passage_prompt)
     layers = config.student_layers

@@ -4,7 +4,7 @@ from limbeck.teachers.cross import CrossTeacher
 from limbeck.teachers.dual import DualTeacher
 from limbeck.teachers.ensemble import EnsembleTeacher
 from limbeck.teachers.readers import ReaderTeacher
-from limbeck.teachers.registry import kind_named, load_teacher
+from limbeck.teachers.registry import kind_named, load_teacher, teacher_of
 from limbeck.teachers.scores_file import ScoresTeacher
 from limbeck.teachers.teacher import Teacher
 
@@ -17,4 +17,5 @@ __all__ = [
     "Teacher",
     "kind_named",
     "load_teacher",
+    "teacher_of",
 ]

@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
+from typing import Any
 
 from limbeck.data.collection import Collection
 from limbeck.models.exported import exported_class, is_exported
+from limbeck.models.loaded import class_of, name_of_model, wrap
 from limbeck.models.loading import kind_of
 from limbeck.teachers.teacher import Teacher
 
@@ -50,3 +52,15 @@ def load_teacher(spec: str, collection: Collection | None = None) -> Teacher:
         StoreError: when the folder of an ensemble is damaged.
     """
     return kind_named(spec).load(spec, collection)
+
+
+def teacher_of(model: object) -> Teacher:
+    """The teacher that a loaded model makes: one of sentence-transformers, or of Limbeck.
+
+    Raises:
+        ModelError: when it is no such model, or one that cannot be read.
+    """
+    wrapped = wrap(model)
+    kind: Any = next(kind for kind in kinds() if class_of(wrapped) in kind.model_classes)
+    found: Teacher = kind(name_of_model(wrapped), wrapped)
+    return found
