@@ -33,6 +33,7 @@ from limbeck.bench.page import table
 from limbeck.config.teacher_spec import TeacherSpec
 from limbeck.data import read_collection
 from limbeck.data.collection import DATA_SEED, with_labels
+from limbeck.data.dataset import measured_split
 from limbeck.evaluation.comparison import compare, mean_over_seeds
 from limbeck.evaluation.statistics import Mean
 from limbeck.inference import Engine, choose_engine
@@ -40,13 +41,13 @@ from limbeck.models.encoder import Encoder
 from limbeck.models.layers import cut_layers
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.objectives.listwise import kl_divergence
-from limbeck.pipeline.request import OFFLINE_LAYERS, measured_split
 from limbeck.recipes import find
 from limbeck.settings import parse_settings
 from limbeck.similarity import softmax_temperature
 from limbeck.sources import ListBatch, ListSource, QueryLists
 from limbeck.tasks.fit import train_model
 from limbeck.tasks.retrieval import Retrieval
+from limbeck.tasks.retrieval.opening import OFFLINE_LAYERS
 from limbeck.tasks.retrieval.scorers import dual, from_batch
 from limbeck.tasks.retrieval.systems import measure_encoder
 from limbeck.teachers import DualTeacher, Teacher, load_teacher

@@ -27,8 +27,8 @@ from limbeck.cli.progress import on_stderr
 from limbeck.config.teacher_spec import TeacherSpec
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.pipeline import distill
-from limbeck.pipeline.request import OFFLINE_LAYERS
 from limbeck.record import environment, read_record
+from limbeck.tasks.retrieval.opening import OFFLINE_LAYERS
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -156,7 +156,7 @@ def data_of(out: Path) -> dict[str, Any]:
     """Name, digest and sizes of what a run learned from."""
     record = read_record(out)
     assert record is not None  # the run is finished
-    found: dict[str, Any] = record["collection"]
+    found: dict[str, Any] = record["data"]
     return found
 
 

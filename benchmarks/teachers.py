@@ -29,11 +29,12 @@ import polars as pl
 from ledger import Bench, data_of, numbers, parser, write_results
 from limbeck.bench.budget import given_to, given_to_teachers
 from limbeck.bench.page import table
-from limbeck.config.teacher_spec import TeacherSpec, parse_specs
+from limbeck.config.teacher_spec import KINDS, TeacherSpec, parse_specs
 from limbeck.errors import ConfigError, LimbeckError
 from limbeck.evaluation.comparison import against, estimate, mean_over_seeds
 from limbeck.evaluation.measures import RETRIEVAL
 from limbeck.pipeline.comparing import all_tables, table_of
+from limbeck.pipeline.fitting import kinds_of
 from limbeck.pipeline.reporting import METRICS
 
 TEACHERS = "small=train:dual"
@@ -100,7 +101,11 @@ def taken(arm: Arm, bench: Bench, asked: Any) -> bool:
         if arm.seed is None:
             fitting = given_to_teachers(bench.settings)
             own = addressed(bench, f"{arm.spec.name}.")
-            fitting |= {f"teacher_{kind}.{key}": own[key] for kind in arm.spec.kinds for key in own}
+            fitting |= {
+                f"teacher_{kind}.{key}": own[key]
+                for kind in kinds_of(arm.spec, KINDS)
+                for key in own
+            }
             settings = {"updates": 1, "measures": 0, **fitting}
         elif arm.fit is not None:
             teacher = str(arm.fit.out / "teacher")

@@ -63,7 +63,7 @@ def main() -> int:
         print(f"{recipe}: {time.monotonic() - started:.0f} s", flush=True)
     record = tomllib.loads((asked.work / recipe / "run.toml").read_text())
     after = {
-        "collection": record["collection"]["digest"],
+        "collection": record.get("data", record.get("collection"))["digest"],
         "environment": record["environment"],
         "recipes": found,
     }

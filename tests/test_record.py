@@ -86,9 +86,9 @@ def test_other_versions_are_refused_unless_forced(
 
 def test_other_data_are_refused(tmp_path: Path) -> None:
     found = written(tmp_path)
-    record.check_same_data(tmp_path, found, "abc")
+    record.check_same_data(tmp_path, found, "abc", {})
     with pytest.raises(ConfigError, match="begun with other data"):
-        record.check_same_data(tmp_path, found, "abd")
+        record.check_same_data(tmp_path, found, "abd", {})
 
 
 @pytest.mark.parametrize("content", ["", "[asked", "[asked]\nseed = 3\n", "asked = 3\n"])

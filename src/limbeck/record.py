@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from limbeck.store import LEFT, Written, damaged, formed, write_text
 
 RECORD = "run.toml"
 MAY_CHANGE = ("force_teacher",)  # between two commands of one run: a refused teacher may be forced
+FIRST_TASK = "retrieval"  # of records that name none
 PACKAGES = ("limbeck", "torch", "transformers", "sentence-transformers", "tokenizers", "numpy")
 _AGAIN = "Choose another --out, or delete the folder to begin again."
 
@@ -40,13 +41,12 @@ class _Asked(Written):
     drop_unknown_judgements: bool = False
 
 
-class _Collection(Written):
+class _Data(Written):
     name: str
     digest: str
-    passages: int
     labelled: int
     unlabelled: int
-    candidates: list[str] | None = None
+    task: str = FIRST_TASK
 
 
 class _Limit(Written):
@@ -55,7 +55,7 @@ class _Limit(Written):
 
 class _Record(Written):
     asked: _Asked
-    collection: _Collection
+    data: _Data
     decided: dict[str, Any]
     environment: dict[str, Any]
     engine: dict[str, Any] | None = None
@@ -111,6 +111,8 @@ def read_record(out: Path) -> dict[str, Any] | None:
         record = read_toml(path)
     except ConfigError as error:
         raise damaged(path, str(error), _AGAIN) from error
+    if "data" not in record and "collection" in record:  # as older versions called it
+        record["data"] = record.pop("collection")
     formed(path, record, _Record, advice=_AGAIN)
     return record
 
@@ -161,24 +163,33 @@ def check_same_run(
 
 
 def check_same_data(
-    out: Path, found: Mapping[str, Any], digest: str, candidates: Sequence[str] = ()
+    out: Path, found: Mapping[str, Any], digest: str, inputs: Mapping[str, object]
 ) -> None:
-    """Refuse to go on with a run when its data changed since it began; both are digests.
+    """Refuse to go on with a run when its data changed since it began, or what else was given.
+
+    `inputs` are digests of the latter, by the option that names it.
 
     Raises:
         ConfigError: when ids, texts or judgements are not those that the run began with, or
-            candidates that were given are not.
+            an option names other content.
     """
-    if found["collection"].get("candidates", []) != list(candidates):
-        raise ConfigError(
-            f"--out {out} was begun with other candidates: what --candidates names has changed "
-            "since. Choose another --out, or restore the files."
-        )
-    if found["collection"].get("digest") != digest:
+    data = found["data"]
+    for name, value in inputs.items():
+        if data.get(name) != value:
+            raise ConfigError(
+                f"--out {out} was begun with other {name}: what --{name} names has changed "
+                "since. Choose another --out, or restore the files."
+            )
+    if data.get("digest") != digest:
         raise ConfigError(
             f"--out {out} was begun with other data: ids, texts or judgements have changed since. "
             "Choose another --out, or restore the data."
         )
+
+
+def task_of(record: Mapping[str, Any]) -> str:
+    """The task that a run's record is of."""
+    return str(record["data"].get("task", FIRST_TASK))
 
 
 def check_same_engine(out: Path, found: Mapping[str, Any], engine: Mapping[str, str]) -> None:

@@ -187,15 +187,15 @@ def test_the_page_says_first_what_could_be_seen_then_the_budget_then_the_figures
     assert seen.startswith("Smallest visible difference from contrastive in nDCG@10 (two-sided 5 %")
     assert f": kl {visible:.4f}, " in seen
     assert budget == (
-        "Budget of every recipe: 6 updates of 8 queries with 3 passages each, drawn from 8 "
-        "candidates per query; the same labels, and one teacher unless a recipe fits its own."
+        "Budget of every recipe: updates 6, queries per update 8, list length 3, depth 8; the same "
+        "labels, and one teacher unless a recipe fits its own."
     )
     assert len(table.splitlines()) == 2 + 7
     kl = next(line for line in table.splitlines() if line.startswith("| kl |"))
     row = next(row for row in done.record["rows"] if row["system"] == "kl")
     assert f"| {row['nDCG@10']:.4f} |" in kl
     assert f"| {row['student_tokens']:,.0f} | {row['teacher_answers']:,.0f} |" in kl
-    assert "Teacher: train:dual. Student: 2 layers, reads 48 tokens." in made_of
+    assert "Teacher: train:dual. Student: 2 layers. max length 48." in made_of
     assert environment.startswith("Measured with: python ")
 
 
@@ -380,7 +380,9 @@ def test_a_dry_run_lists_the_arms_and_writes_nothing(
     answer = invoke(*done.words(out), "--dry-run")
     assert answer.exit_code == 0, answer.output
     budget, *lines = answer.stdout.splitlines()
-    assert budget.startswith("Budget of every recipe: 6 updates of 8 queries with 3 passages each")
+    assert budget.startswith(
+        "Budget of every recipe: updates 6, queries per update 8, list length 3"
+    )
     assert len(lines) == 7
     assert lines[0].startswith("1. the teacher, train:dual (to do): updates=1 measures=0 ")
     assert lines[5] == (

@@ -12,8 +12,8 @@ def test_who_made_other_updates_is_named() -> None:
         {"system": "prod", "updates": 3900},
     ]
     told = (
-        "Budget of every recipe: 1,300 updates of 8 queries with 3 passages each, drawn from 9 "
-        "candidates per query; the same labels, and one teacher unless a recipe fits its own."
+        "Budget of every recipe: updates 1,300, queries per update 8, list length 3, depth 9; the "
+        "same labels, and one teacher unless a recipe fits its own."
     )
     assert budget({"budget": allowed, "rows": rows[:2]}) == told
     made = "Other numbers of updates: prod made 3,900."
@@ -24,6 +24,7 @@ def test_one_query_shows_no_difference_at_all() -> None:
     found = visible(
         {
             "measures": RETRIEVAL.model_dump(mode="json"),
+            "baselines": ["contrastive", "kl"],
             "queries": 1,
             "split": "dev",
             "smallest_visible_difference": {"kl": None},

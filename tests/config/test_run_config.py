@@ -105,7 +105,6 @@ def test_what_was_not_asked_is_not_recorded() -> None:
         ({"budget_seconds": "20m"}, "--budget must be of type float"),
         ({"force_teacher": 1}, "--force-teacher must be of type bool"),
         ({"teacher": ()}, "No teacher is given"),
-        ({"teacher": "train:duel"}, "there is no such teacher to fit"),
         ({"teacher": ["a=x", "a=y"]}, "Two teachers are named 'a'"),
     ],
 )

@@ -37,9 +37,7 @@ def test_a_teacher_in_words_and_back(text: str, spec: TeacherSpec) -> None:
     assert str(spec) == text
 
 
-@pytest.mark.parametrize(
-    "text", ["train:", "train:duel", "train:dual:", "train::base", "x=train:no", "x=", ""]
-)
+@pytest.mark.parametrize("text", ["train:", "train:dual:", "train::base", "x=", ""])
 def test_what_stands_for_no_teacher_says_what_is_allowed(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--teacher .*train"):
         TeacherSpec.parse(text)
@@ -59,10 +57,11 @@ def test_what_others_read_has_no_path() -> None:
     assert TeacherSpec.parse("as-is=/a/b/mpnet").shown == "as-is"
 
 
-def test_a_kind_stands_on_others() -> None:
-    assert TeacherSpec.parse("train:cross").kinds == ("dual", "cross")
-    assert TeacherSpec.parse("train").kinds == tuple(KINDS)
-    assert TeacherSpec.parse("path").kinds == ()
+@pytest.mark.parametrize("text", ["train:duel", "x=train:no"])
+def test_a_kind_that_no_one_fits_is_refused(text: str) -> None:
+    TeacherSpec.parse("train:cross").check_kind(KINDS)
+    with pytest.raises(ConfigError, match=r"--teacher .*train:dual, train:cross or train:ensemble"):
+        TeacherSpec.parse(text).check_kind(KINDS)
 
 
 def test_several_have_different_names() -> None:

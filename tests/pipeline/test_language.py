@@ -18,7 +18,7 @@ def test_the_language_is_recorded_and_read_back(distil: Distil, tmp_path: Path) 
     assert "language: de (german), as given" in result.notes
     record = read_record(tmp_path / "run")
     assert record is not None
-    assert record["asked"]["language"] == record["collection"]["language"] == "de"
+    assert record["asked"]["language"] == record["data"]["language"] == "de"
     with pytest.raises(ConfigError, match=r"language is 'de' there and 'not set' here"):
         distil(recipe="contrastive")
     searcher = open_searcher(tmp_path / "run", precision="fp32")

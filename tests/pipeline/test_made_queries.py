@@ -11,6 +11,7 @@ from collections_here import Files
 from limbeck import pipeline
 from limbeck.data.derived import DerivedTexts
 from limbeck.errors import ConfigError
+from limbeck.evaluation.measures import RETRIEVAL
 from limbeck.indexing.runs import data_of
 from limbeck.report.queries import queries_of
 from limbeck.store import read_json
@@ -46,7 +47,7 @@ def test_figures_of_made_queries_are_labelled_wherever_they_stand(distil: Distil
     assert set(per_query["split"]) == {"test, synthetic"}
     kept = DerivedTexts.read(result.out / "stages" / "made-queries" / "queries.parquet")
     assert set(per_query["query_id"]) <= set(kept.frame["derived_id"])
-    shown = queries_of(result.out, data_of(result.out), "nDCG@10")
+    shown = queries_of(result.out, data_of(result.out), RETRIEVAL)
     assert shown is not None
     assert all(row.text and row.judged for row in shown.rows)
 

@@ -129,7 +129,7 @@ def test_means_are_those_of_the_queries_and_of_the_runs(finished: Finished) -> N
 @pytest.mark.slow
 def test_the_record_repeats_the_run(finished: Finished, tmp_path: Path) -> None:
     record = tomllib.loads((finished.out / "run.toml").read_text())
-    assert set(record) == {"asked", "collection", "decided", "engine", "environment", "limit"}
+    assert set(record) == {"asked", "data", "decided", "engine", "environment", "limit"}
     assert record["engine"] == {"backend": "torch", "device": "cpu", "precision": "fp32"}
     assert record["asked"]["settings"] == {key: str(value) for key, value in FAST.items()}
     asked = record["asked"]
@@ -146,7 +146,7 @@ def test_a_finished_run_repeats_its_table_and_touches_nothing(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a finished run needs no model and no data")
 
-    monkeypatch.setattr("limbeck.pipeline.request.load_encoder", refuse)
+    monkeypatch.setattr("limbeck.tasks.retrieval.opening.load_encoder", refuse)
     monkeypatch.setattr("limbeck.data.reading.read_as_given", refuse)
 
     def times() -> dict[Path, int]:
@@ -250,7 +250,7 @@ def test_each_kind_of_teacher_can_be_asked_for(
 def test_labels_leaves_the_others_unlabelled(distil: Distil, tmp_path: Path) -> None:
     result = distil(labels=12)
     record = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
-    assert (record["collection"]["labelled"], record["collection"]["unlabelled"]) == (12, 8 + 8)
+    assert (record["data"]["labelled"], record["data"]["unlabelled"]) == (12, 8 + 8)
     assert [note for note in result.notes if note.startswith("labels: 12 of 20")]
 
 
@@ -312,7 +312,7 @@ def test_a_budget_is_decided_once(
     def refuse(*_: object) -> None:
         raise AssertionError("a budget is decided once")
 
-    monkeypatch.setattr("limbeck.pipeline.distilling.fit_budget", refuse)
+    monkeypatch.setattr("limbeck.tasks.retrieval.kind.fit_budget", refuse)
     (tmp_path / "run" / "metrics.json").unlink()
     distil(budget_seconds=1e6, settings=few)
 
@@ -349,7 +349,7 @@ def test_a_short_budget_fits_fewer_teachers(
             return cheap, 1e7 if isinstance(model, Ranker) else 1.0
 
     speeds = Dear([cheap], known=defaultdict(float))
-    monkeypatch.setattr("limbeck.pipeline.distilling.probed", lambda *_, **__: speeds)
+    monkeypatch.setattr("limbeck.tasks.retrieval.probing.probed", lambda *_, **__: speeds)
     few = {"updates": 4, "teacher_dual.updates": 4}
     result = distil(budget_seconds=60, teacher="train", settings=few)
     record = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
@@ -395,7 +395,7 @@ def test_evaluate_measures_a_ranker_on_what_others_find(
     data: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("limbeck.pipeline.api.OFFLINE", str(tiny_encoder_folder))
+    monkeypatch.setattr("limbeck.tasks.retrieval.kind.OFFLINE", str(tiny_encoder_folder))
     answer = invoke("evaluate", tiny_ranker_folder, data, "--split", "dev", "--json")
     assert answer.exit_code == 0, answer.output
     rows: list[dict[str, Any]] = json.loads(answer.stdout)["rows"]

@@ -26,26 +26,25 @@ from urllib.parse import quote
 from limbeck import report
 from limbeck.bench import page
 from limbeck.bench.budget import (
-    BASELINES,
     UPDATES,
     budget_of,
     equal_settings,
     given_to_teachers,
+    kind_of,
     systems_of,
 )
 from limbeck.bench.figures import rows_of, visible_differences
 from limbeck.bench.jobs import runner, threads_of
 from limbeck.config import Loaded, RunConfig, takes_fields_of
 from limbeck.config.teacher_spec import FITTED, TeacherSpec
-from limbeck.data.reading import complete
+from limbeck.data.dataset import measured_split
 from limbeck.errors import ArmsFailed, ConfigError, DataError, StoreError
 from limbeck.language import AUTO
-from limbeck.models.loading import load_encoder
-from limbeck.pipeline import dry_run as stages_of
 from limbeck.pipeline.comparing import measures_of
+from limbeck.pipeline.fitting import kinds_of
 from limbeck.pipeline.reporting import METRICS, damage
 from limbeck.pipeline.reporting import PAGE as RUN_PAGE
-from limbeck.pipeline.request import measured_split
+from limbeck.pipeline.request import validate
 from limbeck.recipes import find_preset
 from limbeck.record import RECORD, check_same_run, check_writable, environment, read_record
 from limbeck.store import LEFT, read_json, write_json, write_text
@@ -57,6 +56,7 @@ if TYPE_CHECKING:
     from limbeck.config.run import OneTeacher
     from limbeck.data.collection import Collection
     from limbeck.models.encoder import Encoder
+from limbeck.tasks.task import TaskKind
 
 RESULTS, PAGE, HTML, SECONDS = "bench.json", "bench.md", "bench.html", "arms.json"
 STORE, TEACHER = "store", "teacher"
@@ -283,7 +283,8 @@ def _planned(call: BenchCall) -> BenchPlan:
     equal = equal_settings(systems, call.settings, call.updates)
     fitting = given_to_teachers(call.settings)
     shared = call.shared()
-    _check_fitting(fitting, shared.teachers)
+    kind = kind_of(systems)
+    _check_fitting(kind, fitting, shared.teachers)
 
     def arm(name: str, config: RunConfig) -> Arm:
         recipe, seed = config.recipe, config.seed
@@ -301,7 +302,7 @@ def _planned(call: BenchCall) -> BenchPlan:
     if any(spec.fitted for spec in shared.teachers):
         # by a run that trains a student for one update alone
         least = {"updates": 1, "measures": 0, **fitting}
-        arms.append(arm(TEACHER, replace(shared, recipe=BASELINES[1], settings=least)))
+        arms.append(arm(TEACHER, replace(shared, recipe=kind.baselines[1], settings=least)))
         taught = _fitted_in(call.folder / TEACHER / "teacher", shared.teachers)
     arms += [
         arm(
@@ -322,14 +323,17 @@ def _planned(call: BenchCall) -> BenchPlan:
         if (found := read_record(each.out)) is not None:
             check_same_run(each.out, found, each.config.asked(), force=call.force)
     to_do = [each for each in arms if each.state != "finished"]
-    if to_do:
-        _check_measured(shared)
     # what one seed may do, all may; a teacher that is still to be fitted cannot be looked at
     seen = taught if arms[0].state == "finished" else shared.teachers
     for each in {(each.system, each.name == TEACHER): each for each in to_do}.values():
         own = each.name == TEACHER or _fits_its_own(each.system)
         config = each.config if own else replace(each.config, teacher=seen)
-        stages_of(**{**each.arguments(), **config.options()})
+        data = validate(config).opened.data
+        if measured_split(data) is None:
+            raise DataError(
+                f"{data.name} has no judgements for test or dev, so nothing could be compared. "
+                "Add qrels/test.tsv."
+            )
     return BenchPlan(arms, equal)
 
 
@@ -438,24 +442,26 @@ def _record(plan: BenchPlan, out: Path, wall_seconds: Mapping[str, float]) -> di
     for arm in plan.arms:
         if arm.name != TEACHER:
             arms.setdefault(arm.system, []).append(arm.out)
-    split, units, rows = rows_of(arms, wall_seconds)
-    measures = measures_of(arms[BASELINES[0]][0])
-    first = read_record(arms[BASELINES[0]][0])
+    kind = kind_of(list(arms))
+    alone, taught = kind.baselines
+    split, units, rows = rows_of(arms, kind.baselines, wall_seconds)
+    facts = kind.facts_of(arms[alone][0] / "student")
+    measures = measures_of(arms[alone][0])
+    first = read_record(arms[alone][0])
     assert first is not None  # the run is finished
     return {
         "benchmark": "quality",
-        "data": first["collection"],
+        "data": first["data"],
         "split": split,
         "measures": measures.model_dump(mode="json"),
         measures.units: units,
-        "max_length": load_encoder(arms[BASELINES[0]][0] / "student").max_length,
+        "baselines": list(kind.baselines),
+        "facts": list(facts),
+        **facts,
         "budget": plan.budget,
         "settings": {name: dict(own) for name, own in plan.settings.items()},
-        "smallest_visible_difference": visible_differences(rows, BASELINES[0]),
-        **{
-            f"smallest_visible_difference_{other}": visible_differences(rows, other)
-            for other in BASELINES[1:]
-        },
+        "smallest_visible_difference": visible_differences(rows, ""),
+        f"smallest_visible_difference_{taught}": visible_differences(rows, f"_{taught}"),
         "rows": rows,
     }
 
@@ -474,7 +480,7 @@ def _html(record: Mapping[str, Any], plan: BenchPlan) -> str:
     return report.bench_page(
         record,
         measures=page.measures_of(record),
-        baselines=BASELINES,
+        baselines=record["baselines"],
         words=[page.visible(record), page.budget(record)],
         figures=report.Table(headings, cells),
         notes=[page.words(record), page.made_of(record)],
@@ -528,15 +534,18 @@ def _check_seeds(seeds: Sequence[int]) -> None:
         raise ConfigError(f"seeds: {told}. Give one or more, all different and not below 0.")
 
 
-def _check_fitting(fitting: Mapping[str, object], specs: Sequence[TeacherSpec]) -> None:
+def _check_fitting(
+    kind: TaskKind, fitting: Mapping[str, object], specs: Sequence[TeacherSpec]
+) -> None:
     """Refuse settings of a teacher that is not fitted."""
-    fitted = {f"teacher_{kind}" for spec in specs for kind in spec.kinds}
+    for spec in specs:
+        spec.check_kind(kind.fits)
+    fitted = {f"teacher_{each}" for spec in specs for each in kinds_of(spec, kind.fits)}
     for key in fitting:
         if key.rpartition(".")[0] not in fitted:
             raise ConfigError(
                 f"--set {key}: --teacher {', '.join(map(str, specs))} fits no such teacher. Leave "
-                "it out, or use "
-                "--teacher train:dual, train:cross or train:ensemble."
+                f"it out, or use --teacher {', '.join(f'{FITTED}:{each}' for each in kind.fits)}."
             )
 
 
@@ -560,14 +569,4 @@ def _check_folder(out: Path, arms: Sequence[Arm]) -> None:
         raise ConfigError(
             f"--out {out} is not empty and holds no bench (there is {min(files)!r}). "
             "Name a new folder."
-        )
-
-
-def _check_measured(shared: RunConfig) -> None:
-    """Refuse data on which nothing can be measured."""
-    collection = complete(shared.read_data())
-    if measured_split(collection) is None:
-        raise DataError(
-            f"{collection.name} has no judgements for test or dev, so nothing could be compared. "
-            "Add qrels/test.tsv."
         )

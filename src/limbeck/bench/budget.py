@@ -1,8 +1,8 @@
 """What may each recipe spend, and is it the same for all?
 
-The budget is the number of updates, and what each of them looks at: queries, passages drawn for a
-query, candidates to draw from. Where nothing is said, every recipe takes the baseline's; what is
-said and unequal is refused. Equal updates are not equal work: what an arm cost is counted beside.
+The budget is what their task says that a fair comparison has alike, such as the number of updates
+and what each of them looks at. Where nothing is said, every recipe takes the first baseline's; what
+is said and unequal is refused. Equal updates are not equal work: an arm's costs are counted beside.
 
 A **system** here is a recipe as it is named in a comparison: `NAME` or `NAME:PRESET`. This module
 knows no run.
@@ -17,13 +17,24 @@ from typing import Any
 from limbeck.errors import ConfigError
 from limbeck.recipes import find, find_preset, registry
 from limbeck.settings import parse_settings
+from limbeck.tasks.task import TaskKind, kind_named
 
-BASELINES = ("contrastive", "kl")  # of every comparison; budgets are equal to the first one's
 UPDATES = 300  # where nothing is said: what recipes choose for themselves depends on their data
-BUDGET = ("updates", "queries_per_update", "list_length", "depth")
-TEXTS = "texts_per_update"  # of a recipe without lists
 
 Given = Mapping[str, object]  # settings as `--set` names them: KEY, RECIPE.KEY, RECIPE:PRESET.KEY
+
+
+def kind_of(systems: Sequence[str]) -> TaskKind:
+    """The task that all systems are for.
+
+    Raises:
+        ConfigError: when they are not for one task.
+    """
+    tasks = {find_preset(name)[0].task: name for name in systems}
+    if len(tasks) > 1:
+        told = " and ".join(f"{name} is for {task}" for task, name in tasks.items())
+        raise ConfigError(f"--recipes: {told}. Compare recipes of one task.")
+    return kind_named(next(iter(tasks)))
 
 
 def systems_of(recipes: Sequence[str]) -> list[str]:
@@ -41,7 +52,8 @@ def systems_of(recipes: Sequence[str]) -> list[str]:
                 f"--recipes: {name} fits a teacher. Name recipes that train a student; "
                 "`limbeck recipes` lists them."
             )
-    return list(dict.fromkeys([*(name for name in BASELINES if name not in named), *named]))
+    baselines = kind_of(named).baselines
+    return list(dict.fromkeys([*(name for name in baselines if name not in named), *named]))
 
 
 def equal_settings(
@@ -54,30 +66,31 @@ def equal_settings(
             budget that is not the same for all.
     """
     _check_keys(systems, given)
-    found = {}
+    kind, found = kind_of(systems), {}
     for name in systems:
         own = given_to(name, given)
         has_updates = "updates" in find_preset(name)[0].settings.model_fields
         found[name] = {**({"updates": str(updates)} if has_updates else {}), **own}
-    equal = _parsed(BASELINES[0], found[BASELINES[0]])
+    first = kind.baselines[0]
+    equal = _parsed(first, found[first])
     for name, own in found.items():
         recipe, preset = find_preset(name)
         parsed = _parsed(name, own)
-        for key in BUDGET:
+        for key in kind.budget:
             said = key in own or key in preset
             if hasattr(parsed, key) and not said and getattr(parsed, key) != getattr(equal, key):
                 own[key] = str(getattr(equal, key))
-        if TEXTS in recipe.settings.model_fields:
-            texts = equal.queries_per_update * (1 + equal.list_length)
-            own.setdefault(TEXTS, str(texts))
+        for key, value in kind.equal(equal, recipe.settings).items():
+            own.setdefault(key, str(value))
     refuse_unequal(found)
     return found
 
 
 def budget_of(settings: Mapping[str, Given]) -> dict[str, int]:
     """The budget that all systems have."""
-    parsed = _parsed(BASELINES[0], settings[BASELINES[0]])
-    return {key: getattr(parsed, key) for key in BUDGET}
+    kind = kind_of(list(settings))
+    parsed = _parsed(kind.baselines[0], settings[kind.baselines[0]])
+    return {key: getattr(parsed, key) for key in kind.budget}
 
 
 def refuse_unequal(settings: Mapping[str, Given]) -> None:
@@ -87,7 +100,7 @@ def refuse_unequal(settings: Mapping[str, Given]) -> None:
         ConfigError: naming the first key that differs, and everyone's value.
     """
     parsed = {name: _parsed(name, own) for name, own in settings.items()}
-    for key in BUDGET:
+    for key in kind_of(list(settings)).budget:
         values = {name: getattr(own, key) for name, own in parsed.items() if hasattr(own, key)}
         if len(set(values.values())) > 1:
             told = ", ".join(f"{name} {value}" for name, value in values.items())

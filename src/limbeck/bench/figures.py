@@ -2,12 +2,12 @@
 
 A recipe's statistics per query, or another unit, are means over its seeds. Every recipe is compared
 with each baseline by paired randomisation, p-values corrected by Holm over the recipes, for each
-baseline apart. Gap closed is (recipe - contrastive) / (best teacher - contrastive), where teachers
-are the one of the comparison and those that recipes fit for themselves. All of it by the first
-measure of the runs.
+baseline apart. Gap closed is (recipe - first baseline) / (best teacher - first baseline), where
+teachers are the one of the comparison and those that recipes fit for themselves. All of it by the
+first measure of the runs.
 
-A row is a JSON object, one per system; keys about `contrastive` have no suffix, those about
-another baseline end with its name.
+A row is a JSON object, one per system; keys about the first baseline have no suffix, those about
+the other end with its name.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from typing import Any
 import polars as pl
 
 from limbeck.bench.arms import teacher_cost, training_cost
-from limbeck.bench.budget import BASELINES
 from limbeck.evaluation.comparison import against, estimate, mean_over_seeds
 from limbeck.evaluation.statistics import Measure, Measures
 from limbeck.pipeline.comparing import all_tables, measures_of, table_of
 from limbeck.recipes import find_preset
 
-FIXED = ("bm25", "zero_shot", "teacher", "undistilled")  # systems without a seed
+UNDISTILLED = "undistilled"
 LEAST_GAP = 0.01  # of a perfect value, between teacher and baseline: below, a share means nothing
 _SEED = 0  # of intervals and tests: the same arms always give the same numbers
 
@@ -35,17 +34,23 @@ Row = dict[str, Any]
 
 
 def rows_of(
-    arms: Mapping[str, Sequence[Path]], wall_seconds: Mapping[str, float]
+    arms: Mapping[str, Sequence[Path]],
+    baselines: tuple[str, str],
+    wall_seconds: Mapping[str, float],
 ) -> tuple[str, int, list[Row]]:
     """The split that was measured, its number of queries or other units, and a row per system.
 
-    `arms` are the finished runs of each recipe, one per seed, both baselines among them;
-    `wall_seconds` the time of a whole run by its folder's name, where it is known.
+    `arms` are the finished runs of each recipe, one per seed, both `baselines` among them: one
+    without a teacher, then one with it. `wall_seconds` are those of whole runs, by the folder's
+    name, where they are known.
     """
-    taught = _with_all(arms[BASELINES[1]])
+    taught = _with_all(arms[baselines[1]])
     measures = measures_of(taught)
     first = measures.first
-    tables = {name: table_of(taught, name)[1] for name in FIXED}
+    # systems without a seed: what everyone stands beside, and where the student began
+    beside = [name for name in dict.fromkeys(all_tables(taught)["model"]) if "/" not in name]
+    fixed = [name for name in beside if name not in ("student", UNDISTILLED)]
+    tables = {name: table_of(taught, name)[1] for name in (*fixed, UNDISTILLED)}
     for name, outs in arms.items():
         recipe, preset = find_preset(name)
         if recipe.fits and not preset:
@@ -55,17 +60,18 @@ def rows_of(
     best = max(reached) if first.higher_is_better else min(reached)
     per_seed = {name: [table_of(out, "student")[1] for out in outs] for name, outs in arms.items()}
     tables |= {name: mean_over_seeds(found) for name, found in per_seed.items()}
-    rows = [_row(name, table, tables, measures) for name, table in tables.items()]
+    rows = [_row(name, table, tables, baselines, measures) for name, table in tables.items()]
     for row in rows[others:]:
         name = row["system"]
         row |= _costs(arms[name], wall_seconds)
         row |= _seeds([first.of(table) for table in per_seed[name]])
-        if name != BASELINES[0]:
-            least = first.of(tables[BASELINES[0]])
+        if name != baselines[0]:
+            least = first.of(tables[baselines[0]])
             row["gap_closed"] = gap_closed(first.of(tables[name]), least, best, first)
-    for baseline in BASELINES:
-        _add_tests(rows, {name: tables[name] for name in arms}, baseline, first)
-    return table_of(taught, "student")[0], len(tables[BASELINES[0]]), rows
+    for baseline in baselines:
+        suffix = "" if baseline == baselines[0] else f"_{baseline}"
+        _add_tests(rows, {name: tables[name] for name in arms}, baseline, suffix, first)
+    return table_of(taught, "student")[0], len(tables[baselines[0]]), rows
 
 
 def _with_all(outs: Sequence[Path]) -> Path:
@@ -73,9 +79,9 @@ def _with_all(outs: Sequence[Path]) -> Path:
     return max(outs, key=lambda out: len(all_tables(out)["model"].unique()))
 
 
-def visible_differences(rows: Sequence[Row], baseline: str) -> dict[str, float | None]:
-    """The smallest difference from a baseline that could be seen, by recipe."""
-    key = f"visible{_suffix(baseline)}"
+def visible_differences(rows: Sequence[Row], suffix: str) -> dict[str, float | None]:
+    """The smallest difference that could be seen from the baseline of a suffix, by recipe."""
+    key = f"visible{suffix}"
     return {row["system"]: row[key] for row in rows if key in row}
 
 
@@ -92,7 +98,11 @@ def gap_closed(method: float, baseline: float, teacher: float, measure: Measure)
 
 
 def _row(
-    name: str, table: pl.DataFrame, tables: Mapping[str, pl.DataFrame], measures: Measures
+    name: str,
+    table: pl.DataFrame,
+    tables: Mapping[str, pl.DataFrame],
+    baselines: tuple[str, str],
+    measures: Measures,
 ) -> Row:
     """What a system reaches, and how far that is from each baseline."""
     first = measures.first
@@ -103,7 +113,7 @@ def _row(
         f"{first.name}_ci": [found.low, found.high],
         **{
             f"minus_{baseline}": first.of(table) - first.of(tables[baseline])
-            for baseline in BASELINES
+            for baseline in baselines
         },
     }
 
@@ -129,16 +139,16 @@ def _seeds(means: Sequence[float]) -> Row:
 
 
 def _add_tests(
-    rows: Sequence[Row], tables: Mapping[str, pl.DataFrame], baseline: str, measure: Measure
+    rows: Sequence[Row],
+    tables: Mapping[str, pl.DataFrame],
+    baseline: str,
+    suffix: str,
+    measure: Measure,
 ) -> None:
     """Write every recipe's test against a baseline into its row."""
-    found, suffix = against(baseline, tables, measure, _SEED), _suffix(baseline)
+    found = against(baseline, tables, measure, _SEED)
     for row in rows:
         if (each := found.get(row["system"])) is not None:
             row[f"minus_{baseline}_ci"] = [each.difference.low, each.difference.high]
             row[f"p{suffix}"], row[f"p_holm{suffix}"] = each.p, each.p_holm
             row[f"visible{suffix}"] = each.visible if math.isfinite(each.visible) else None
-
-
-def _suffix(baseline: str) -> str:
-    return "" if baseline == BASELINES[0] else f"_{baseline}"

@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.bench.budget import BASELINES
 from limbeck.evaluation.statistics import Measures
 from limbeck.evaluation.table import aligned
 
 Record = Mapping[str, Any]
-
-_BASELINE, _SECOND = BASELINES
 
 
 def page(record: Record) -> str:
     """A record as Markdown."""
     data = record["data"]
     labelled = f"{data['labelled']:,} labelled and {data['unlabelled']:,} unlabelled"
-    title = f"# Quality: {data['name']}, {labelled} training queries"
+    units = measures_of(record).units
+    title = f"# Quality: {data['name']}, {labelled} training {units}"
     figures = table(*figures_of(record))
     parts = [title, visible(record), budget(record), words(record), figures, made_of(record)]
     return "\n\n".join(parts)
@@ -37,7 +35,7 @@ def figures_of(record: Record) -> tuple[list[str], list[list[str]]]:
     names = measures_of(record).names
     cells = [
         [
-            *_quality(row, names),
+            *_quality(row, names, record["baselines"]),
             *(_figure(row.get(key), ",d") for key in ("updates",)),
             *(
                 _figure(row.get(key), ",.0f")
@@ -66,10 +64,11 @@ def words(record: Record) -> str:
 def made_of(record: Record) -> str:
     """What data, models and settings the figures are of."""
     data = record["data"]
+    facts = "".join(f"{key.replace('_', ' ')} {record[key]}. " for key in record["facts"])
     return (
-        f"Data: {data['name']}, {data['passages']:,} passages, digest {data['digest'][:16]}. "
-        f"Teacher: {record['teacher']}. Student: {record['student_layers'] or 'default'} layers, "
-        f"reads {record['max_length']} tokens. "
+        f"Data: {data['name']}, digest {data['digest'][:16]}. "
+        f"Teacher: {record['teacher']}. "
+        f"Student: {record['student_layers'] or 'default'} layers. {facts}"
         f"Settings: {' '.join(record['assignments']) or 'defaults'}."
     )
 
@@ -77,7 +76,10 @@ def made_of(record: Record) -> str:
 def as_text(record: Record) -> str:
     """What the terminal shows: the page's first lines, and the figures without costs."""
     names = measures_of(record).names
-    cells = [_headings(record), *(_quality(row, names) for row in record["rows"])]
+    cells = [
+        _headings(record),
+        *(_quality(row, names, record["baselines"]) for row in record["rows"]),
+    ]
     lines = aligned(cells, words=1)
     return "\n\n".join([visible(record), budget(record), lines])
 
@@ -85,11 +87,9 @@ def as_text(record: Record) -> str:
 def visible(record: Record) -> str:
     """The smallest differences that the test set can show, in words."""
     sentences, measured = [], measures_of(record)
-    for baseline, key in zip(
-        BASELINES,
-        ("smallest_visible_difference", f"smallest_visible_difference_{_SECOND}"),
-        strict=True,
-    ):
+    first, second = record["baselines"]
+    keys = ("smallest_visible_difference", f"smallest_visible_difference_{second}")
+    for baseline, key in zip((first, second), keys, strict=True):
         told = ", ".join(
             f"{name} {'unknown' if value is None else format(value, '.4f')}"
             for name, value in record[key].items()
@@ -97,7 +97,7 @@ def visible(record: Record) -> str:
         how = (
             f" (two-sided 5 %, power 80 %, {record[measured.units]:,} {record['split']} "
             f"{measured.units})"
-            if baseline == _BASELINE
+            if baseline == first
             else ""
         )
         sentences.append(
@@ -119,10 +119,10 @@ def budget(record: Record) -> str:
 
 def allowed(budget: Mapping[str, int]) -> str:
     """A budget in words."""
+    told = ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in budget.items())
     return (
-        f"Budget of every recipe: {budget['updates']:,} updates of {budget['queries_per_update']} "
-        f"queries with {budget['list_length']} passages each, drawn from {budget['depth']} "
-        "candidates per query; the same labels, and one teacher unless a recipe fits its own."
+        f"Budget of every recipe: {told}; the same labels, and one teacher unless a recipe fits "
+        "its own."
     )
 
 
@@ -145,15 +145,14 @@ def measures_of(record: Record) -> Measures:
 def _headings(record: Record) -> list[str]:
     """Of the figures, costs left out."""
     first, *others = measures_of(record).names
-    return [
-        *("system", first, "95 %", "± seeds", *others),
-        *(f"- {_BASELINE}", "p (Holm)", f"- {_SECOND}", "p (Holm)", "gap closed"),
-    ]
+    baselines = [heading for name in record["baselines"] for heading in (f"- {name}", "p (Holm)")]
+    return ["system", first, "95 %", "± seeds", *others, *baselines, "gap closed"]
 
 
-def _quality(row: Record, measures: Sequence[str]) -> list[str]:
+def _quality(row: Record, measures: Sequence[str], baselines: Sequence[str]) -> list[str]:
     """A system's figures, costs left out."""
     first, *others = measures
+    alone, taught = baselines
     low, high = row[f"{first}_ci"]
     return [
         row["system"],
@@ -161,10 +160,10 @@ def _quality(row: Record, measures: Sequence[str]) -> list[str]:
         f"[{low:.3f}, {high:.3f}]",
         _figure(row.get("seed_spread"), ".4f"),
         *(f"{row[name]:.4f}" for name in others),
-        _minus(row, _BASELINE),
+        _minus(row, alone),
         _figure(row.get("p_holm"), ".4f"),
-        _minus(row, _SECOND),
-        _figure(row.get(f"p_holm_{_SECOND}"), ".4f"),
+        _minus(row, taught),
+        _figure(row.get(f"p_holm_{taught}"), ".4f"),
         _share(row),
     ]
 

@@ -18,7 +18,7 @@ from typing import Any
 from limbeck.errors import ConfigError
 
 FITTED = "train"  # begins the text of a teacher that is to be fitted
-# the kinds that can be fitted, weakest first, and the kinds that each of them stands on
+# the kinds that retrieval can fit, weakest first, and the kinds that each of them stands on
 KINDS: Mapping[str, tuple[str, ...]] = {
     "dual": (),
     "cross": ("dual",),
@@ -48,7 +48,7 @@ class TeacherSpec:
         A text that is a path on this machine is that path, whatever `=` it has.
 
         Raises:
-            ConfigError: when it has an empty part, or a kind that cannot be fitted.
+            ConfigError: when it has an empty part.
 
         Example:
             >>> TeacherSpec.parse("big=train:dual:org/model")
@@ -69,12 +69,10 @@ class TeacherSpec:
         if fitted != FITTED:
             return cls(name=name, path=rest)
         kind, again, base = how.partition(":")
-        if (colon and kind not in KINDS) or (again and not base):
-            known = [FITTED, *(f"{FITTED}:{each}" for each in KINDS)]
+        if (colon and not kind) or (again and not base):
             raise ConfigError(
-                f"{option} {text!r}: there is no such teacher to fit. Use "
-                f"{', '.join(known[:-1])} or {known[-1]}; a base may follow the kind, as in "
-                f"{FITTED}:dual:path/to/encoder."
+                f"{option} {text!r} has an empty part. Write {option} {FITTED}, {FITTED}:KIND or "
+                f"{FITTED}:KIND:path/to/model."
             )
         return cls(name=name, kind=kind or None, base=base or None)
 
@@ -99,12 +97,19 @@ class TeacherSpec:
         """Whether every kind is fitted, and the best on dev chosen."""
         return self.fitted and self.kind is None
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """What has to be fitted for it, in order."""
-        if not self.fitted:
-            return ()
-        return tuple(KINDS) if self.kind is None else (*KINDS[self.kind], self.kind)
+    def check_kind(self, fits: Mapping[str, tuple[str, ...]], option: str = "--teacher") -> None:
+        """Refuse a kind that a task does not fit; `fits` are the kinds that it does.
+
+        Raises:
+            ConfigError: naming those kinds.
+        """
+        if self.kind is not None and self.kind not in fits:
+            known = [FITTED, *(f"{FITTED}:{each}" for each in fits)]
+            raise ConfigError(
+                f"{option} {str(self)!r}: there is no such teacher to fit. Use "
+                f"{', '.join(known[:-1])} or {known[-1]}; a base may follow the kind, as in "
+                f"{known[1]}:path/to/model."
+            )
 
 
 def fit_name(kind: str, base: str | None) -> str:

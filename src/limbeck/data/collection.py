@@ -120,6 +120,34 @@ class Collection:
             add("language", self.language)
         return hasher.hexdigest()
 
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that have judgements."""
+        return tuple(self.qrels)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a run's record says of it besides its name and digest."""
+        return {
+            "language": self.language,
+            "passages": len(self.passages),
+            "labelled": len(self.labelled),
+            "unlabelled": len(self.unlabelled),
+        }
+
+    def shown(self, unit: str) -> str | None:
+        """The text of a query; None for an unknown id."""
+        return _text_of(self.queries, unit)
+
+    def alternative(self, name: str) -> str | None:
+        """The text of a passage; None for an unknown id."""
+        return _text_of(self.passages, name)
+
+    def judged(self, split: Split, unit: str) -> dict[str, int]:
+        """The grades of a query's judged passages in a split."""
+        judged = self.qrels.get(split, {}).get(QueryId(unit), {})
+        return {str(passage): grade for passage, grade in judged.items()}
+
     @cached_property
     def own_passages(self) -> NDArray[np.int64]:
         """The position of each query's own passage, which no search for it gives; -1 without one.
@@ -166,6 +194,11 @@ class Collection:
         """
         used: set[str] = {*self.labelled, *self.qrels.get("dev", {}), *self.qrels.get("test", {})}
         return [QueryId(id_) for id_ in self.queries.ids if id_ not in used]
+
+
+def _text_of(texts: Texts, id_: str) -> str | None:
+    at = texts.index.get(id_)
+    return None if at is None else texts.texts[at]
 
 
 def positives(judged: Mapping[PassageId, int]) -> list[PassageId]:

@@ -30,10 +30,24 @@ from limbeck.data.pydocs import read_pydocs
 from limbeck.errors import ConfigError, DataError
 from limbeck.language import AUTO, known
 
-_LAYOUTS = (
+LAYOUTS = (
     "a folder with corpus.jsonl, queries.jsonl and, for judgements, qrels/train.tsv; one with "
     "collection.tsv, queries.train.tsv and qrels.train.tsv; or training examples in a file .jsonl"
 )
+
+
+def looks_like_collection(data: str) -> bool:
+    """Whether DATA is named as a collection is, or has its files: looks at names alone."""
+    if data == "pydocs" or data.startswith((irds.PREFIX, hub.PREFIX)):
+        return True
+    path = Path(data).expanduser()
+    try:
+        if path.is_file():
+            return path.name.endswith(ENDINGS)
+        names = ("corpus.jsonl", COLLECTION)
+        return any(find(path, name, []) for name in names) or bool(examples_in(path))
+    except OSError:
+        return False
 
 
 def read_collection(
@@ -193,8 +207,8 @@ def _existing(data: str | Path) -> Path:
     if is_file and path.name.endswith(ENDINGS) and not layout_file:
         return path
     if path.exists():
-        raise ConfigError(f"{path} is a file. Give the folder it is in: {_LAYOUTS}.")
+        raise ConfigError(f"{path} is a file. Give the folder it is in: {LAYOUTS}.")
     raise ConfigError(
-        f'{path} does not exist. Give {_LAYOUTS}; or "pydocs", the built-in one, '
+        f'{path} does not exist. Give {LAYOUTS}; or "pydocs", the built-in one, '
         "ir_datasets:NAME or hf:NAME."
     )

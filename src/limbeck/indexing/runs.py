@@ -64,7 +64,7 @@ def data_of(run: Path) -> Collection:
     if record is None:
         raise ConfigError(f"{run} holds no run: it has no {RECORD}. Name the folder of a run.")
     config = RunConfig.of_record(record["asked"])
-    language = str(record["collection"].get("language", ENGLISH))
+    language = str(record["data"].get("language", ENGLISH))
     instead = (
         f"Run `limbeck index {run} DATA` with the data to search in; any folder will do, and this "
         "command will find that index."
@@ -78,7 +78,7 @@ def data_of(run: Path) -> Collection:
         kept = sorted((run / MADE_QUERIES).glob("*.parquet"))
         made = DerivedTexts(pl.concat([DerivedTexts.read(path).frame for path in kept]))
     collection = complete(given, labels=config.labels, made=made)
-    if collection.digest != record["collection"]["digest"]:
+    if collection.digest != record["data"]["digest"]:
         raise DataError(
             f"{config.data} is not what {run} learned from: ids, texts or judgements have "
             f"changed since. {instead}"

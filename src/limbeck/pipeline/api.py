@@ -11,19 +11,17 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from limbeck.config import RunConfig, takes_fields_of
-from limbeck.data import read_collection
-from limbeck.data.collection import Collection
+from limbeck.data.dataset import Dataset, measured_split
 from limbeck.errors import ConfigError, DataError, LimbeckError, ModelError
 from limbeck.indexing import Hit, open_searcher
-from limbeck.indexing.runs import data_of, is_run, student_of
+from limbeck.indexing.runs import is_run, student_of
 from limbeck.inference import choose_engine
 from limbeck.language import AUTO
 from limbeck.models.exported import is_exported, runtime_of
 from limbeck.models.loading import (
-    OFFLINE,
     kind_of,
     load_encoder,
     load_late,
@@ -32,14 +30,13 @@ from limbeck.models.loading import (
 )
 from limbeck.pipeline.distilling import (
     Distillation,
+    can_compare,
     decide,
     engine_for,
     store_of,
-    task_of,
     with_limit,
 )
 from limbeck.pipeline.fitting import fits_of
-from limbeck.pipeline.making import with_kept_queries
 from limbeck.pipeline.memory import frees_memory
 from limbeck.pipeline.outputs import RunFolder
 from limbeck.pipeline.reporting import (
@@ -51,17 +48,10 @@ from limbeck.pipeline.reporting import (
     report,
     write_page,
 )
-from limbeck.pipeline.request import (
-    measured_split,
-    prompt_notes,
-    training_queries,
-    validate,
-)
-from limbeck.record import check_same_run, open_folder, read_record
+from limbeck.pipeline.request import validate
+from limbeck.record import check_same_run, open_folder, read_record, task_of
 from limbeck.store import lock_folder
-from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.retrieval.systems import measure_bm25, measure_teacher, unmeasured
-from limbeck.teachers import DualTeacher, load_teacher
+from limbeck.tasks.task import kind_named, kind_reading
 from limbeck.training import Run
 from limbeck.training.distributed import current_group
 from limbeck.types import Logged, Progress, Silent, Split
@@ -122,9 +112,8 @@ def distill(call: DistillCall) -> Result:
     with lock_folder(out) if run.group.rank == 0 else nullcontext():
         if run.group.rank == 0:  # which alone writes metrics
             run = replace(run, engine=with_limit(engine, found))
-        request = with_kept_queries(request, run)
-        task = task_of(request, run, scores)
-        for line in (*request.notes, *engine.notes):
+        task = request.opened.start(run, scores)
+        for line in (*request.notes(task.data), *engine.notes):
             progress.say(line)
         decided = run.first(lambda: decide(request, task))
         outputs = RunFolder(run)
@@ -143,21 +132,22 @@ def _to_make_again(out: Path, progress: Progress) -> bool:
     again = bool(group.broadcast(float(bool(lost))))
     if again or group.rank or (page is None and (out / PAGE).exists()):
         return again
-    collection = _still_there(out)
-    if collection is None and (out / PAGE).exists():
+    data = _still_there(out)
+    if data is None and (out / PAGE).exists():
         progress.say(f"{page}, and it is left so, since the data is gone or has changed")
         return False
-    if collection is None:
+    if data is None:
         progress.say(f"{PAGE} is written without texts, since the data is gone or has changed")
     with lock_folder(out):
-        write_page(out, collection)
+        write_page(out, data)
     return False
 
 
-def _still_there(out: Path) -> Collection | None:
-    """The collection that a finished run worked on, for its page; None when it is gone."""
+def _still_there(out: Path) -> Dataset | None:
+    """The data that a finished run worked on, for its page; None when it is gone."""
     try:
-        return data_of(out)
+        record = read_record(out)
+        return None if record is None else kind_named(task_of(record)).data_of(out)
     except LimbeckError:
         return None
 
@@ -170,27 +160,22 @@ def dry_run(call: DistillCall) -> list[str]:
         ConfigError, DataError, ModelError: as `distill` would.
     """
     request = validate(call)
-    collection, needs = request.collection, request.recipe.needs
-    lines = [
-        f"read {len(collection.passages):,} passages and {training_queries(collection)}",
-        *request.notes,
-        *(["write other queries with the --query-model"] if request.writer else []),
-        "tokenise queries and passages once per tokenizer",
-        "mine candidates with BM25 and with vectors",
-    ]
-    lines += [f"fit a teacher: {name}" for name in fits_of(request.wanted)]
-    if len(request.wanted.specs) > 1:
-        lines.append("bring the teachers to one scale, on candidates of training queries")
-    if "teacher" in needs:
-        lines.append("ask the teacher for scores or vectors, and examine them")
-        if collection.labelled and "dev" in collection.qrels and not call.force_teacher:
-            lines.append("train the same student with contrastive: the teacher must beat it on dev")
-    lines += [f"fit a teacher: {kind}" for kind in request.recipe.fits]
-    split = measured_split(collection)
+    opened, kind, data = request.opened, request.kind, request.opened.data
+    lines = [*opened.stages(), *request.notes(data)]
+    lines += [f"fit a teacher: {name}" for name in fits_of(kind, opened.teachers)]
+    if len(opened.teachers.specs) > 1:
+        lines.append("bring the teachers to one scale")
+    if "teacher" in request.recipe.needs:
+        lines.append("ask the teacher for its answers, and examine them")
+        if can_compare(data) and not call.force_teacher:
+            alone = kind.baselines[0]
+            lines.append(f"train the same student with {alone}: the teacher must beat it on dev")
+    lines += [f"fit a teacher: {name}" for name in request.recipe.fits]
+    split = measured_split(data)
     lines += [
         f"train the student with {request.recipe.name}",
         f"measure every system on {split}" if split else "measure nothing: there are no judgements",
-        f"write {call.out}/student, report.html, metrics.json, per_query.parquet and runs/",
+        f"write {call.out}/student, report.html, metrics.json and {kind.measures.file}",
     ]
     return lines
 
@@ -254,41 +239,42 @@ def evaluate(
                 f"--out {out} holds a run of `limbeck distill`, whose figures would be "
                 "overwritten. Name a new folder."
             )
-    collection = read_collection(
+    config = RunConfig(
         data,
+        seed=seed,
+        backend=cast(Any, backend),
+        precision=cast(Any, precision),
+        workers=workers,
         drop_unknown_judgements=drop_unknown_judgements,
         keep_own_passage=keep_own_passage,
         language=language,
     )
-    if split not in collection.qrels:
-        there = ", ".join(collection.qrels) or "none"
+    kind = kind_reading(data)
+    found = kind.read(config)
+    if split not in found.splits:
+        there = ", ".join(found.splits) or "none"
         raise DataError(
-            f"{collection.name} has no judgements for {split} (it has: {there}). "
+            f"{found.name} has no judgements for {split} (it has: {there}). "
             "Choose another --split, or add qrels."
         )
+    opened, system = kind.open_model(model, found, config)
     if backend == "auto" and is_exported(model):
         backend = runtime_of(model)  # where alone it runs
-    asked = load_teacher(model, collection)
-    characters = collection.passages.characters
     engine = choose_engine(
-        backend, precision, characters=characters, workers=workers, models=asked.backend_models()
+        backend, precision, characters=opened.size, workers=workers, models=opened.models
     )
     for line in engine.notes:
         progress.say(line)
     engine = with_limit(engine, None)
     with TemporaryDirectory() as temporary:
-        base = DualTeacher("base", asked.first_stage or load_encoder(OFFLINE))
-        run = Run(Path(temporary), seed, engine, progress)
-        task = Retrieval(collection, run, base, None)
-        if (reason := unmeasured(task, asked, split)) is not None:
+        task = opened.start(Run(Path(temporary), seed, engine, progress), None)
+        if (reason := task.unmeasured(system, split)) is not None:
             raise DataError(
                 f"{model} cannot be measured on {split}: {reason}. Add the others, or choose "
                 "another --split."
             )
-        systems = [measure_bm25(task, split), measure_teacher(task, "model", asked, split)]
-        notes = [*collection.notes, *engine.notes]
-        if asked.first_stage is not None:
-            notes += prompt_notes("model", model, asked.first_stage)
+        systems = [*task.beside(split), task.measure("model", system, split)]
+        notes = [*task.data.notes, *engine.notes, *opened.notes]
         return report(task, Path(out) if out else None, systems, notes, seed)
 
 

@@ -184,8 +184,8 @@ def compare(
     frames = {str(folder): its_frame for folder, (_, its_frame) in tables.items()}
     found = comparison.against(str(first), frames, chosen, _SEED)
     compared = RunComparison(
-        collection=str(records[first]["collection"]["name"]),
-        digest=str(records[first]["collection"]["digest"]),
+        collection=str(records[first]["data"]["name"]),
+        digest=str(records[first]["data"]["digest"]),
         split=split,
         units=measures.units,
         count=len(frame),
@@ -293,7 +293,7 @@ def _check_same_collection(
     folder: Path, record: Mapping[str, Any], first: Path, other: Mapping[str, Any]
 ) -> None:
     """Refuse what ran on other passages, queries or judgements."""
-    own, theirs = record["collection"], other["collection"]
+    own, theirs = record["data"], other["data"]
     if own["digest"] != theirs["digest"]:
         raise ConfigError(
             f"{folder} ran on {own['name']}, digest {own['digest'][:16]}; {first} on "

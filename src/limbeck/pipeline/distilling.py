@@ -13,18 +13,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
 import torch
 
 from limbeck.config import RunConfig
-from limbeck.config.teacher_spec import KINDS, TeacherSpec, fit_name
-from limbeck.data.collection import Collection
+from limbeck.config.teacher_spec import TeacherSpec, fit_name
+from limbeck.data.dataset import Dataset, measured_split
 from limbeck.inference import BACKENDS, Engine, choose_engine
 from limbeck.limit import Effort, matmul_rate
-from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.probing import PRECISIONS, precisions
-from limbeck.pipeline.fitting import Fitting, as_one, fits_of
+from limbeck.pipeline.fitting import Fitting, fits_of
 from limbeck.pipeline.outputs import NoOutputs, Outputs
 from limbeck.pipeline.plan_file import Plan, as_notes, keep
 from limbeck.pipeline.reporting import (
@@ -34,7 +31,7 @@ from limbeck.pipeline.reporting import (
     report,
     write_page,
 )
-from limbeck.pipeline.request import Request, measured_split, split_settings
+from limbeck.pipeline.request import Request, split_settings
 from limbeck.recipes import Recipe, RecipeResult, find
 from limbeck.record import (
     RECORD,
@@ -45,38 +42,25 @@ from limbeck.record import (
     read_record,
     write_record,
 )
-from limbeck.settings import Settings, parse_settings
-from limbeck.sources import QueryList
+from limbeck.settings import parse_settings
 from limbeck.store import formed, resident_bytes
 from limbeck.tasks.estimate import RunEstimate
-from limbeck.tasks.fit import default_updates
-from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.retrieval.budget import BudgetPlan, fit_budget
-from limbeck.tasks.retrieval.costs import probed
-from limbeck.tasks.retrieval.rehearsal import Rehearsal
-from limbeck.tasks.retrieval.systems import (
-    DIAGNOSED_DEPTH,
-    DIAGNOSED_QUERIES,
-    Measured,
-    unmeasured,
-)
-from limbeck.teachers import DualTeacher, EnsembleTeacher, Teacher
-from limbeck.teachers.diagnostics import diagnose, doubt, refusal
+from limbeck.tasks.fit import BudgetPlan
+from limbeck.tasks.task import Measured, Model, Task
 from limbeck.teachers.score_store import ScoreStore
-from limbeck.training import Run, Trained
+from limbeck.training import Trained
 from limbeck.training.distributed import Group
 
 
-def decide(request: Request, task: Retrieval) -> BudgetPlan:
+def decide(request: Request, task: Task) -> BudgetPlan:
     """What a budget decides, read back on resume; `run.toml` is written before any work.
 
     Raises:
         ConfigError: when the data changed since the run began, or the budget is too short.
     """
-    found = read_record(task.run.folder)
+    found, data = read_record(task.run.folder), task.data
     if found is not None:
-        given = [each.digest for each in request.candidates]
-        check_same_data(task.run.folder, found, request.collection.digest, given)
+        check_same_data(task.run.folder, found, data.digest, request.opened.inputs)
         check_same_engine(task.run.folder, found, _engine(task))
         if found["asked"]["force_teacher"] != request.config.force_teacher:
             write_record(task.run.folder, {**found, "asked": request.config.asked()})
@@ -89,14 +73,12 @@ def decide(request: Request, task: Retrieval) -> BudgetPlan:
         task.run.folder,
         {
             "asked": request.config.asked(),
-            "collection": {
-                "name": request.collection.name,
-                "digest": request.collection.digest,
-                "language": request.collection.language,
-                "passages": len(request.collection.passages),
-                "labelled": len(request.collection.labelled),
-                "unlabelled": len(request.collection.unlabelled),
-                "candidates": [each.digest for each in request.candidates] or None,
+            "data": {
+                "task": request.kind.name,
+                "name": data.name,
+                "digest": data.digest,
+                **data.facts,
+                **request.opened.inputs,
             },
             "decided": asdict(decided),
             **_preset(request),
@@ -136,9 +118,9 @@ def engine_for(
     engine = choose_engine(
         backend,
         precision if first or precision != "auto" else "fp32",
-        characters=request.collection.passages.characters,
+        characters=request.opened.size,
         workers=request.config.workers,
-        models=known_models(request) if first else None,
+        models=request.opened.models if first else None,
         trains=True,
     )
     trained = recorded.get("training_precision", engine.training().precision)
@@ -166,19 +148,7 @@ def store_of(config: RunConfig) -> ScoreStore:
     return scores
 
 
-def task_of(request: Request, run: Run, scores: ScoreStore) -> Retrieval:
-    """The task that a run works on."""
-    base = DualTeacher("base", request.base)
-    return Retrieval(request.collection, run, base, scores, request.candidates)
-
-
-def known_models(request: Request) -> dict[str, Encoder | Ranker]:
-    """The models of a run that are known before it begins, by name."""
-    teacher = {} if request.teacher is None else request.teacher.backend_models()
-    return {"base": request.base, "student": request.student, **teacher}
-
-
-def estimate_run(request: Request, task: Retrieval) -> tuple[BudgetPlan, Plan]:
+def estimate_run(request: Request, task: Task) -> tuple[BudgetPlan, Plan]:
     """What a budget decides, and how long the run will take, by a rehearsal with the speeds that a
     probe of some seconds finds.
 
@@ -187,31 +157,21 @@ def estimate_run(request: Request, task: Retrieval) -> tuple[BudgetPlan, Plan]:
     """
     choices = fitted_choices(request)
     task.run.progress.say("probing how long the parts of this run take here")
-    bases = request.wanted.bases
-    speeds = probed(task, request.student, request.teacher, list(bases.values()), fits=any(choices))
+    probe = task.probe(request.opened, fits=any(choices))
     resident = resident_bytes()  # before any rehearsal
 
     def rehearsed(decided: BudgetPlan) -> RunEstimate:
-        given = (task.collection, task.run, task.base, task.store, task.given)
-        stage = Rehearsal(*given, speeds=speeds, student=request.student)
-        run = Distillation(request, stage, decided, NoOutputs())
-        run.carry_out([])
-        return stage.estimate
+        stage = probe.stage()
+        Distillation(request, stage, decided, NoOutputs()).carry_out([])
+        return probe.estimate(stage)
 
     decided, budget = BudgetPlan(), request.config.budget_seconds
     if budget is not None:
-        decided = fit_budget(choices, lambda decided: rehearsed(decided).seconds, budget)
-    given = () if request.teacher is None else request.teacher.leaves()
-    called = {task.base.digest: "the base's"}
-    called |= {base.digest: f"{name}'s" for name, base in bases.items()}
-    called |= {leaf.digest: "the teacher's" for leaf in given if leaf.first_stage is not None}
-    notes = [
-        f"the store has {name} vectors of {speeds.known[made_by]:.0%} of the passages"
-        for made_by, name in called.items()
-        if speeds.known[made_by]
-    ]
+        decided = request.kind.fit_budget(
+            choices, lambda decided: rehearsed(decided).seconds, budget
+        )
     found = rehearsed(decided)
-    return decided, Plan(found.parts(), resident + found.peak_bytes, notes)
+    return decided, Plan(found.parts(), resident + found.peak_bytes, list(probe.notes))
 
 
 def fitted_choices(request: Request) -> tuple[tuple[str, ...], ...]:
@@ -220,7 +180,8 @@ def fitted_choices(request: Request) -> tuple[tuple[str, ...], ...]:
     """
     if request.recipe.fits:
         return (request.recipe.fits,)
-    most, least = fits_of(request.wanted), fits_of(request.wanted, least=True)
+    kind, teachers = request.kind, request.opened.teachers
+    most, least = fits_of(kind, teachers), fits_of(kind, teachers, least=True)
     return (most, least) if most != least else (most,)
 
 
@@ -243,19 +204,9 @@ def settings_of(request: Request, decided: BudgetPlan, recipe: Recipe) -> Any:
     return parse_settings(recipe.settings, {**given, **asked})
 
 
-def matching(student: Settings, recipe: Recipe) -> Any:
-    """Settings of a recipe to compare with: what the student's has in common with it, but for the
-    temperature, which has another meaning in every loss.
-    """
-    own = student.model_dump(exclude_unset=True)
-    shared = {key: value for key, value in own.items() if key in recipe.settings.model_fields}
-    shared.pop("temperature", None)
-    return recipe.settings(**shared)
-
-
-def can_compare(collection: Collection) -> bool:
+def can_compare(data: Dataset) -> bool:
     """Whether a teacher can be held to a student trained without it."""
-    return bool(collection.labelled) and "dev" in collection.qrels
+    return bool(data.labelled) and "dev" in data.splits
 
 
 def with_limit(engine: Engine, record: Mapping[str, Any] | None) -> Engine:
@@ -275,7 +226,7 @@ class Distillation:
     """One run, step by step; every step is an artefact that is read back when it is there."""
 
     request: Request
-    task: Retrieval
+    task: Task
     decided: BudgetPlan
     outputs: Outputs
     student_alone: bool = False  # the only system that is measured
@@ -283,18 +234,17 @@ class Distillation:
     trained: dict[str, tuple[Recipe, list[Trained]]] = field(default_factory=dict)  # and stages
 
     def __post_init__(self) -> None:
-        self.fitting = Fitting(self.task, self.request.wanted, self._fit)
+        teachers = self.request.opened.teachers
+        self.fitting = Fitting(self.request.kind, self.task, teachers, self._fit)
 
-    def _fit(
-        self, name: str, recipe: Recipe, task: Retrieval, stands_on: Sequence[Encoder | Teacher]
-    ) -> Teacher:
+    def _fit(self, name: str, recipe: Recipe, task: Any, stands_on: Sequence[Any]) -> Any:
         """A fitted teacher."""
         own, settings = task.for_recipe(), self._settings(recipe)
         self.trained[f"teacher_{name}"] = recipe, own.trained
         return recipe.fit(own, stands_on, settings)
 
     def _train(
-        self, recipe: Recipe, teacher: Teacher | None, student: Encoder, settings: Any
+        self, recipe: Recipe, teacher: Any, student: Any, settings: Any
     ) -> RecipeResult | None:
         """Train a student in place; what a recipe says that fits its own teachers."""
         own = self.task.for_recipe()
@@ -304,14 +254,14 @@ class Distillation:
     def result(self) -> Result:
         """Carry the run out, and report it."""
         task = self.task
-        notes = [*self.request.notes, *task.run.engine.notes]
+        notes = [*self.request.notes(task.data), *task.run.engine.notes]
         systems = self.carry_out(notes)
         if task.run.group.rank == 0:
             if not self.force:
                 check_same_models(task.run.folder)
             notes += as_notes(task.run.folder)
             report(task, task.run.folder, systems, notes, task.run.seed)
-            write_page(task.run.folder, self.request.collection)
+            write_page(task.run.folder, task.data)
         task.run.group.barrier()
         return finished(task.run.folder)
 
@@ -320,54 +270,48 @@ class Distillation:
         what there is to say of it.
         """
         request, task = self.request, self.task
-        split = measured_split(request.collection)
+        opened, kind = request.opened, request.kind
+        split = measured_split(task.data)
         beside = None if self.student_alone else split  # where the other systems are measured
-        undistilled = copy.deepcopy(request.student)
+        undistilled = copy.deepcopy(opened.student)
         self._save(undistilled, "baselines/undistilled", "cut from its base, not trained")
         systems: list[Measured] = []
         if beside:
-            systems += [
-                task.measure_bm25(beside),
-                task.measure_teacher("zero_shot", task.base, beside),
-                *(
-                    task.measure_teacher(f"zero_shot/{name}", base, beside)
-                    for name, base in request.wanted.bases.items()
-                ),
-                task.measure_encoder("undistilled", undistilled, beside),
-            ]
-        teachers = self._teachers(notes) if request.wanted.specs else []
+            systems += task.reference_systems(beside)
+            systems.append(task.measure("undistilled", undistilled, beside))
+        teachers = self._teachers(notes) if opened.teachers.specs else []
         teacher = given = teachers[0] if teachers else None
         if teacher is not None and "teacher" in request.recipe.needs:
-            if request.wanted.fits:
+            if opened.teachers.fits:
                 how = f"a {teacher.kind} teacher, fitted on judged queries"
-                self.outputs.keep_model(teacher, "teacher", _card("A teacher", how, teacher.kind))
-            self._diagnose(teacher, notes)
-            contrastive = self._compare_on_dev(teacher, notes)
+                self.outputs.keep_model(teacher, "teacher", kind.card(how, teacher.kind))
+            self._check(teacher, notes)
+            alone = self._compare_on_dev(teacher, notes)
             if beside:
                 names = ["teacher", *(f"teacher/{each.name}" for each in teachers[1:])]
                 for name, each in zip(names, teachers, strict=True):
-                    if (reason := unmeasured(task, each, beside)) is None:
-                        systems.append(task.measure_teacher(name, each, beside))
+                    if (reason := task.unmeasured(each, beside)) is None:
+                        systems.append(task.measure(name, each, beside))
                     else:
                         notes.append(f"{name}: not measured on {beside}, since {reason}")
-            if contrastive is not None and beside:
-                systems.append(task.measure_encoder("contrastive", contrastive, beside))
-        student = copy.deepcopy(request.student)
+            if alone is not None and beside:
+                systems.append(task.measure(kind.baselines[0], alone, beside))
+        student = copy.deepcopy(opened.student)
         settings = self._settings(request.recipe)
         name = request.recipe.name
         result = self._train(request.recipe, teacher, student, settings)
         if result is not None:
             teacher = result.teacher
             notes += result.notes
-            made = request.wanted.fits and given is not None and given.digest == teacher.digest
+            made = opened.teachers.fits and given is not None and given.digest == teacher.digest
             if result.fitted or made:
                 how = f"a {teacher.kind} teacher, fitted by the recipe `{name}`"
-                self.outputs.keep_model(teacher, "teacher", _card("A teacher", how, teacher.kind))
+                self.outputs.keep_model(teacher, "teacher", kind.card(how, teacher.kind))
             if beside:
-                systems.append(task.measure_teacher("teacher", teacher, beside))
+                systems.append(task.measure("teacher", teacher, beside))
         self._save(student, "student", self._how(teacher))
         if split:
-            systems.append(task.measure_encoder("student", student, split))
+            systems.append(task.measure("student", student, split))
         systems = [self._with_training(each, teacher) for each in systems]
         _, stages = self.trained[name]
         dropped = stages[-1].dropped if stages else {}  # the last lists are the student's
@@ -378,20 +322,20 @@ class Distillation:
         """A recipe's settings in this run."""
         return settings_of(self.request, self.decided, recipe)
 
-    def _with_training(self, system: Measured, teacher: Teacher | None) -> Measured:
+    def _with_training(self, system: Measured, teacher: Any) -> Measured:
         """A system with what it cost to train, when this run trained it."""
-        wanted = self.request.wanted
-        if len(wanted.specs) > 1:
+        asked, alone = self.request.opened.teachers, self.request.kind.baselines[0]
+        if len(asked.specs) > 1:
             made = {
                 f"teacher/{name}": fit_name(spec.kind, spec.base)
-                for name, spec in zip(wanted.names, wanted.specs, strict=True)
+                for name, spec in zip(asked.names, asked.specs, strict=True)
                 if spec.kind is not None
             }
         else:
             made = {f"teacher/{name}": name for name in self.fitting.found}
             made |= {"teacher": teacher.name} if teacher is not None else {}
         trained = {row: f"teacher_{name}" for row, name in made.items()}
-        trained |= {"student": self.request.recipe.name, "contrastive": "contrastive"}
+        trained |= {"student": self.request.recipe.name, alone: alone}
         name = trained.get(system.name, system.name)
         effort = Effort()
         if name in self.trained:
@@ -407,28 +351,30 @@ class Distillation:
         )
         return replace(system, cost=cost)
 
-    def _teachers(self, notes: list[str]) -> list[Teacher]:
+    def _teachers(self, notes: list[str]) -> list[Any]:
         """The teacher, and its members where it is several, or whatever else was fitted."""
         members = self.fitting.members(lambda spec: self._best(spec, notes))
-        teacher = as_one(self.task, members, self.request.wanted.weights)
-        if isinstance(teacher, EnsembleTeacher) and len(members) > 1:
-            self.outputs.keep_scale(teacher)
-            return [teacher, *teacher.members]
+        combined = self.task.combine(members, self.request.opened.teachers.weights)
+        teacher = combined.teacher
+        if combined.members:
+            self.outputs.keep_scale(combined.scale)
+            return [teacher, *combined.members]
         return [teacher, *(each for each in self.fitting.found.values() if each is not teacher)]
 
-    def _best(self, spec: TeacherSpec, notes: list[str]) -> Teacher:
+    def _best(self, spec: TeacherSpec, notes: list[str]) -> Any:
         """The best on dev of the kinds that there is time for; the first without dev."""
-        has_dev = "dev" in self.request.collection.qrels
-        fits = self.decided.fits
-        kinds = [kind for kind in KINDS if fits is None or fit_name(kind, spec.base) in fits]
-        if len(kinds) < len(KINDS):
+        has_dev, fits = "dev" in self.task.data.splits, self.decided.fits
+        known = self.request.kind.fits
+        kinds = [kind for kind in known if fits is None or fit_name(kind, spec.base) in fits]
+        if len(kinds) < len(known):
             notes.append(f"teacher: the budget has no time for more than {', '.join(kinds)}")
-        if "ensemble" in kinds and not has_dev:
-            notes.append("ensemble: not fitted, since its weights need a dev split")
-            kinds.remove("ensemble")
+        for kind in () if has_dev else self.request.kind.fits_on_dev:
+            if kind in kinds:
+                notes.append(f"{kind}: not fitted, since its weights need a dev split")
+                kinds.remove(kind)
         found = [self.fitting.fitted(kind, spec.base) for kind in kinds]
         if not has_dev:
-            notes.append("teacher: dual, since there is no dev split to choose on")
+            notes.append(f"teacher: {kinds[0]}, since there is no dev split to choose on")
             return found[0]
         quality = {each.kind: self._on_dev(f"teacher/{each.kind}", each) for each in found}
         best = max(found, key=lambda each: quality[each.kind])
@@ -437,74 +383,54 @@ class Distillation:
         notes.append(f"teacher: {best.kind}, the best on dev ({name}: {told})")
         return best
 
-    def _on_dev(self, name: str, teacher: Teacher) -> float:
+    def _on_dev(self, name: str, teacher: Any) -> float:
         """A teacher's figure on dev."""
-        measured = self.task.measure_teacher(name, teacher, "dev")
+        measured = self.task.measure(name, teacher, "dev")
         return self.task.measures.first.of(measured.per_query)
 
-    def _diagnose(self, teacher: Teacher, notes: list[str]) -> None:
-        """Refuse a teacher whose scores say nothing; the numbers are kept in `DIAGNOSIS`, and the
-        scores in `EXAMINED`.
+    def _check(self, teacher: Any, notes: list[str]) -> None:
+        """Refuse a teacher whose answers say nothing.
 
         Raises:
             TeacherRefused: unless the teacher is forced.
         """
-        task, request = self.task, self.request
-        queries = task.askable_queries(teacher)[:DIAGNOSED_QUERIES]
-        if not len(queries):
-            return
-        pools = task.pools(queries, depth=DIAGNOSED_DEPTH, teacher=task.base, asked=teacher)
-        known = list(task.lists(pools, teacher=teacher))
-        marks = [
-            np.arange(len(entry.positives) + len(entry.pool)) < len(entry.positives)
-            for entry in known
-        ]
-        given = self._settings(request.recipe).model_dump().get("teacher_temperature")
-        diagnosis = diagnose(
-            [entry.scores["teacher"] for entry in known],
-            marks if request.collection.labelled else None,
-            temperature=given or teacher.temperature,
-        )
-        reason, doubted = refusal(diagnosis), doubt(diagnosis)
-        told = {**asdict(diagnosis), "refusal": reason, "doubt": doubted}
-        self.outputs.keep_diagnosis(told, _scores(request.collection, known))
-        lines = [*diagnosis.lines(), *([doubted] if doubted else [])]
-        notes += [f"teacher: {line}" for line in lines]
-        if reason is not None:
-            self._refuse(reason, notes)
+        checked = self.task.check_teacher(teacher, self._settings(self.request.recipe))
+        if checked.diagnosis is not None:
+            self.outputs.keep_diagnosis(checked.diagnosis, checked.answers)
+        notes += [f"teacher: {line}" for line in checked.lines]
+        if checked.refusal is not None:
+            self._refuse(checked.refusal, notes)
 
-    def _compare_on_dev(self, teacher: Teacher, notes: list[str]) -> Encoder | None:
+    def _compare_on_dev(self, teacher: Any, notes: list[str]) -> Any:
         """Refuse a teacher that does not beat a student trained without it; else that student.
 
         Raises:
             TeacherRefused: unless the teacher is forced; then no such student is trained.
         """
-        task, collection = self.task, self.request.collection
+        task = self.task
         if self.request.config.force_teacher:
             notes.append("teacher: forced, not compared on dev with a student trained without it")
             return None
-        if not can_compare(collection):
+        if not can_compare(task.data):
             notes.append(
                 "teacher: not compared on dev with a student trained without it, since that needs "
                 "judged training queries and a dev split"
             )
             return None
-        if (reason := unmeasured(task, teacher, "dev")) is not None:
+        if (reason := task.unmeasured(teacher, "dev")) is not None:
             notes.append(
                 f"teacher: not compared on dev with a student trained without it, since {reason}"
             )
             return None
-        recipe = find("contrastive")
-        settings = matching(self._settings(self.request.recipe), recipe)
-        if settings.updates is None:  # as many as the student makes, of fewer queries
-            passes = len(task.training_queries()) / settings.queries_per_update
-            settings = settings.model_copy(update={"updates": default_updates(passes)})
-        student = copy.deepcopy(self.request.student)
+        recipe = find(self.request.kind.baselines[0])
+        settings = task.alone(self._settings(self.request.recipe), recipe.settings)
+        student = copy.deepcopy(self.request.opened.student)
         self._train(recipe, None, student, settings)
-        self._save(student, "baselines/contrastive", "trained with contrastive, without a teacher")
+        how = f"trained with {recipe.name}, without a teacher"
+        self._save(student, f"baselines/{recipe.name}", how)
         taught = self._on_dev("teacher", teacher)
         measure = task.measures.first
-        alone = measure.of(task.measure_encoder("contrastive", student, "dev").per_query)
+        alone = measure.of(task.measure(recipe.name, student, "dev").per_query)
         notes.append(
             f"teacher: {taught:.3f} {measure.name} on dev; "
             f"the student trained without it {alone:.3f}"
@@ -513,7 +439,7 @@ class Distillation:
             self._refuse(
                 f"On dev the teacher ({taught:.3f} {measure.name}) does not beat the student "
                 f"trained without it ({alone:.3f}), so there is nothing to learn from it. Use "
-                f"that student ({task.run.folder / 'baselines' / 'contrastive'}) or a stronger "
+                f"that student ({task.run.folder / 'baselines' / recipe.name}) or a stronger "
                 "--teacher.",
                 notes,
             )
@@ -525,38 +451,16 @@ class Distillation:
             self.outputs.refuse_teacher(reason)
         notes.append(f"teacher: forced. {reason}")
 
-    def _how(self, teacher: Teacher | None) -> str:
+    def _how(self, teacher: Any) -> str:
         """How the student was made, for its card; no times, dates or paths."""
         name = self.request.recipe.name
         if teacher is None:
             return f"trained with the recipe `{name}`"
         return f"distilled with the recipe `{name}` from a {teacher.kind} teacher"
 
-    def _save(self, encoder: Encoder, name: str, how: str) -> None:
+    def _save(self, model: Model, name: str, how: str) -> None:
         """Keep a student of the run."""
-        self.outputs.keep_model(encoder, name, _card("A small retriever", how))
-
-
-def _scores(collection: Collection, lists: Sequence[QueryList]) -> pl.DataFrame:
-    """A teacher's raw scores of lists, with ids; `relevant` is null where a query is not judged."""
-    rows = [
-        (entry.query_id, collection.passages.ids[passage], score, relevant)
-        for entry in lists
-        for passage, score, relevant in zip(
-            [*entry.positives.tolist(), *entry.pool.tolist()],
-            entry.scores["teacher"].tolist(),
-            [True] * len(entry.positives)
-            + [False if len(entry.positives) else None] * len(entry.pool),
-            strict=True,
-        )
-    ]
-    schema = {
-        "query_id": pl.String,
-        "passage_id": pl.String,
-        "score": pl.Float32,
-        "relevant": pl.Boolean,
-    }
-    return pl.DataFrame(rows, schema=schema, orient="row")
+        self.outputs.keep_model(model, name, self.request.kind.card(how))
 
 
 def _preset(request: Request) -> dict[str, dict[str, object]]:
@@ -569,7 +473,7 @@ def _auto(engine: Engine) -> dict[str, dict[str, object]]:
     return {"auto": {"notes": list(engine.notes)}} if engine.notes else {}
 
 
-def _engine(task: Retrieval) -> dict[str, str]:
+def _engine(task: Task) -> dict[str, str]:
     """What a run computes with, as its record has it."""
     engine = task.run.engine
     found = engine.key()
@@ -580,31 +484,3 @@ def _engine(task: Retrieval) -> dict[str, str]:
     if engine.workers is not None:  # how many does not matter
         found["batches"] = "on one thread each"
     return found
-
-
-def _card(what: str, how: str, kind: str = "dual") -> str:
-    """A model card without times, dates or paths: equal models have equal folders.
-
-    Of an ensemble every member has it, whatever it is: there it shows no use.
-    """
-    uses = {
-        "dual": (
-            "from sentence_transformers import SentenceTransformer\n\n"
-            'model = SentenceTransformer("path/to/this/folder")\n'
-            'queries = model.encode_query(["a question"])\n'
-            'passages = model.encode_document(["a passage"])\n'
-            "print(model.similarity(queries, passages))\n"
-        ),
-        "cross": (
-            "from sentence_transformers import CrossEncoder\n\n"
-            'model = CrossEncoder("path/to/this/folder")\n'
-            'print(model.predict([("a question", "a passage")]))\n'
-        ),
-    }
-    task = "text-ranking" if kind == "cross" else "sentence-similarity"
-    use = f"\n```python\n{uses[kind]}```\n" if kind in uses else ""
-    return (
-        f"---\nlibrary_name: sentence-transformers\npipeline_tag: {task}\n"
-        "tags:\n- limbeck\n- sentence-transformers\n---\n\n"
-        f"# {what}\n\nMade by [Limbeck](https://pypi.org/project/limbeck/): {how}.\n{use}"
-    )

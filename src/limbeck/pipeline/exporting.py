@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from limbeck.data import read_collection
+from limbeck.config import RunConfig
 from limbeck.data.collection import Collection
 from limbeck.data.tokens import tokenize_here
 from limbeck.errors import ConfigError, DataError, ModelError
-from limbeck.evaluation.measures import RETRIEVAL
 from limbeck.inference import (
     LONGEST_EXPORTED,
     Engine,
@@ -46,12 +45,10 @@ from limbeck.models.graph import (
     to_onnx,
     to_openvino,
 )
-from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.search import BM25
 from limbeck.store import new_folder
-from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.retrieval.systems import measure_teacher
-from limbeck.teachers import DualTeacher, Teacher, load_teacher
+from limbeck.tasks.task import TaskKind, kind_reading
+from limbeck.teachers import load_teacher
 from limbeck.training import Run
 from limbeck.types import Logged, Progress
 
@@ -71,7 +68,7 @@ class Exported:
     format: Format
     before: float | None = None
     after: float | None = None
-    measure: str = RETRIEVAL.first.name
+    measure: str | None = None  # which one
 
     @property
     def lost(self) -> float | None:
@@ -129,7 +126,11 @@ def export(
             check_same(own, load_exported(temporary), _SAMPLES)
             (temporary / "README.md").write_text(_card(own, Exported(out, to)), encoding="utf-8")
         return Exported(out, to)
-    collection = read_collection(str(data), drop_unknown_judgements=drop_unknown_judgements)
+    config = RunConfig(str(data), drop_unknown_judgements=drop_unknown_judgements)
+    kind = kind_reading(config.data)
+    collection = kind.read(config)
+    if not isinstance(collection, Collection):
+        raise DataError(f"{collection.name} holds no passages and queries to calibrate int8 on.")
     if "dev" not in collection.qrels:
         raise DataError(
             f"{collection.name} has no dev split to measure int8 on. Add qrels/dev.tsv, or use "
@@ -145,8 +146,8 @@ def export(
         small = to_int8(to_openvino(own), calibration, spared=spared)
         with TemporaryDirectory() as trial:
             write_exported(own, small, Path(trial), "openvino-int8")
-            before, after = _on_dev(collection, teacher, Path(trial), engine, progress)
-        found = Exported(out, "openvino-int8", before, after)
+            before, after = _on_dev(kind, collection, config, (model, trial), engine, progress)
+        found = Exported(out, "openvino-int8", before, after, kind.measures.first.name)
         lost = found.lost or 0.0
         if lost <= MOST_LOST or force:
             break
@@ -195,19 +196,20 @@ def _spread(texts: Sequence[str], count: int) -> list[str]:
 
 
 def _on_dev(
+    kind: TaskKind,
     collection: Collection,
-    own: Teacher,
-    folder: Path,
+    config: RunConfig,
+    models: tuple[str, str],
     engine: Engine,
     progress: Progress,
 ) -> tuple[float, float]:
-    """What the model and what a folder holds reach on dev, both in OpenVINO."""
-    base = DualTeacher("base", own.first_stage or load_encoder(OFFLINE))
+    """What a model and its export reach on dev, both in OpenVINO."""
     figures = []
     with TemporaryDirectory() as scratch:
-        task = Retrieval(collection, Run(Path(scratch), 0, engine, progress), base, None)
-        for name, teacher in (("model", own), ("int8", load_teacher(str(folder)))):
-            measured = measure_teacher(task, name, teacher.renamed(name), "dev").per_query
+        for name, model in zip(("model", "int8"), models, strict=True):
+            opened, system = kind.open_model(model, collection, config)
+            task = opened.start(Run(Path(scratch), 0, engine, progress), None)
+            measured = task.measure(name, system, "dev").per_query
             figures.append(task.measures.first.of(measured))
     return figures[0], figures[1]
 

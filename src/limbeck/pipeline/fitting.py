@@ -7,31 +7,40 @@ for, is not known here.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from limbeck.config.teacher_spec import KINDS, TeacherSpec, fit_name
-from limbeck.models.encoder import Encoder
-from limbeck.pipeline.request import Wanted
+from limbeck.config.teacher_spec import TeacherSpec, fit_name
 from limbeck.recipes import Recipe, find
-from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.retrieval.systems import DIAGNOSED_DEPTH, DIAGNOSED_QUERIES
-from limbeck.teachers import EnsembleTeacher, Teacher
+from limbeck.tasks.task import Task, TaskKind, Teachers
 
 
-def fits_of(wanted: Wanted, *, least: bool = False) -> tuple[str, ...]:
+def kinds_of(spec: TeacherSpec, fits: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """What has to be fitted for a teacher, in order; `fits` are a task's.
+
+    Example:
+        >>> fits = {"dual": (), "cross": ("dual",)}
+        >>> kinds_of(TeacherSpec.parse("train:cross"), fits), kinds_of(TeacherSpec.parse("a"), fits)
+        (('dual', 'cross'), ())
+    """
+    if not spec.fitted:
+        return ()
+    return tuple(fits) if spec.kind is None else (*fits[spec.kind], spec.kind)
+
+
+def fits_of(kind: TaskKind, teachers: Teachers, *, least: bool = False) -> tuple[str, ...]:
     """The names of what has to be fitted, in order; at `least` the first kind where it is open."""
     return tuple(
         dict.fromkeys(
-            fit_name(kind, spec.base)
-            for spec in wanted.specs
-            for kind in (spec.kinds[:1] if spec.open and least else spec.kinds)
+            fit_name(each, spec.base)
+            for spec in teachers.specs
+            for each in kinds_of(spec, kind.fits)[: 1 if spec.open and least else None]
         )
     )
 
 
-CarryOut = Callable[[str, Recipe, Retrieval, Sequence[Encoder | Teacher]], Teacher]
+CarryOut = Callable[[str, Recipe, Any, Sequence[Any]], Any]
 
 
 @dataclass
@@ -40,29 +49,29 @@ class Fitting:
     kept under, the recipe, the task that it works on, and what it stands on.
     """
 
-    task: Retrieval
-    wanted: Wanted
+    kind: TaskKind
+    task: Task
+    teachers: Teachers
     carry_out: CarryOut
-    found: dict[str, Teacher] = field(default_factory=dict)  # by `fit_name`
+    found: dict[str, Any] = field(default_factory=dict)  # by `fit_name`
 
-    def fitted(self, kind: str, base: str | None) -> Teacher:
+    def fitted(self, kind: str, base: str | None) -> Any:
         """A teacher of a kind, trained from a base."""
         name = fit_name(kind, base)
         if name not in self.found:
-            task = self.task if base is None else self.task.from_base(self.wanted.bases[base], base)
-            below: list[Encoder | Teacher] = [self.fitted(each, base) for each in KINDS[kind]]
-            stands_on = below or [copy.deepcopy(task.base.encoder)]
+            task, model = self.task.from_base(base)
+            below = [self.fitted(each, base) for each in self.kind.fits[kind]]
             recipe: Recipe = find(f"teacher_{kind}")
-            teacher = self.carry_out(name, recipe, task, stands_on)
-            self.found[name] = _called(teacher, name)
+            teacher = self.carry_out(name, recipe, task, below or [model])
+            self.found[name] = self.task.named(teacher, name)
         return self.found[name]
 
-    def members(self, choose: Callable[[TeacherSpec], Teacher] | None = None) -> list[Teacher]:
+    def members(self, choose: Callable[[TeacherSpec], Any] | None = None) -> list[Any]:
         """All teachers of the run, in order; `choose` fits one whose kind was left open."""
-        several = len(self.wanted.specs) > 1
+        several = len(self.teachers.specs) > 1
         members = []
         for spec, name, given in zip(
-            self.wanted.specs, self.wanted.names, self.wanted.given, strict=True
+            self.teachers.specs, self.teachers.names, self.teachers.given, strict=True
         ):
             if given is not None:
                 members.append(given)
@@ -72,24 +81,5 @@ class Fitting:
             else:
                 assert choose is not None
                 teacher = choose(spec)
-            members.append(_called(teacher, name) if several else teacher)
+            members.append(self.task.named(teacher, name) if several else teacher)
         return members
-
-
-def _called(teacher: Teacher, name: str) -> Teacher:
-    """The teacher under a name; itself where it has that, with the digest that it knows."""
-    return teacher if teacher.name == name else teacher.renamed(name)
-
-
-def as_one(task: Retrieval, members: Sequence[Teacher], weights: Sequence[float]) -> Teacher:
-    """A teacher alone as it is; several as their weighted mean, each on the scale of its scores of
-    candidates of training queries, which need no judgements.
-    """
-    if len(members) == 1:
-        return members[0]
-    given = EnsembleTeacher.unscaled("teacher", members, weights)
-    queries = task.askable_queries(given)[:DIAGNOSED_QUERIES]
-    pools = task.pools(queries, depth=DIAGNOSED_DEPTH, teacher=task.base, asked=given)
-    pairs = task.pool_pairs(pools)
-    scores = [task.pair_scores(member, pairs) for member in members]
-    return EnsembleTeacher.fitted("teacher", members, weights, scores)

@@ -12,10 +12,9 @@ from typing import Any, Protocol
 import polars as pl
 
 from limbeck.errors import TeacherRefused
-from limbeck.models.encoder import Encoder
 from limbeck.record import read_record, write_record
 from limbeck.store import write_json, write_parquet
-from limbeck.teachers import EnsembleTeacher, Teacher
+from limbeck.tasks.task import Model
 from limbeck.training import Run
 
 DIAGNOSIS = "stages/diagnose/diagnosis.json"  # what the teacher's scores look like
@@ -25,14 +24,14 @@ EXAMINED = "stages/diagnose/scores.parquet"  # the scores themselves
 class Outputs(Protocol):
     """What becomes of the models and figures that a run makes."""
 
-    def keep_model(self, model: Encoder | Teacher, name: str, card: str) -> None:
+    def keep_model(self, model: Model, name: str, card: str) -> None:
         """Keep a student or teacher under a name, with its model card."""
 
-    def keep_scale(self, teacher: EnsembleTeacher) -> None:
+    def keep_scale(self, scale: Mapping[str, object]) -> None:
         """Keep the weights of several teachers and the scale of their scores."""
 
-    def keep_diagnosis(self, diagnosis: Mapping[str, Any], scores: pl.DataFrame) -> None:
-        """Keep what a teacher's scores look like, and the scores."""
+    def keep_diagnosis(self, diagnosis: Mapping[str, Any], scores: pl.DataFrame | None) -> None:
+        """Keep what a teacher's answers look like, and the answers."""
 
     def refuse_teacher(self, reason: str) -> None:
         """End the run, since there is nothing to learn from its teacher.
@@ -48,31 +47,25 @@ class RunFolder:
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    def keep_model(self, model: Encoder | Teacher, name: str, card: str) -> None:
+    def keep_model(self, model: Model, name: str, card: str) -> None:
         """Write the model's folder."""
         if self.run.group.rank == 0:
             model.save(self.run.folder / name, card=card, stage=name.partition("/")[0])
         self.run.group.barrier()
 
-    def keep_scale(self, teacher: EnsembleTeacher) -> None:
+    def keep_scale(self, scale: Mapping[str, object]) -> None:
         """Write the table `teachers` of `run.toml`."""
         if self.run.group.rank == 0:
             found = read_record(self.run.folder)
             assert found is not None
-            scale = {
-                "names": [member.name for member in teacher.members],
-                "digests": [member.digest for member in teacher.members],
-                "weights": list(teacher.weights),
-                "means": list(teacher.means),
-                "deviations": list(teacher.deviations),
-            }
             write_record(self.run.folder, {**found, "teachers": scale})
 
-    def keep_diagnosis(self, diagnosis: Mapping[str, Any], scores: pl.DataFrame) -> None:
+    def keep_diagnosis(self, diagnosis: Mapping[str, Any], scores: pl.DataFrame | None) -> None:
         """Write `DIAGNOSIS` and `EXAMINED`."""
         if self.run.group.rank == 0:
             write_json(self.run.folder / DIAGNOSIS, dict(diagnosis), stage="diagnose")
-            write_parquet(self.run.folder / EXAMINED, scores, stage="diagnose")
+            if scores is not None:
+                write_parquet(self.run.folder / EXAMINED, scores, stage="diagnose")
 
     def refuse_teacher(self, reason: str) -> None:
         """End the run."""
@@ -82,13 +75,13 @@ class RunFolder:
 class NoOutputs:
     """Of a rehearsal: nothing is kept, and every teacher is good enough."""
 
-    def keep_model(self, model: Encoder | Teacher, name: str, card: str) -> None:
+    def keep_model(self, model: Model, name: str, card: str) -> None:
         """Nothing."""
 
-    def keep_scale(self, teacher: EnsembleTeacher) -> None:
+    def keep_scale(self, scale: Mapping[str, object]) -> None:
         """Nothing."""
 
-    def keep_diagnosis(self, diagnosis: Mapping[str, Any], scores: pl.DataFrame) -> None:
+    def keep_diagnosis(self, diagnosis: Mapping[str, Any], scores: pl.DataFrame | None) -> None:
         """Nothing."""
 
     def refuse_teacher(self, reason: str) -> None:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from limbeck.config import RunConfig, takes_fields_of
 from limbeck.errors import ConfigError
 from limbeck.inference import choose_engine
-from limbeck.pipeline.distilling import estimate_run, known_models, store_of, task_of
+from limbeck.pipeline.distilling import estimate_run, store_of
 from limbeck.pipeline.plan_file import Plan, keep
 from limbeck.pipeline.request import validate
 from limbeck.record import open_folder, read_record
@@ -47,16 +47,16 @@ def plan(call: PlanCall) -> Plan:
     engine = choose_engine(
         call.backend,
         call.precision,
-        characters=request.collection.passages.characters,
+        characters=request.opened.size,
         workers=call.workers,
-        models=known_models(request),
+        models=request.opened.models,
         trains=True,
     )
     scores = store_of(call)
-    for line in (*request.notes, *engine.notes):
+    for line in (*request.notes(request.opened.data), *engine.notes):
         progress.say(line)
     with TemporaryDirectory() as scratch:
-        task = task_of(request, Run(Path(scratch), call.seed, engine, progress), scores)
+        task = request.opened.start(Run(Path(scratch), call.seed, engine, progress), scores)
         _, found = estimate_run(request, task)
     if call.out is not None:
         keep(found, Path(call.out))

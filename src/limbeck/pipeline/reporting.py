@@ -13,19 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import polars as pl
 
-from limbeck.data.collection import Collection
+from limbeck.data.dataset import Dataset
 from limbeck.errors import ConfigError, StoreError
 from limbeck.evaluation.comparison import compare
-from limbeck.evaluation.measures import read_trec, write_trec
 from limbeck.evaluation.statistics import Measure
 from limbeck.evaluation.table import DIFFERENCE, Metrics, advice, as_text, row, split_shown
-from limbeck.models.loading import load_encoder
 from limbeck.pipeline.plan_file import compared
-from limbeck.record import RECORD
+from limbeck.record import RECORD, read_record, task_of
 from limbeck.report import run_page
 from limbeck.store import (
     MANIFEST,
@@ -41,11 +39,7 @@ from limbeck.store import (
     write_parquet,
     write_text,
 )
-from limbeck.tasks.retrieval import Retrieval
-from limbeck.tasks.retrieval.systems import Measured
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+from limbeck.tasks.task import Measured, Task, kind_named
 
 METRICS = "metrics.json"  # a run that has it is finished
 PAGE = "report.html"  # made from the files of a finished run, whenever it is not there
@@ -75,20 +69,22 @@ class Result:
     table: str
 
     @cached_property
-    def student(self) -> SentenceTransformer:
-        """The student, opened when it is first asked for, on the CPU: `encode_query`,
-        `encode_document` and all else that sentence-transformers has.
+    def student(self) -> Any:
+        """The student, opened when it is first asked for, on the CPU: of retrieval a
+        `SentenceTransformer` with `encode_query`, `encode_document` and all else that it has.
 
         Raises:
             ConfigError: when there is none, as after an evaluation.
         """
         if self.out is None or not (self.out / "student").is_dir():
             raise ConfigError("There is no student here: only a run of distill leaves one.")
-        return load_encoder(self.out / "student").model
+        record = read_record(self.out)
+        assert record is not None  # which made the student
+        return kind_named(task_of(record)).load(self.out / "student")
 
 
 def report(
-    task: Retrieval, out: Path | None, systems: Sequence[Measured], notes: list[str], seed: int
+    task: Task, out: Path | None, systems: Sequence[Measured], notes: list[str], seed: int
 ) -> Result:
     """Rows, comparisons and advice; with `out`, the files that hold them."""
     rows = [
@@ -99,7 +95,7 @@ def report(
             measures=task.measures,
             cost=each.cost,
             seed=seed,
-            synthetic=task.collection.synthetic,
+            synthetic=task.data.synthetic,
         )
         for each in systems
     ]
@@ -116,7 +112,7 @@ def report(
     return Result(out, rows, notes, said, as_text(rows) if rows else "")
 
 
-def _limit(task: Retrieval) -> list[str]:
+def _limit(task: Task) -> list[str]:
     """What the table's shares are of."""
     engine = task.run.engine
     if engine.matmul_rate is None:
@@ -154,22 +150,19 @@ def _comparisons(
     return lines
 
 
-def _write_runs(task: Retrieval, out: Path, systems: Sequence[Measured]) -> None:
+def _write_runs(task: Task, out: Path, systems: Sequence[Measured]) -> None:
     """A row per query and system, as `per_query.parquet`, and one TREC run per system."""
     if not systems:
         return
     frames = [
         each.per_query.with_columns(
             pl.lit(each.name).alias("model"),
-            pl.lit(split_shown(each.split, task.collection.synthetic)).alias("split"),
+            pl.lit(split_shown(each.split, task.data.synthetic)).alias("split"),
         )
         for each in systems
     ]
     write_parquet(out / task.measures.file, pl.concat(frames), stage="report")
-    for each in systems:
-        results = read_trec(task.run.folder / "stages" / each.stage / "run.trec")
-        tag = each.name.replace("/", "-")
-        write_trec(out / "runs" / f"{tag}.trec", results, tag=tag, stage="report")
+    task.write_results(out, systems)
 
 
 def _write_manifest(out: Path, units: str, metrics: str) -> None:
@@ -226,9 +219,13 @@ def check_same_models(out: Path) -> None:
         )
 
 
-def write_page(out: Path, collection: Collection | None) -> None:
-    """Write a finished run's page; without its collection ids stand in the place of texts."""
-    write_text(out / PAGE, run_page(out, collection, compared(out)), stage="page")
+def write_page(out: Path, data: Dataset | None) -> None:
+    """Write a finished run's page; without its data, ids stand in the place of texts."""
+    record = read_record(out)
+    assert record is not None  # the run is finished
+    alternatives = kind_named(task_of(record)).alternatives
+    page = run_page(out, data, compared(out), alternatives=alternatives)
+    write_text(out / PAGE, page, stage="page")
     if (found := read_manifest(out)) is not None:
         advice, files = found
         files[PAGE] = checksum(out / PAGE)

@@ -57,7 +57,7 @@ class KLSettings(ListSettings):
     summary="The teacher's distribution over candidates, on judged and unlabelled queries.",
     paper="Hinton et al. 2015, arXiv:1503.02531; Ren et al. 2021, arXiv:2110.07367",
     settings=KLSettings,
-    needs=frozenset({"teacher"}),
+    needs=frozenset({"teacher", "queries"}),
     presets={"teacher-only": {"contrastive_weight": 0.0}},
 )
 def kl(task: Retrieval, teacher: Teacher, student: Encoder, settings: KLSettings) -> None:

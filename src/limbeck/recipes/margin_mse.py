@@ -49,7 +49,7 @@ class MarginMSESettings(ListSettings):
     summary="The teacher's score differences between a positive and other candidates.",
     paper="Hofstaetter et al. 2020, arXiv:2010.02666",
     settings=MarginMSESettings,
-    needs=frozenset({"teacher"}),
+    needs=frozenset({"teacher", "queries"}),
 )
 def margin_mse(
     task: Retrieval, teacher: Teacher, student: Encoder, settings: MarginMSESettings

@@ -15,13 +15,8 @@ from functools import cache
 from typing import Any, Concatenate, Protocol, TypeVar, cast
 
 from limbeck.errors import ConfigError
-from limbeck.models.encoder import Encoder
 from limbeck.settings import Settings, parse_settings
-from limbeck.tasks.retrieval import Retrieval
-from limbeck.teachers import Teacher
 from limbeck.types import Makes
-
-AUTO = "kl"  # what `--recipe auto` stands for
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +27,7 @@ class RecipeResult:
     for the report.
     """
 
-    teacher: Teacher
+    teacher: Any
     fitted: bool
     notes: tuple[str, ...]
 
@@ -40,22 +35,20 @@ class RecipeResult:
 class TrainsStudent(Protocol):
     """A recipe that trains a student in place; its teacher is None where it needs none."""
 
-    def __call__(self, task: Retrieval, teacher: Any, student: Encoder, settings: Any, /) -> None:
+    def __call__(self, task: Any, teacher: Any, student: Any, settings: Any, /) -> None:
         """Train the student."""
 
 
 class FitsItsTeachers(Protocol):
     """A recipe that trains a student in place, by teachers that it fits, or by a given one too."""
 
-    def __call__(
-        self, task: Retrieval, teacher: Teacher | None, student: Encoder, settings: Any, /
-    ) -> RecipeResult:
+    def __call__(self, task: Any, teacher: Any, student: Any, settings: Any, /) -> RecipeResult:
         """Train the student, and say what taught it."""
 
 
 # A recipe that fits a teacher: from an encoder, or from the teachers that it stands on; then its
 # settings.
-FitsTeacher = Callable[Concatenate[Retrieval, ...], Teacher]
+FitsTeacher = Callable[Concatenate[Any, ...], Any]
 
 Function = TrainsStudent | FitsItsTeachers | FitsTeacher
 F = TypeVar("F", bound=Function)
@@ -66,7 +59,8 @@ class Recipe:
     """A method: its name and paper, what can be set, what it needs, and the function that is it.
 
     `makes` says whether the function trains a student or fits a teacher. `needs` are any of
-    "labels" (judged training queries), "teacher" and "vectors" (a teacher that has them).
+    "labels" (judged training queries), "queries" (training queries, judged or not), "teacher" and
+    "vectors" (a teacher that has them).
     `presets` are settings under a name: an ablation, or the values of the paper.
 
     `fits` are the kinds of teacher that a student's recipe fits itself, by default and in order.
@@ -86,16 +80,12 @@ class Recipe:
     fits: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
 
-    def train(
-        self, task: Retrieval, teacher: Teacher | None, student: Encoder, settings: Any
-    ) -> RecipeResult | None:
+    def train(self, task: Any, teacher: Any, student: Any, settings: Any) -> RecipeResult | None:
         """Train a student in place; what is said of the teachers, where the recipe fits them."""
         function = cast(TrainsStudent | FitsItsTeachers, self.function)
         return function(task, teacher, student, settings)
 
-    def fit(
-        self, task: Retrieval, stands_on: Sequence[Encoder | Teacher], settings: Any
-    ) -> Teacher:
+    def fit(self, task: Any, stands_on: Sequence[Any], settings: Any) -> Any:
         """The teacher that is fitted from an encoder, or from the teachers that it stands on."""
         return cast(FitsTeacher, self.function)(task, *stands_on, settings)
 

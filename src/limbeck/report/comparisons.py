@@ -12,7 +12,7 @@ from typing import Any
 
 from limbeck.evaluation.statistics import Measures
 from limbeck.report.charts import Interval, Named, intervals, scatter
-from limbeck.report.page import Table, render
+from limbeck.report.page import Table, data_facts, render
 
 Record = Mapping[str, Any]
 
@@ -68,11 +68,7 @@ def bench_page(
         "comparison.html",
         title=f"recipes on {data['name']}",
         facts=[
-            ("collection", f"{data['name']}, {data['passages']:,} passages"),
-            (
-                "training queries",
-                f"{data['labelled']:,} judged, {data['unlabelled']:,} without judgements",
-            ),
+            *data_facts(data, measures),
             (f"{measures.units} measured", f"{record[measures.units]:,} of {record['split']}"),
             ("seeds", ", ".join(map(str, record["seeds"]))),
             ("digest of the data", data["digest"]),
@@ -101,7 +97,7 @@ def comparison_page(found: Record, *, units: str, words: Sequence[str], figures:
         "comparison.html",
         title=f"runs on {found['collection']['name']}",
         facts=[
-            ("collection", found["collection"]["name"]),
+            ("data", found["collection"]["name"]),
             (f"{units} measured", f"{found[units]:,} of {found['split']}"),
             ("system", found["model"]),
             ("baseline", found["baseline"]),

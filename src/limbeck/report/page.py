@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from limbeck.data.collection import Collection, Texts
+from limbeck.data.dataset import Dataset
+from limbeck.evaluation.statistics import Measures
 
 MOST_CHARACTERS = 600  # of a text that is shown
 
@@ -44,6 +46,24 @@ def render(template: str, **values: object) -> str:
     return _environment().get_template(template).render(**given, **values)
 
 
+def data_facts(data: Mapping[str, Any], measures: Measures) -> list[tuple[str, str]]:
+    """What a run or a bench worked on, from the table of the data in a record."""
+    known = {"task", "name", "digest", "labelled", "unlabelled"}
+    labelled, unlabelled = data["labelled"], data["unlabelled"]
+    return [
+        ("data", str(data["name"])),
+        *(
+            (key, f"{value:,}" if isinstance(value, int) else str(value))
+            for key, value in data.items()
+            if key not in known and isinstance(value, int | str)
+        ),
+        (
+            f"training {measures.units}",
+            f"{labelled:,} judged, {unlabelled:,} without judgements",
+        ),
+    ]
+
+
 def clipped(text: str, most: int = MOST_CHARACTERS) -> str:
     """The beginning of a text, with a mark where something was cut off.
 
@@ -54,18 +74,16 @@ def clipped(text: str, most: int = MOST_CHARACTERS) -> str:
     return text if len(text) <= most else f"{text[:most].rstrip()} …"
 
 
-def passage_text(collection: Collection | None, passage: str) -> str | None:
-    """The beginning of a passage; None where texts cannot be had."""
-    return None if collection is None else _text(collection.passages, passage)
+def alternative_text(data: Dataset | None, name: str) -> str | None:
+    """The beginning of an alternative, such as a passage; None where texts cannot be had."""
+    found = None if data is None else data.alternative(name)
+    return None if found is None else clipped(found)
 
 
-def query_text(collection: Collection | None, query: str) -> str | None:
-    """The beginning of a query; None where texts cannot be had."""
-    return None if collection is None else _text(collection.queries, query)
-
-
-def _text(texts: Texts, id_: str) -> str:
-    return clipped(texts.texts[texts.index[id_]])
+def unit_text(data: Dataset | None, unit: str) -> str | None:
+    """The beginning of a unit, such as a query; None where texts cannot be had."""
+    found = None if data is None else data.shown(unit)
+    return None if found is None else clipped(found)
 
 
 @cache

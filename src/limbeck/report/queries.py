@@ -1,6 +1,6 @@
 """At which queries does the student win and lose, and what did it find there?
 
-From a run's figures per query, the systems' TREC files, and the collection's texts where they can
+From a run's figures per query, the systems' TREC files, and the data's texts where they can
 still be had. A large test set is not shown whole: a page holds the queries at which the student
 differs most from the system that it is compared with first.
 
@@ -17,13 +17,13 @@ from typing import cast
 import numpy as np
 import polars as pl
 
-from limbeck.data.collection import Collection
+from limbeck.data.dataset import Dataset
 from limbeck.evaluation.measures import read_trec
 from limbeck.evaluation.statistics import Measures
 from limbeck.evaluation.table import split_meant
-from limbeck.report.page import passage_text, query_text
+from limbeck.report.page import alternative_text, unit_text
 from limbeck.store import read_parquet
-from limbeck.types import QueryId, Split
+from limbeck.types import Split
 
 MOST_QUERIES = 500  # in a page
 TOP_PASSAGES = 3  # of the student, for each query
@@ -82,7 +82,7 @@ class Queries:
     equal: float  # smaller differences are none
 
 
-def queries_of(run: Path, collection: Collection | None, measures: Measures) -> Queries | None:
+def queries_of(run: Path, data: Dataset | None, measures: Measures) -> Queries | None:
     """The queries that a finished run was measured on; None when it measured no student, or
     nothing beside it.
     """
@@ -119,7 +119,10 @@ def queries_of(run: Path, collection: Collection | None, measures: Measures) -> 
         ["student", *frames],
         reference,
         outcomes,
-        [_row(values, unit, split, runs, collection) for values in joined[order].to_dicts()],
+        [
+            _row(values, unit, ["student", *frames], split, runs, data)
+            for values in joined[order].to_dicts()
+        ],
         len(joined),
         equal,
     )
@@ -138,10 +141,12 @@ def _outcome(name: str, ours: pl.Series, theirs: pl.Series, equal: float) -> Out
 
 
 def _runs(run: Path, systems: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
-    """The rank of each passage, from 1, by system and query."""
+    """The rank of each passage, from 1, by system and query; nothing of what has no TREC file."""
     found = {}
     for name in systems:
         path = run / "runs" / f"{name.replace('/', '-')}.trec"
+        if not path.exists():  # of a task that ranks nothing
+            continue
         # a file's lines are best first
         found[name] = {
             str(query): {str(passage): rank for rank, passage in enumerate(passages, start=1)}
@@ -153,37 +158,38 @@ def _runs(run: Path, systems: Sequence[str]) -> dict[str, dict[str, dict[str, in
 def _row(
     values: Mapping[str, object],
     unit: str,
+    systems: Sequence[str],
     split: str,
     runs: Mapping[str, Mapping[str, Mapping[str, int]]],
-    collection: Collection | None,
+    data: Dataset | None,
 ) -> QueryRow:
     query = str(values[unit])
-    grades = _judgements(collection, split, query)
+    grades = _judgements(data, split, query)
     ranks = {name: own.get(query, {}) for name, own in runs.items()}
 
     def shown(passage: str) -> Shown:
         return Shown(
             passage,
-            passage_text(collection, passage),
+            alternative_text(data, passage),
             grades.get(passage),
             {name: own.get(passage) for name, own in ranks.items()},
         )
 
-    first = list(ranks["student"])[:TOP_PASSAGES]
+    first = list(ranks.get("student", {}))[:TOP_PASSAGES]
     relevant = [passage for passage, grade in grades.items() if grade > 0]
     return QueryRow(
         query,
-        query_text(collection, query),
-        {name: float(str(values[name])) for name in runs},
+        unit_text(data, query),
+        {name: float(str(values[name])) for name in systems},
         [shown(passage) for passage in first],
         [shown(passage) for passage in relevant[:MOST_JUDGED]],
         max(0, len(relevant) - MOST_JUDGED),
     )
 
 
-def _judgements(collection: Collection | None, split: str, query: str) -> Mapping[str, int]:
+def _judgements(data: Dataset | None, split: str, query: str) -> Mapping[str, int]:
     """A query's grades by passage, highest first, in the order of the judgements."""
-    if collection is None:
+    if data is None:
         return {}
-    judged = collection.qrels.get(cast(Split, split_meant(split)), {}).get(QueryId(query), {})
-    return {str(p): judged[p] for p in sorted(judged, key=lambda passage: -judged[passage])}
+    judged = data.judged(cast(Split, split_meant(split)), query)
+    return {name: judged[name] for name in sorted(judged, key=lambda name: -judged[name])}

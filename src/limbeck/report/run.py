@@ -1,6 +1,6 @@
 """What did one run reach, at what cost, and how did it get there?
 
-Everything is read from the run's folder; texts come from its collection, where the caller still has
+Everything is read from the run's folder; texts come from its data, where the caller still has
 it. What an older run did not record is left out.
 """
 
@@ -12,12 +12,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from limbeck.data.collection import Collection
+from limbeck.data.dataset import Dataset
 from limbeck.evaluation.statistics import Measures
 from limbeck.evaluation.table import DIFFERENCE, NAMES, Metrics, cost_cells, quality_cells
 from limbeck.record import read_record
 from limbeck.report.charts import Interval, Named, intervals, scatter
-from limbeck.report.page import MOST_CHARACTERS, Table, render
+from limbeck.report.page import MOST_CHARACTERS, Table, data_facts, render
 from limbeck.report.queries import TOP_PASSAGES, Queries, queries_of
 from limbeck.report.stages import all_stages, foretold_parts, trained_stages
 from limbeck.report.teacher import examined
@@ -27,11 +27,16 @@ Row = Mapping[str, Any]
 
 
 def run_page(
-    run: Path, collection: Collection | None, foretold: Sequence[Mapping[str, Any]] = ()
+    run: Path,
+    data: Dataset | None,
+    foretold: Sequence[Mapping[str, Any]] = (),
+    *,
+    alternatives: tuple[str, str] = ("alternative", "alternatives"),
 ) -> str:
     """The page of a finished run, as HTML.
 
-    `collection` is what the run worked on; without it the page has ids in the place of texts.
+    `data` is what the run worked on; without it the page has ids in the place of texts. One of
+    what a unit may be answered with, and several, are called `alternatives`: passage, passages.
     `foretold` are the parts of its plan, if it had one: `stage`, `what`, `seconds` and
     `actual_seconds` of each.
 
@@ -44,14 +49,17 @@ def run_page(
     rows = found.rows
     measures = found.measures
     measure = measures.first.name
-    queries = queries_of(run, collection, measures)
+    queries = queries_of(run, data, measures)
     return render(
         "run.html",
-        title=f"{record['collection']['name']}, {record['asked']['recipe']}",
-        facts=_facts(record),
+        title=f"{record['data']['name']}, {record['asked']['recipe']}",
+        facts=[*data_facts(record["data"], measures), *_facts(record["asked"])],
         summary=_summary(rows, measures),
         measure=measure,
+        unit=measures.unit,
         units=measures.units,
+        alternative=alternatives[0],
+        alternatives=alternatives[1],
         advice=found.advice,
         notes=found.notes,
         quality=_table(quality_cells(rows), words=2),
@@ -63,26 +71,20 @@ def run_page(
         names=NAMES,
         top_passages=TOP_PASSAGES,
         most_characters=MOST_CHARACTERS,
-        examined=examined(run, collection),
+        examined=examined(run, data),
         trained=trained_stages(run, measure),
         stages=all_stages(run),
         foretold=foretold_parts(foretold),
         settings=_record_tables(record),
         digests=_digests(run, record),
-        with_texts=collection is not None,
+        with_texts=data is not None,
     )
 
 
-def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a run was about, in a few words each."""
-    data, asked = record["collection"], record["asked"]
+def _facts(asked: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What was asked of a run, in a few words each."""
     teacher = asked["teacher"]
     return [
-        ("collection", f"{data['name']}, {data['passages']:,} passages"),
-        (
-            "training queries",
-            f"{data['labelled']:,} judged, {data['unlabelled']:,} without judgements",
-        ),
         ("recipe", str(asked["recipe"])),
         ("teacher", teacher if isinstance(teacher, str) else ", ".join(teacher)),
         ("seed", str(asked["seed"])),
@@ -93,7 +95,7 @@ def _summary(rows: Sequence[Row], measures: Measures) -> str:
     """The run in a sentence or two."""
     systems = {row["model"]: row for row in rows}
     if "student" not in systems:
-        return "Nothing was measured, since the collection has no judgements for test or dev."
+        return "Nothing was measured, since the data has no judgements for test or dev."
     student, teacher = systems["student"], systems.get("teacher")
     name, units = measures.first.name, measures.units
     low, high = student[f"{name}_ci"]
@@ -189,7 +191,7 @@ def _record_tables(record: Mapping[str, Any]) -> list[tuple[str, Table]]:
 
 def _digests(run: Path, record: Mapping[str, Any]) -> Table:
     """What tells whether two runs had the same data and gave the same models."""
-    rows = [["data", record["collection"]["digest"]]]
+    rows = [["data", record["data"]["digest"]]]
     rows += [
         [str(path.relative_to(run)), digest_file(path)]
         for name in ("student", "teacher", "baselines")

@@ -17,9 +17,9 @@ import numpy as np
 import polars as pl
 from markupsafe import Markup
 
-from limbeck.data.collection import Collection
+from limbeck.data.dataset import Dataset
 from limbeck.report.charts import histogram
-from limbeck.report.page import passage_text, query_text
+from limbeck.report.page import alternative_text, unit_text
 from limbeck.store import Written, read_json, read_parquet
 
 BINS = 40
@@ -84,7 +84,7 @@ class Examined:
     doubted: Sequence[Doubted]
 
 
-def examined(run: Path, collection: Collection | None) -> Examined | None:
+def examined(run: Path, data: Dataset | None) -> Examined | None:
     """What a run's examination of its teacher left; None when there was none."""
     folder = run / "stages" / "diagnose"
     if not (folder / "diagnosis.json").exists():
@@ -96,9 +96,9 @@ def examined(run: Path, collection: Collection | None) -> Examined | None:
     found, judged = _above_the_best(table)
     doubted = [
         Doubted(
-            query_text(collection, row["query_id"]) or row["query_id"],
-            passage_text(collection, row["passage_id"]) or row["passage_id"],
-            passage_text(collection, row["best"]) or row["best"],
+            unit_text(data, row["query_id"]) or row["query_id"],
+            alternative_text(data, row["passage_id"]) or row["passage_id"],
+            alternative_text(data, row["best"]) or row["best"],
             float(row["score"]),
             float(row["best_score"]),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import Field
@@ -56,6 +56,17 @@ class TrainingSettings(Settings):
     checkpoint_every: int = Field(
         100, ge=1, description="updates between checkpoints: at most so many are lost to a kill"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetPlan:
+    """What a budget chose; None where it has no say. `fits`: the kinds of teacher to fit."""
+
+    updates: int | None = None
+    teacher_updates: int | None = None
+    list_length: int | None = None
+    depth: int | None = None
+    fits: tuple[str, ...] | None = None
 
 
 @runtime_checkable

@@ -40,7 +40,7 @@ def test_another_base_is_priced_by_its_size_wherever_it_mines(
     stage: Rehearsal, tiny_other_folder: Path
 ) -> None:
     other = DualTeacher("base-larger", load_encoder(tiny_other_folder))
-    plain, rebased = stage.vectors(other, "passage"), stage.from_base(other, "larger")
+    plain, rebased = stage.vectors(other, "passage"), stage.on_base(other, "larger")
     assert plain.shape[1] == 48
     before = stage.estimate.stages["encode-base-larger"].seconds
     stage.seen.read.clear()

@@ -1,5 +1,8 @@
 """Retrieval: texts that answer queries, and everything that a recipe needs to make a retriever."""
 
+from limbeck.tasks.retrieval.kind import RetrievalKind
 from limbeck.tasks.retrieval.task import ListSettings, Retrieval
 
-__all__ = ["ListSettings", "Retrieval"]
+KIND = RetrievalKind()
+
+__all__ = ["KIND", "ListSettings", "Retrieval"]

@@ -6,7 +6,7 @@ artefact. It knows no recipe, no loss and no measure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 from weakref import WeakValueDictionary
@@ -33,7 +33,8 @@ class Asking:
 
     `base` is the encoder that the student is cut from, as a teacher: it mines where no better one
     can. `given` are pairs that others found: candidates besides. `trained` are the stages that
-    trained a model on it, in order, and `suffix` ends their names.
+    trained a model on it, in order, and `suffix` ends their names. `bases` are other encoders that
+    teachers are fitted from, by name.
     """
 
     collection: Collection
@@ -43,6 +44,7 @@ class Asking:
     given: Sequence[ScoredPairs] = ()
     trained: list[Trained] = field(default_factory=list)
     suffix: str = ""
+    bases: Mapping[str, DualTeacher] = field(default_factory=dict)
     _tokens: dict[tuple[str, Role, str], TokenStore] = field(default_factory=dict)
     _equal: dict[Role, np.ndarray] = field(default_factory=dict)
     _vectors: WeakValueDictionary[tuple[str, str, Role, bytes], np.ndarray] = field(
@@ -57,7 +59,7 @@ class Asking:
         """The same task, with a record of its own of what is trained on it."""
         return replace(self, trained=[])
 
-    def from_base(self, base: DualTeacher, name: str) -> Self:
+    def on_base(self, base: DualTeacher, name: str) -> Self:
         """The same task for a model that starts from another base, which mines for it; the stages
         that train are told apart by the base's name.
         """

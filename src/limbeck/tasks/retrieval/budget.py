@@ -7,27 +7,16 @@ teachers are fitted, where that was left open. How run time is estimated is not 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
 from limbeck.errors import ConfigError
+from limbeck.tasks.fit import BudgetPlan
 
 SPARE = 0.85  # share of the budget that is planned: probes are short and machines are shared
 LEAST_UPDATES, ENOUGH_UPDATES, MOST_UPDATES = 30, 120, 1000  # enough not to save on the rest
 LIST_LENGTHS = (8, 4, 2)
 DEPTHS = (64, 32, 16, 8)
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetPlan:
-    """What a budget chose; None where it has no say. `fits`: the kinds of teacher to fit."""
-
-    updates: int | None = None
-    teacher_updates: int | None = None
-    list_length: int | None = None
-    depth: int | None = None
-    fits: tuple[str, ...] | None = None
 
 
 def fit_budget(

@@ -54,7 +54,7 @@ def read_rung(text: str) -> Rung:
     takes it, `[NAME=]train:KIND[:BASE]` or `[NAME=]PATH`.
 
     Raises:
-        ConfigError: when it is to be fitted, and does not say as what.
+        ConfigError: when it is to be fitted, and does not say as what, or as what nothing can be.
 
     Example:
         >>> read_rung("dual/2").part, read_rung("path/to/ranker").kind
@@ -68,6 +68,7 @@ def read_rung(text: str) -> Rung:
     if found is not None:
         return Rung(text, "dual" if found[1] == "dual" else "cross", int(found[2] or 1))
     spec = TeacherSpec.parse(text, "ladder")
+    spec.check_kind(KINDS, "ladder")
     name = spec.name or text
     match spec.kind:
         case "dual" | "cross" | "ensemble" as kind:

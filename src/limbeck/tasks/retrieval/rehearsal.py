@@ -35,10 +35,10 @@ from limbeck.tasks.retrieval.systems import (
     TIMED_PASSAGES,
     TIMED_QUERIES,
     TIMED_RERANKINGS,
-    Measured,
     candidates,
 )
 from limbeck.tasks.retrieval.task import Retrieval
+from limbeck.tasks.task import Measured
 from limbeck.teachers import Teacher
 from limbeck.teachers.teacher import pair_codes
 from limbeck.training import Player, Trained, Turn

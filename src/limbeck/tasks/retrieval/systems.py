@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ import polars as pl
 from limbeck.candidates import Candidates
 from limbeck.data.tokens import tokenize_here
 from limbeck.evaluation.measures import Run as Results
-from limbeck.evaluation.measures import write_trec
+from limbeck.evaluation.measures import read_trec, write_trec
 from limbeck.evaluation.table import Cost
 from limbeck.inference import embed, text_lengths
 from limbeck.limit import Effort
@@ -27,6 +28,7 @@ from limbeck.search import BM25, search_dense, search_others
 from limbeck.similarity import comparable
 from limbeck.store import digest, read_parquet, write_parquet
 from limbeck.tasks.retrieval.measures import Measuring
+from limbeck.tasks.task import Measured
 from limbeck.teachers import Teacher
 from limbeck.teachers.teacher import Model
 from limbeck.types import Split
@@ -34,22 +36,10 @@ from limbeck.types import Split
 T = TypeVar("T")
 
 DEPTH = 100  # passages per query in a run: what R@100 looks at
-DIAGNOSED_QUERIES, DIAGNOSED_DEPTH = 300, 16  # whose candidates a teacher is examined on
 RERANKED = 50  # candidates per query that a teacher without vectors puts in order
 TIMED_QUERIES = 20  # one at a time, as a live search would ask
 TIMED_RERANKINGS = 5  # queries, likewise, for each of which a ranker reads `RERANKED` passages
 TIMED_PASSAGES = 512  # together, spread over the collection
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A system on a split: measures per query and what it costs to use; `stage` keeps its run."""
-
-    name: str
-    split: Split
-    stage: str
-    per_query: pl.DataFrame
-    cost: Cost
 
 
 def measure_bm25(task: Measuring, split: Split) -> Measured:
@@ -280,3 +270,11 @@ def _timed(asked: Sequence[T], ask: Callable[[T], object]) -> list[float]:
 def _median_ms(seconds: Sequence[float]) -> float:
     """The median in milliseconds."""
     return 1000 * float(np.median(seconds))
+
+
+def write_runs(run: Path, out: Path, systems: Sequence[Measured]) -> None:
+    """Write one TREC run per system of a run."""
+    for each in systems:
+        results = read_trec(run / "stages" / each.stage / "run.trec")
+        tag = each.name.replace("/", "-")
+        write_trec(out / "runs" / f"{tag}.trec", results, tag=tag, stage="report")

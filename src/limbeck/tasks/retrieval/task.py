@@ -7,18 +7,24 @@ scorer and no loss.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 from pydantic import Field
 
+from limbeck.data.collection import Collection
 from limbeck.models.encoder import Encoder
+from limbeck.settings import Settings
 from limbeck.tasks import fit
-from limbeck.tasks.fit import Examples, TrainingSettings
+from limbeck.tasks.fit import Examples, TrainingSettings, default_updates
 from limbeck.tasks.retrieval import systems
 from limbeck.tasks.retrieval.lists import Listing
 from limbeck.tasks.retrieval.measures import Measuring
-from limbeck.tasks.retrieval.systems import Measured
+from limbeck.tasks.retrieval.teaching import check_teacher, combine
+from limbeck.tasks.task import Checked, Combined, Measured, Probe, Task
 from limbeck.teachers import Teacher
 from limbeck.training import Player, Trained, Turn
 from limbeck.types import Split
@@ -36,8 +42,78 @@ class ListSettings(TrainingSettings):
 
 
 @dataclass
-class Retrieval(Listing, Measuring):
+class Retrieval(Listing, Measuring, Task):
     """One collection in one run, for recipes to work on."""
+
+    @property
+    def data(self) -> Collection:
+        """The collection."""
+        return self.collection
+
+    def reference_systems(self, split: Split) -> list[Measured]:
+        """BM25, and the encoders as they come that the student and teachers are made from."""
+        return [
+            self.measure_bm25(split),
+            self.measure_teacher("zero_shot", self.base, split),
+            *(
+                self.measure_teacher(f"zero_shot/{name}", base, split)
+                for name, base in self.bases.items()
+            ),
+        ]
+
+    def beside(self, split: Split) -> list[Measured]:
+        """BM25."""
+        return [self.measure_bm25(split)]
+
+    def measure(self, name: str, system: Encoder | Teacher, split: Split) -> Measured:
+        """An encoder or a teacher on a split."""
+        if isinstance(system, Encoder):
+            return self.measure_encoder(name, system, split)
+        return self.measure_teacher(name, system, split)
+
+    def unmeasured(self, teacher: Teacher, split: Split) -> str | None:
+        """Why a teacher cannot be measured on a split, in words; None when it can."""
+        return systems.unmeasured(self, teacher, split)
+
+    def check_teacher(self, teacher: Teacher, settings: Settings) -> Checked:
+        """What a teacher's scores of candidates say of it."""
+        return check_teacher(self, teacher, settings.model_dump().get("teacher_temperature"))
+
+    def combine(self, teachers: Sequence[Teacher], weights: Sequence[float]) -> Combined:
+        """Several teachers as their weighted mean, each on one scale; one alone as it is."""
+        return combine(self, teachers, weights)
+
+    def from_base(self, base: str | None) -> tuple[Self, Encoder]:
+        """The task whose base mines, and a copy of that base's encoder."""
+        task = self if base is None else self.on_base(self.bases[base], base)
+        return task, copy.deepcopy(task.base.encoder)
+
+    def named(self, teacher: Teacher, name: str) -> Teacher:
+        """The teacher under a name; itself where it has that, with the digest that it knows."""
+        return teacher if teacher.name == name else teacher.renamed(name)
+
+    def alone(self, settings: Settings, recipe: type[Settings]) -> Any:
+        """What a recipe has in common with the student's settings, but for the temperature, which
+        has another meaning in every loss; as many updates, though of fewer queries.
+        """
+        own = settings.model_dump(exclude_unset=True)
+        shared = {key: value for key, value in own.items() if key in recipe.model_fields}
+        shared.pop("temperature", None)
+        found = recipe(**shared)
+        if isinstance(found, ListSettings) and found.updates is None:
+            passes = len(self.training_queries()) / found.queries_per_update
+            found = found.model_copy(update={"updates": default_updates(passes)})
+        return found
+
+    def write_results(self, out: Path, systems_: Sequence[Measured]) -> None:
+        """Write one TREC run per system."""
+        systems.write_runs(self.run.folder, out, systems_)
+
+    def probe(self, opened: Any, *, fits: bool) -> Probe:
+        """The speeds of this machine, and stages to rehearse on."""
+        from limbeck.tasks.retrieval.probing import RetrievalProbe
+
+        return RetrievalProbe.of(self, opened, fits=fits)
 
     def train_stage(
         self,

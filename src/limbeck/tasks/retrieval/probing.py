@@ -1,0 +1,58 @@
+"""How fast is this machine at what a run of retrieval does, and on what is the run rehearsed?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from limbeck.models.encoder import Encoder
+from limbeck.tasks.estimate import RunEstimate
+from limbeck.tasks.retrieval.costs import Speeds, probed
+from limbeck.tasks.retrieval.rehearsal import Rehearsal
+
+if TYPE_CHECKING:
+    from limbeck.tasks.retrieval.opening import RetrievalRequest
+    from limbeck.tasks.retrieval.task import Retrieval
+
+
+@dataclass(frozen=True)
+class RetrievalProbe:
+    """The speeds that a probe found; `notes` are lines on what the store already has."""
+
+    task: Retrieval
+    student: Encoder
+    speeds: Speeds
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, task: Retrieval, opened: RetrievalRequest, *, fits: bool) -> RetrievalProbe:
+        """Probe for some seconds; `fits` whether a teacher may be fitted."""
+        speeds = probed(task, opened.student, opened.given, list(task.bases.values()), fits=fits)
+        given = () if opened.given is None else opened.given.leaves()
+        called = {task.base.digest: "the base's"}
+        called |= {base.digest: f"{name}'s" for name, base in task.bases.items()}
+        called |= {leaf.digest: "the teacher's" for leaf in given if leaf.first_stage is not None}
+        notes = tuple(
+            f"the store has {name} vectors of {speeds.known[made_by]:.0%} of the passages"
+            for made_by, name in called.items()
+            if speeds.known[made_by]
+        )
+        return cls(task, opened.student, speeds, notes)
+
+    def stage(self) -> Rehearsal:
+        """A task on which nothing is done, only noted."""
+        task = self.task
+        return Rehearsal(
+            task.collection,
+            task.run,
+            task.base,
+            task.store,
+            task.given,
+            bases=task.bases,
+            speeds=self.speeds,
+            student=self.student,
+        )
+
+    def estimate(self, stage: Rehearsal) -> RunEstimate:
+        """What was noted on a stage."""
+        return stage.estimate
