@@ -305,9 +305,9 @@ def demo(
 
 
 DEMO_QUERIES = (
-    "read a table from a file",
-    "stop when the loss is flat",
-    "escape special characters",
+    "replace missing values",
+    "find the shortest path between two nodes",
+    "make a progress bar",
 )
 DEMO_HITS = 3
 DEMO_LABELS = 500  # as in most collections, far more queries have no judgements
