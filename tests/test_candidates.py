@@ -84,8 +84,6 @@ def test_merge_takes_turns_by_rank_and_keeps_what_every_source_said() -> None:
     assert merged.ranks.tolist() == [[0, 2], [2, 0], [1, -1], [-1, 1], [-1, 0]]
     expected = [[10, 8], [8, 10], [9, np.nan], [np.nan, 9], [np.nan, 10]]
     np.testing.assert_array_equal(merged.scores, np.array(expected, dtype=np.float32))
-    assert merged.found_by("bm25").tolist() == [True, True, True, False, False]
-    assert merged.best_ranks.tolist() == [0, 0, 1, 1, 0]
 
 
 def test_merge_cuts_every_pool_at_the_depth() -> None:
@@ -124,16 +122,6 @@ def test_pools_that_do_not_belong_together_are_refused() -> None:
         merge([pool("a", [[1]], [0]), pool("b", [[2]], [1])], depth=5)
 
 
-def test_known_positives_are_marked() -> None:
-    collection = make_collection()
-    candidates = pool("a", [[7, 8, 1], [7]], [3, 4])
-    marked = candidates.marked(collection, collection.qrels["train"])
-    assert marked.is_positive.tolist() == [True, False, False, False]
-    merged = merge([marked, pool("b", [[2, 7], [1]], [3, 4])], depth=5)
-    assert merged.passages[merged.is_positive].tolist() == [7]
-    assert not candidates.is_positive.any()
-
-
 def test_kept_drops_candidates_and_no_query() -> None:
     candidates = pool("a", [[1, 2], [3], [], [4, 5]])
     kept = candidates.kept(np.isin(candidates.passages, [2, 5]))
@@ -145,7 +133,6 @@ def test_kept_drops_candidates_and_no_query() -> None:
 def test_a_table_carries_ids_and_comes_back_whole(tmp_path: Path) -> None:
     collection = make_collection()
     merged = merge([pool("a", [[1, 2], [], [3]]), pool("b", [[2], [], [5]])], depth=5)
-    merged = merged.marked(collection, {QueryId("q0"): {PassageId("p2"): 1}})
     frame = merged.to_frame(collection)
     assert frame["query_id"].to_list() == ["q0", "q0", "q1", "q2", "q2"]
     assert frame["passage_id"].to_list() == ["p1", "p2", None, "p3", "p5"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from limbeck.errors import StoreError
 from limbeck.language import LANGUAGES, known
 from limbeck.search import BM25, Positions, Vectors, search_dense, search_others
 from limbeck.store import StageFolder, damaged, digest, read_parquet, write_parquet
-from limbeck.types import PassageId, Progress, Qrels, QueryId, Silent
+from limbeck.types import Progress, Silent
 
 SHARD_QUERIES = 1024
 
@@ -39,8 +39,7 @@ class Candidates:
 
     Shapes: `queries` [Q] and `passages` [n], positions in the collection; `offsets` [Q + 1];
     `ranks` [n, S], from 0, -1 where a source did not find the passage; `scores` [n, S], in units of
-    the source, NaN there; `is_positive` [n], judged relevant (all False until `marked`). S is the
-    number of `sources`.
+    the source, NaN there. S is the number of `sources`.
     """
 
     sources: tuple[str, ...]
@@ -49,7 +48,6 @@ class Candidates:
     passages: Positions
     ranks: NDArray[np.int32]
     scores: Vectors
-    is_positive: NDArray[np.bool_]
 
     @classmethod
     def of(cls, source: str, queries: Positions, found: Positions, scores: Vectors) -> Candidates:
@@ -63,7 +61,6 @@ class Candidates:
             found[filled],
             ranks[filled][:, None],
             scores[filled][:, None],
-            np.zeros(int(filled.sum()), dtype=bool),
         )
 
     def __len__(self) -> int:
@@ -88,19 +85,7 @@ class Candidates:
             self.passages[rows],
             self.ranks[rows],
             self.scores[rows],
-            self.is_positive[rows],
         )
-
-    def found_by(self, source: str) -> NDArray[np.bool_]:
-        """[n] which candidates this source found."""
-        return np.asarray(self.ranks[:, self.sources.index(source)] >= 0)
-
-    @property
-    def best_ranks(self) -> NDArray[np.int32]:
-        """[n] the best rank that any source gave, from 0."""
-        missing = np.iinfo(np.int32).max
-        best: NDArray[np.int32] = np.where(self.ranks < 0, missing, self.ranks).min(axis=1)
-        return best
 
     def kept(self, mask: NDArray[np.bool_]) -> Candidates:
         """Only the candidates where `mask` [n] is True; a query may keep an empty pool."""
@@ -112,27 +97,12 @@ class Candidates:
             self.passages[mask],
             self.ranks[mask],
             self.scores[mask],
-            self.is_positive[mask],
         )
-
-    def marked(self, collection: Collection, qrels: Qrels) -> Candidates:
-        """The same pools with `is_positive` set by these judgements (a grade above 0)."""
-        is_positive = np.zeros(len(self.passages), dtype=bool)
-        for place, query in enumerate(self.queries):
-            judged = qrels.get(QueryId(collection.queries.ids[query]))
-            if not judged:
-                continue
-            rows = self.rows(place)
-            is_positive[rows] = [
-                judged.get(PassageId(collection.passages.ids[passage]), 0) > 0
-                for passage in self.passages[rows]
-            ]
-        return replace(self, is_positive=is_positive)
 
     def to_frame(self, collection: Collection) -> pl.DataFrame:
         """One row per candidate, ids beside positions; a query with an empty pool has one row too.
 
-        Columns: `query_id`, `query`, `passage_id`, `passage`, `is_positive`, and per source
+        Columns: `query_id`, `query`, `passage_id`, `passage`, and per source
         `rank/SOURCE` and `score/SOURCE`; null where there is no candidate, or where that source did
         not find it.
         """
@@ -143,7 +113,6 @@ class Candidates:
                 "place": owners,
                 "passage_id": pl.Series(ids, dtype=pl.String),
                 "passage": self.passages,
-                "is_positive": self.is_positive,
             }
         )
         for column, source in enumerate(self.sources):
@@ -185,7 +154,6 @@ class Candidates:
             _positions(filled["passage_id"], collection.passages, "passage"),
             np.stack(ranks, axis=1),
             np.stack(scores, axis=1),
-            filled["is_positive"].to_numpy(),
         )
 
 
@@ -360,7 +328,6 @@ def _read_shards(job: _Job, path: Path) -> Candidates:
     capacity = len(job.queries) * min(job.depth, len(job.collection.passages))
     columns: dict[str, type[pl.DataType] | None] = {
         **dict.fromkeys(("query_id", "passage_id"), pl.String),
-        "is_positive": pl.Boolean,
         **dict.fromkeys((f"rank/{job.source}", f"score/{job.source}")),
     }
     mined = _Growing((job.source,), job.queries, capacity)
@@ -383,7 +350,6 @@ class _Growing:
         self._passages = np.empty(capacity, dtype=np.int32)
         self._ranks = np.empty((capacity, len(sources)), dtype=np.int32)
         self._scores = np.empty((capacity, len(sources)), dtype=np.float32)
-        self._is_positive = np.empty(capacity, dtype=bool)
 
     def add(self, block: Candidates) -> None:
         """Append the pools of the next queries."""
@@ -391,7 +357,6 @@ class _Growing:
         self._passages[rows] = block.passages
         self._ranks[rows] = block.ranks
         self._scores[rows] = block.scores
-        self._is_positive[rows] = block.is_positive
         self._counts.append(np.diff(block.offsets))
         self._filled = rows.stop
 
@@ -405,7 +370,6 @@ class _Growing:
             self._passages[rows],
             self._ranks[rows],
             self._scores[rows],
-            self._is_positive[rows],
         )
 
 
@@ -429,20 +393,16 @@ def _merge_block(pools: Sequence[Candidates], sources: tuple[str, ...], depth: i
 
     ranks = np.full((len(first), len(sources)), -1, dtype=np.int32)
     scores = np.full((len(first), len(sources)), np.nan, dtype=np.float32)
-    is_positive = np.zeros(len(first), dtype=bool)
     start = column = 0
     for pool in pools:
         own = rows[start : start + len(pool.passages)]
         columns = slice(column, column + len(pool.sources))
         ranks[own, columns] = pool.ranks
         scores[own, columns] = pool.scores
-        is_positive[own] |= pool.is_positive
         start, column = start + len(own), columns.stop
     met = turn[np.sort(first)]
     offsets = _offsets(np.bincount(owner[met], minlength=len(pools[0])))
-    merged = Candidates(
-        sources, pools[0].queries, offsets, passage[met], ranks, scores, is_positive
-    )
+    merged = Candidates(sources, pools[0].queries, offsets, passage[met], ranks, scores)
     return merged.kept(np.arange(len(met)) - offsets[owner[met]] < depth)
 
 

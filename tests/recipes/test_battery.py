@@ -132,7 +132,7 @@ def test_a_recipe_says_what_it_is(name: str) -> None:
     assert "arXiv:" in module.__doc__
     lines = Path(module.__file__).read_text().splitlines()
     assert len(lines) <= (240 if recipe.fits else 110)  # a page; a long one for many stages
-    assert recipe.needs <= {"labels", "teacher", "vectors", "dev"}
+    assert recipe.needs <= {"labels", "queries", "teacher", "vectors", "dev"}
 
 
 # --- two updates ---------------------------------------------------------------------------------

@@ -243,7 +243,7 @@ def bench(call: BenchCall) -> Benched:
 def _results(call: BenchCall, plan: BenchPlan, seconds: Mapping[str, float]) -> Benched:
     """Write the results of finished arms."""
     out = call.folder
-    record = _record(plan, out, seconds)
+    record = _record(plan, seconds)
     record |= {
         "labels": call.labels,
         "student_layers": call.student_layers,
@@ -436,7 +436,7 @@ def _told_of(failed: Mapping[str, str], waiting: Sequence[str], out: Path) -> st
     return "\n".join(lines)
 
 
-def _record(plan: BenchPlan, out: Path, wall_seconds: Mapping[str, float]) -> dict[str, Any]:
+def _record(plan: BenchPlan, wall_seconds: Mapping[str, float]) -> dict[str, Any]:
     """What the arms reached and cost."""
     arms: dict[str, list[Path]] = {}
     for arm in plan.arms:

@@ -122,17 +122,6 @@ def fit_name(kind: str, base: str | None) -> str:
     return kind if base is None else f"{kind}-{base}"
 
 
-def kind_and_base(name: str) -> tuple[str, str | None]:
-    """What `fit_name` was made of.
-
-    Example:
-        >>> kind_and_base("dual"), kind_and_base("cross-all-mpnet")
-        (('dual', None), ('cross', 'all-mpnet'))
-    """
-    kind, _, base = name.partition("-")
-    return kind, base or None
-
-
 def parse_specs(
     given: str | TeacherSpec | Sequence[str | TeacherSpec],
 ) -> tuple[TeacherSpec, ...]:

@@ -59,8 +59,8 @@ class Recipe:
     """A method: its name and paper, what can be set, what it needs, and the function that is it.
 
     `makes` says whether the function trains a student or fits a teacher. `needs` are any of
-    "labels" (judged training queries), "queries" (training queries, judged or not), "teacher" and
-    "vectors" (a teacher that has them).
+    "labels" (judged training queries), "dev" (a dev split), "queries" (training queries, judged or
+    not), "teacher" and "vectors" (a teacher that has them).
     `presets` are settings under a name: an ablation, or the values of the paper.
 
     `fits` are the kinds of teacher that a student's recipe fits itself, by default and in order.
