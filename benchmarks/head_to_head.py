@@ -72,7 +72,7 @@ class Setup:
     teacher_temperature: float
 
     def source(self, seed: int) -> ListSource:
-        sizes = self.settings.queries_per_update, self.settings.list_length
+        sizes = self.settings.batch_size, self.settings.list_length
         return ListSource(self.lists, *sizes, seed)
 
 
@@ -158,7 +158,7 @@ def prepare(asked: Any) -> Setup:
     own = [part.removeprefix("kl.") for part in asked.assignments]
     settings: Any = parse_settings(
         find("kl").settings,
-        {"updates": UPDATES, "measures": 0, "keep": "last"}
+        {"max_steps": UPDATES, "eval_steps": 0, "keep": "last"}
         | dict(part.split("=", 1) for part in own if "." not in part.partition("=")[0]),
     )
     collection = read_collection(asked.data, seed=DATA_SEED)
@@ -174,7 +174,7 @@ def prepare(asked: Any) -> Setup:
     run = Run(asked.work / "lists", 0, choose_engine("auto", "fp32"))
     task = Retrieval(collection, run, base, ScoreStore(asked.work / "store"))
     miner = teacher if teacher.in_batch else base
-    pools = task.pools(task.training_queries(), depth=settings.depth, teacher=miner)
+    pools = task.pools(task.training_queries(), depth=settings.candidates_per_query, teacher=miner)
     # Their trainer takes lists of one length: whoever has fewer passages to draw is left out.
     found = task.lists(pools, teacher=teacher)
     long = [
@@ -200,7 +200,7 @@ def with_temperature(settings: Any, student: Encoder) -> Any:
 def ours(setup: Setup, engine: Engine, seed: int, updates: int, folder: Path) -> Trained:
     """Our loop; the folder keeps the stage, so that a finished one is read back."""
     # Theirs writes nothing while it trains, so ours does not either.
-    changed = {"updates": updates, "checkpoint_every": updates + 1}
+    changed = {"max_steps": updates, "save_steps": updates + 1}
     settings = setup.settings.model_copy(update=changed)
     run = Run(folder, seed, engine)
     task = Retrieval(setup.task.collection, run, setup.base, None)
@@ -259,10 +259,10 @@ def theirs(setup: Setup, seed: int, updates: int, *, bf16: bool = False) -> Trai
         arguments = SentenceTransformerTrainingArguments(
             output_dir=scratch,
             max_steps=updates,
-            per_device_train_batch_size=settings.queries_per_update,
+            per_device_train_batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
             lr_scheduler_type="linear",
-            warmup_steps=int(settings.warmup * updates),
+            warmup_steps=int(settings.warmup_ratio * updates),
             weight_decay=settings.weight_decay,
             max_grad_norm=1.0,
             batch_sampler=in_order,
@@ -373,7 +373,7 @@ def whole_training(
     if kept.exists() and store.read_json(kept)["inputs"] == inputs:
         return store.read_parquet(frame), store.read_json(kept)["first_loss"]
     print(f"== {side}, seed {seed}", flush=True)
-    updates = setup.settings.updates
+    updates = setup.settings.max_steps
     trained = (
         theirs(setup, seed, updates)
         if engine is None
@@ -455,7 +455,7 @@ def page(record: Mapping[str, Any]) -> str:
         f"{record['queries']:,} queries): {visible:.4f}."
     )
     words = (
-        f"{settings['updates']} updates of {settings['queries_per_update']} queries with "
+        f"{settings['max_steps']} steps of {settings['batch_size']} queries with "
         f"{settings['list_length']} passages each; seeds {', '.join(map(str, record['seeds']))}. "
         f"Time: {record['rounds']} alternated bursts of {record['burst']} updates, medians; the "
         "ratio is to theirs within a round, median and range. The first loss is that of the first "

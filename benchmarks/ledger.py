@@ -137,7 +137,7 @@ class Bench:
         """
         if not TeacherSpec.parse(teacher).fitted:
             return teacher, None
-        settings = {"updates": 1, "measures": 0, **given_to_teachers(self.settings)}
+        settings = {"max_steps": 1, "eval_steps": 0, **given_to_teachers(self.settings)}
         out = self.arm("teacher", "kl", 0, teacher, settings)
         return str(out / "teacher"), out
 

@@ -81,7 +81,7 @@ def main() -> int:
         "engine": choose_engine("torch", trains=True).training().key(),
         "matmul_gflops": limit / 1e9,
         "updates": asked.updates,
-        "queries_per_update": asked.queries,
+        "batch_size": asked.queries,
         "list_length": asked.list_length,
         "rows": rows,
     }
@@ -219,7 +219,7 @@ def train(
     teacher = DualTeacher("teacher", cut_layers(encoder, 1))
     task = Retrieval(collection, Run(folder, 0, choose_engine("torch", trains=True)), teacher, None)
     source = ListSource(random_lists(collection), asked.queries, asked.list_length, seed=0)
-    settings: Any = parse_settings(find("kl").settings, {"updates": updates, "measures": 0})
+    settings: Any = parse_settings(find("kl").settings, {"max_steps": updates, "eval_steps": 0})
 
     def loss(signals: Signals) -> Loss:
         divergence = kl_divergence(
@@ -273,7 +273,7 @@ def page(record: Mapping[str, Any]) -> str:
         ],
     ]
     words = (
-        f"In-batch KL, {record['queries_per_update']} queries with {record['list_length']} "
+        f"In-batch KL, {record['batch_size']} queries with {record['list_length']} "
         f"passages each, {record['updates']} updates in {record['engine']['precision']}. The limit "
         f"is the best matrix product, {record['matmul_gflops']:,.0f} GFLOP/s of this process's "
         f"time. Data digest {record['data']['digest'][:16]}."

@@ -404,10 +404,10 @@ def train_row(
     settings: Any = parse_settings(
         find("kl").settings,
         {
-            "updates": asked.burst,
-            "measures": 0,
+            "max_steps": asked.burst,
+            "eval_steps": 0,
             "keep": "last",
-            "queries_per_update": QUERIES_PER_UPDATE,
+            "batch_size": QUERIES_PER_UPDATE,
             "list_length": CANDIDATES,
         },
     )

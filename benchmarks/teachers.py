@@ -106,7 +106,7 @@ def taken(arm: Arm, bench: Bench, asked: Any) -> bool:
                 for kind in kinds_of(arm.spec, KINDS)
                 for key in own
             }
-            settings = {"updates": 1, "measures": 0, **fitting}
+            settings = {"max_steps": 1, "eval_steps": 0, **fitting}
         elif arm.fit is not None:
             teacher = str(arm.fit.out / "teacher")
         alone = arm.seed is not None and (arm.spec.fitted or arm.seed != min(asked.seeds))

@@ -28,15 +28,15 @@ from pathlib import Path
 from typing import Any
 
 # names of settings, in one place: a setting that is renamed is renamed here
-LISTS = {"queries_per_update": 6, "list_length": 3, "depth": 8}
-FEW = {"updates": 6, "measures": 2}
+LISTS = {"batch_size": 6, "list_length": 3, "candidates_per_query": 8}
+FEW = {"max_steps": 6, "eval_steps": 3}
 DUAL = {f"teacher_dual.{key}": value for key, value in {**FEW, **LISTS}.items()}
 CROSS = {f"teacher_cross.{key}": value for key, value in {**FEW, **LISTS}.items()}
-STAGED = {**LISTS, "updates": 12, "teacher_updates": 3, "ranker_queries_per_update": 4}
+STAGED = {**LISTS, "max_steps": 12, "teacher_max_steps": 3, "ranker_batch_size": 4}
 RECIPES: dict[str, tuple[str | None, dict[str, object]]] = {  # recipe: its teacher, its settings
     "contrastive": (None, {**FEW, **LISTS}),
     "kl": ("train:dual", {**FEW, **LISTS, **DUAL}),
-    "embed": ("{work}/kl/teacher", {**FEW, "texts_per_update": 24}),
+    "embed": ("{work}/kl/teacher", {**FEW, "texts_per_step": 24}),
     "margin_mse": ("train:cross", {**FEW, **LISTS, **DUAL, **CROSS}),
     "prod": (None, {**STAGED, "ladder": "dual/2,cross", "data_share": 0.25}),
     "ar2": (None, {**STAGED, "rounds": 2}),

@@ -19,7 +19,13 @@ from limbeck.recipes.kl import KLSettings
 from limbeck.store import digest_folder
 from limbeck.teachers import DualTeacher, load_teacher, teacher_of
 
-FEW = {"updates": 4, "queries_per_update": 8, "list_length": 3, "depth": 8, "measures": 0}
+FEW = {
+    "max_steps": 4,
+    "batch_size": 8,
+    "list_length": 3,
+    "candidates_per_query": 8,
+    "eval_steps": 0,
+}
 
 
 def opened(kind: str, folder: Path) -> Any:

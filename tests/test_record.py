@@ -13,7 +13,7 @@ ASKED: dict[str, object] = {
     "dim": None,
     "budget_seconds": 60.0,
     "force_teacher": False,
-    "settings": {"updates": "5", "teacher_dual.updates": "6"},
+    "settings": {"max_steps": "5", "teacher_dual.max_steps": "6"},
 }
 
 
@@ -26,7 +26,7 @@ def written(out: Path, asked: dict[str, object] = ASKED) -> dict[str, object]:
         {
             "asked": asked,
             "collection": COLLECTION,
-            "decided": {"updates": 7, "depth": None},
+            "decided": {"max_steps": 7, "candidates_per_query": None},
             "environment": record.environment(),
         },
     )
@@ -38,7 +38,7 @@ def written(out: Path, asked: dict[str, object] = ASKED) -> dict[str, object]:
 def test_what_is_written_is_read_back_without_what_is_not_set(tmp_path: Path) -> None:
     found = written(tmp_path)
     assert found["asked"] == {key: value for key, value in ASKED.items() if value is not None}
-    assert found["decided"] == {"updates": 7}
+    assert found["decided"] == {"max_steps": 7}
     assert record.read_record(tmp_path / "elsewhere") is None
 
 
@@ -57,7 +57,7 @@ def test_a_refused_teacher_may_be_forced(tmp_path: Path) -> None:
         ({"seed": 4}, "seed is 3 there and 4 here"),
         ({"dim": 64}, "dim is 'not set' there and 64 here"),
         ({"budget_seconds": None}, "budget_seconds is 60.0 there and 'not set' here"),
-        ({"settings": {"updates": "9"}}, "settings is"),
+        ({"settings": {"max_steps": "9"}}, "settings is"),
     ],
 )
 def test_another_command_is_refused_whatever_is_forced(

@@ -105,7 +105,7 @@ def test_shares_add_up_whatever_they_are() -> None:
 
 
 def test_fewer_updates_than_stages() -> None:
-    with pytest.raises(ValueError, match="2 updates are too few for 3 stages"):
+    with pytest.raises(ValueError, match="2 steps are too few for 3 stages"):
         shared_out(2, [0.5, 0.0, 0.3, 0.2])
 
 

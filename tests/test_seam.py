@@ -16,8 +16,8 @@ from limbeck.tasks.task import kinds
 from toy_task import Net, Toy, toy_task
 
 SOURCE = Path(__file__).parent.parent / "src" / "limbeck"
-SETTINGS = {"updates": 60, "learning_rate": 0.03, "measures": 2, "checkpoint_every": 10}
-TEACHER = {f"teacher_net.{key}": value for key, value in {**SETTINGS, "updates": 200}.items()}
+SETTINGS = {"max_steps": 60, "learning_rate": 0.03, "eval_steps": 30, "save_steps": 10}
+TEACHER = {f"teacher_net.{key}": value for key, value in {**SETTINGS, "max_steps": 200}.items()}
 ASKED = {"labels": 90, "precision": "fp32", "backend": "torch"}
 
 
@@ -123,13 +123,13 @@ def test_recipes_are_compared_with_the_baselines_of_their_task(tmp_path: Path) -
         recipes=["toy_kd"],
         seeds=[0],
         teacher="train",
-        updates=20,
+        max_steps=20,
         settings={"learning_rate": "0.02"},
         labels=60,
         precision="fp32",
     )
     assert found.record["baselines"] == ["toy_supervised", "toy_kd"]
-    assert found.record["budget"] == {"updates": 20, "points_per_update": 16}
+    assert found.record["budget"] == {"max_steps": 20, "batch_size": 16}
     assert "- toy_supervised" in found.page
     runs = [tmp_path / "bench" / f"{name}-0" for name in Toy.baselines]
     compared = pipeline.compare(runs)

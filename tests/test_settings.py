@@ -7,7 +7,15 @@ import pytest
 from pydantic import Field, ValidationError, model_validator
 
 from limbeck.errors import ConfigError
-from limbeck.settings import Setting, Settings, describe, parse_settings, read_toml
+from limbeck.recipes import registry
+from limbeck.settings import (
+    RENAMED,
+    Setting,
+    Settings,
+    describe,
+    parse_settings,
+    read_toml,
+)
 
 
 class Example(Settings):
@@ -61,6 +69,32 @@ def test_typed_values_defaults_and_none() -> None:
     typed = {"temperature": 2, "window": [3, 4], "depth": None}
     assert parse_settings(Example, typed) == Example(temperature=2.0, window=(3, 4))
     assert parse_settings(Example, {"depth": "None"}).depth is None
+
+
+class Renamed(Settings):
+    max_steps: int = Field(100, description="steps in all")
+    eval_steps: int = Field(3, description="steps between evaluations")
+
+
+def test_an_old_name_is_refused_with_the_new_one() -> None:
+    """From wherever it comes; not where a class still has the name, or has not the new one."""
+    with pytest.raises(ConfigError, match=r"^run\.toml: updates is now max_steps\.$"):
+        parse_settings(Renamed, {"updates": "7"}, where="run.toml")
+    with pytest.raises(
+        ConfigError, match=r"measures is now eval_steps \(steps between evaluations"
+    ):
+        parse_settings(Renamed, {"measures": 2})
+    with pytest.raises(ValidationError, match="updates is now max_steps"):
+        Renamed(updates=7)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match="unknown setting 'warmup'"):
+        parse_settings(Renamed, {"warmup": "0.1"})
+    assert Example(updates=7).updates == 7
+
+
+def test_every_old_name_is_of_a_setting_that_is_there() -> None:
+    known = {name for recipe in registry().values() for name in recipe.settings.model_fields}
+    assert set(RENAMED.values()) <= known
+    assert not known & set(RENAMED)
 
 
 def test_settings_round_trip() -> None:

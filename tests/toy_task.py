@@ -283,7 +283,7 @@ class ToyTask(Task):
         def value(players: Any) -> float:
             return float(self.table(players["student"].model, "dev")["accuracy"].mean())  # type: ignore[arg-type]
 
-        every = -(-updates // max(1, settings.measures))
+        every = settings.eval_every(updates) or updates
         trained = fit.train_stage(
             self.run,
             name,
@@ -373,7 +373,7 @@ class Toy(TaskKind):
     baselines = ("toy_supervised", "toy_kd")
     fits: ClassVar = {"net": ()}
     options = frozenset({"labels"})
-    budget = ("updates", "points_per_update")
+    budget = ("max_steps", "batch_size")
 
     def open(self, config: RunConfig, method: Method) -> ToyOpened:
         return self._opened(config, config.teachers if "teacher" in method.needs else ())
@@ -423,7 +423,7 @@ class Toy(TaskKind):
 class ToySettings(TrainingSettings):
     """Settings of all toy recipes."""
 
-    points_per_update: int = 16
+    batch_size: int = 16
     temperature: float = 1.0
 
 
@@ -433,7 +433,7 @@ def supervised(task: ToyTask, teacher: Any, student: Net, settings: ToySettings)
     def loss(signals: Signals) -> Loss:
         return Loss({"hard": cross_entropy(signals.scores["student"], settings.temperature)})
 
-    source = task.source(settings.points_per_update, labelled=True)
+    source = task.source(settings.batch_size, labelled=True)
     task.train("toy_supervised", student, source, settings, loss, None)
 
 
@@ -453,7 +453,7 @@ def distilled(task: ToyTask, teacher: Net, student: Net, settings: ToySettings) 
             }
         )
 
-    source = task.source(settings.points_per_update, labelled=False)
+    source = task.source(settings.batch_size, labelled=False)
     task.train("toy_kd", student, source, settings, loss, teacher)
 
 
@@ -463,7 +463,7 @@ def fitted(task: ToyTask, net: Net, settings: ToySettings) -> Net:
     def loss(signals: Signals) -> Loss:
         return Loss({"hard": cross_entropy(signals.scores["student"], settings.temperature)})
 
-    source = task.source(settings.points_per_update, labelled=True)
+    source = task.source(settings.batch_size, labelled=True)
     task.train("teacher_net", net, source, settings, loss, None)
     return net
 

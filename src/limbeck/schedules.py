@@ -69,7 +69,7 @@ def shared_out(total: int, shares: Sequence[float]) -> list[int]:
     """
     stages = sum(share > 0 for share in shares)
     if total < stages:
-        raise ValueError(f"{total} updates are too few for {stages} stages")
+        raise ValueError(f"{total} steps are too few for {stages} stages")
     wanted = [total * share / sum(shares) for share in shares]
     counts = [max(1, math.floor(want)) if want > 0 else 0 for want in wanted]
     while sum(counts) != total:  # the stage that is furthest from its share gives or takes one
@@ -108,4 +108,4 @@ def _done(update: int, warmup: int, total: int) -> float:
 
 def _check(warmup: int, total: int) -> None:
     if not (0 <= warmup <= total and total >= 1):
-        raise ValueError(f"a warm-up of {warmup} updates does not fit into {total} updates in all")
+        raise ValueError(f"a warm-up of {warmup} steps does not fit into {total} steps in all")

@@ -12,14 +12,29 @@ from __future__ import annotations
 import difflib
 import tomllib
 import types
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from limbeck.errors import ConfigError
+
+RENAMED = {  # names that settings had before 0.2.0, and have now
+    "updates": "max_steps",
+    "teacher_updates": "teacher_max_steps",
+    "measures": "eval_steps",
+    "warmup": "warmup_ratio",
+    "queries_per_update": "batch_size",
+    "ranker_queries_per_update": "ranker_batch_size",
+    "texts_per_update": "texts_per_step",
+    "checkpoint_every": "save_steps",
+    "depth": "candidates_per_query",
+    "first_rank": "range_min",
+    "margin": "absolute_margin",
+}
+REDEFINED = {"measures": "steps between evaluations on dev, not their number"}  # a new meaning too
 
 
 class Settings(BaseModel):
@@ -31,6 +46,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, values: Any) -> Any:
+        """Refuse old names with the new ones, of arguments too."""
+        for key in values if isinstance(values, Mapping) else ():
+            if told := renamed(str(key), cls.model_fields):
+                raise ValueError(told)
+        return values
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -83,6 +107,21 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def renamed(key: str, known: Container[str]) -> str | None:
+    """What became of a setting's old name, among the names that are known; None of any other.
+
+    Example:
+        >>> renamed("updates", ["max_steps"]), renamed("teacher_dual.updates", ["max_steps"])
+        ('updates is now max_steps', 'teacher_dual.updates is now teacher_dual.max_steps')
+    """
+    prefix, dot, name = key.rpartition(".")
+    now = RENAMED.get(name)
+    if now is None or name in known or now not in known:
+        return None
+    meaning = f" ({REDEFINED[name]})" if name in REDEFINED else ""
+    return f"{key} is now {prefix}{dot}{now}{meaning}"
+
+
 def describe(cls: type[Settings]) -> list[Setting]:
     """What can be set, in the order of the class.
 
@@ -117,6 +156,8 @@ def written(value: object) -> str:
 
 
 def _unknown(key: str, cls: type[Settings], where: str) -> str:
+    if told := renamed(key, cls.model_fields):
+        return f"{where}: {told}."
     near = difflib.get_close_matches(key, cls.model_fields, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"{where}: unknown setting {key!r}{hint} Settings here: {', '.join(cls.model_fields)}."

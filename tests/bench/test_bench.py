@@ -28,7 +28,7 @@ from processes import command_in_child
 pytestmark = pytest.mark.slow
 
 KILLED = -9
-LISTS = {"queries_per_update": 8, "list_length": 3, "depth": 8, "measures": 1}
+LISTS = {"batch_size": 8, "list_length": 3, "candidates_per_query": 8, "eval_steps": 6}
 SEEDS = (0, 1)
 ARMS = [f"{recipe}-{seed}" for recipe in ("contrastive", "kl", "kl-teacher-only") for seed in SEEDS]
 TIMES = {"training_seconds", "wall_seconds", "teacher"}  # no two runs take the same time
@@ -38,11 +38,11 @@ COMMITTED = Path(__file__).parent.parent.parent / "benchmarks" / "results"
 def words(data: Path, out: Path, student: Path) -> list[object]:
     """The command line of a fast comparison."""
     found: list[object] = ["bench", data, "--out", out, "--student", student]
-    found += ["--recipes", "contrastive,kl,kl:teacher-only", "--seeds", 2, "--updates", 6]
+    found += ["--recipes", "contrastive,kl,kl:teacher-only", "--seeds", 2, "--max-steps", 6]
     found += ["--student-layers", 2, "--precision", "fp32", "--labels", 15]
     for key, value in LISTS.items():
         found += ["--set", f"{key}={value}", "--set", f"teacher_dual.{key}={value}"]
-    return [*found, "--set", "teacher_dual.updates=6", "--set", "learning_rate=1e-3"]
+    return [*found, "--set", "teacher_dual.max_steps=6", "--set", "learning_rate=1e-3"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def test_each_arm_is_a_run_and_all_have_one_teacher_and_one_store(done: Done) ->
         assert asked["labels"] == 15
         assert asked["student_layers"] == 2
         assert asked["precision"] == "fp32"
-        assert asked["settings"]["updates"] == "6"
+        assert asked["settings"]["max_steps"] == "6"
         assert asked["seed"] == int(arm[-1])
         assert asked["recipe"].replace(":", "-") == arm[:-2]
     assert teachers == {str(done.out / "teacher" / "teacher")}
@@ -187,8 +187,8 @@ def test_the_page_says_first_what_could_be_seen_then_the_budget_then_the_figures
     assert seen.startswith("Smallest visible difference from contrastive in nDCG@10 (two-sided 5 %")
     assert f": kl {visible:.4f}, " in seen
     assert budget == (
-        "Budget of every recipe: updates 6, queries per update 8, list length 3, depth 8; the same "
-        "labels, and one teacher unless a recipe fits its own."
+        "Budget of every recipe: max steps 6, batch size 8, list length 3, candidates per query 8; "
+        "the same labels, and one teacher unless a recipe fits its own."
     )
     assert len(table.splitlines()) == 2 + 7
     kl = next(line for line in table.splitlines() if line.startswith("| kl |"))
@@ -380,22 +380,20 @@ def test_a_dry_run_lists_the_arms_and_writes_nothing(
     answer = invoke(*done.words(out), "--dry-run")
     assert answer.exit_code == 0, answer.output
     budget, *lines = answer.stdout.splitlines()
-    assert budget.startswith(
-        "Budget of every recipe: updates 6, queries per update 8, list length 3"
-    )
+    assert budget.startswith("Budget of every recipe: max steps 6, batch size 8, list length 3")
     assert len(lines) == 7
-    assert lines[0].startswith("1. the teacher, train:dual (to do): updates=1 measures=0 ")
+    assert lines[0].startswith("1. the teacher, train:dual (to do): max_steps=1 eval_steps=0 ")
     assert lines[5] == (
-        "6. kl:teacher-only, seed 0 (to do): updates=6 queries_per_update=8 list_length=3 depth=8 "
-        "measures=1 learning_rate=1e-3"
+        "6. kl:teacher-only, seed 0 (to do): max_steps=6 batch_size=8 list_length=3 "
+        "candidates_per_query=8 eval_steps=6 learning_rate=1e-3"
     )
     assert not out.exists()
     plan = json.loads(invoke(*done.words(done.out), "--dry-run", "--json").stdout)
     assert plan["budget"] == {
-        "updates": 6,
-        "queries_per_update": 8,
+        "max_steps": 6,
+        "batch_size": 8,
         "list_length": 3,
-        "depth": 8,
+        "candidates_per_query": 8,
     }
     assert [arm["arm"] for arm in plan["arms"]] == ["teacher", *ARMS]
     assert {arm["state"] for arm in plan["arms"]} == {"finished"}
@@ -410,10 +408,13 @@ def test_a_dry_run_lists_the_arms_and_writes_nothing(
         (["--recipes", ","], ["--recipes names none"]),
         (["--seeds", "0"], ["--seeds"]),
         (["--seeds", "two"], ["--seeds"]),
-        (["--updates", "0"], ["--updates"]),
+        (["--max-steps", "0"], ["--max-steps"]),
         (["--jobs", "0"], ["--jobs"]),
-        (["--set", "kl.updates=7"], ["updates must be the same", "contrastive 6, kl 7"]),
-        (["--set", "kl.depth=7"], ["depth must be the same", "contrastive 8, kl 7"]),
+        (["--set", "kl.max_steps=7"], ["max_steps must be the same", "contrastive 6, kl 7"]),
+        (
+            ["--set", "kl.candidates_per_query=7"],
+            ["candidates_per_query must be the same", "contrastive 8, kl 7"],
+        ),
         (["--set", "updatse=7"], ["updatse", "did you mean 'updates'"]),
         (["--set", "margin_mse.scale=7"], ["margin_mse is not compared here"]),
         (["--teacher", "train:duel"], ["train:duel", "train:dual"]),
@@ -476,7 +477,7 @@ def test_other_settings_are_refused_before_any_arm_is_run(
     done: Done, invoke: Invoke, tmp_path: Path
 ) -> None:
     for given, says in (
-        (["--updates", 7], "'updates': '6'"),
+        (["--max-steps", 7], "'max_steps': '6'"),
         (["--labels", 16], "labels is 15 there and 16 here"),
         (["--set", "kl.temperature=0.1"], f"{done.out / 'kl-0'} holds another run"),
         (["--student-layers", 3], "student_layers is 2 there and 3 here"),
@@ -517,8 +518,8 @@ def game(done: Done, tmp_path_factory: pytest.TempPathFactory) -> Path:
         word if word != "contrastive,kl,kl:teacher-only" else "ar2,ar2:lambda-zero"
         for word in words(done.data, out, done.student)
     ]
-    given += ["--set", "ar2.teacher_updates=4", "--set", "ar2.rounds=1"]
-    given += ["--set", "ar2:lambda-zero.teacher_updates=4", "--set", "ar2:lambda-zero.rounds=1"]
+    given += ["--set", "ar2.teacher_max_steps=4", "--set", "ar2.rounds=1"]
+    given += ["--set", "ar2:lambda-zero.teacher_max_steps=4", "--set", "ar2:lambda-zero.rounds=1"]
     given[given.index("--seeds") + 1] = 1
     answer = CliRunner().invoke(app, [str(word) for word in given])
     assert answer.exit_code == 0, answer.output
@@ -573,18 +574,18 @@ def test_several_teachers_fitted_and_given_serve_all_arms(
 ) -> None:
     """Fitted once; results name no folder."""
     base, out = str(tiny_other_folder), tmp_path / "out"
-    given = {key: value for key, value in LISTS.items() if key != "measures"}
+    given = {key: value for key, value in LISTS.items() if key != "eval_steps"}
     settings = {**given, **{f"teacher_dual.{key}": value for key, value in given.items()}}
     found = bench(
         done.data,
         out=out,
         recipes=["kl"],
         seeds=[0],
-        updates=3,
+        max_steps=3,
         teacher=["train:dual", f"big=train:dual:{base}", f"as-is={base}"],
         student=str(done.student),
         student_layers=2,
-        settings={**settings, "teacher_dual.updates": 3, "measures": 0},
+        settings={**settings, "teacher_dual.max_steps": 3, "eval_steps": 0},
         precision="fp32",
     )
     record = tomllib.loads((out / "kl-0" / "run.toml").read_text())

@@ -15,14 +15,14 @@ from limbeck.errors import ConfigError
 
 def test_settings_go_to_the_recipes_that_have_them() -> None:
     """10 queries with lists of 4 are 10 * (1 + 4) = 50 texts, for a recipe without lists."""
-    given = {"queries_per_update": "10", "kl.temperature": "0.1", "teacher_dual.updates": "5"}
+    given = {"batch_size": "10", "kl.temperature": "0.1", "teacher_dual.max_steps": "5"}
     found = equal_settings(["contrastive", "kl", "embed"], given)
     assert found == {
-        "contrastive": {"updates": "300", "queries_per_update": "10"},
-        "kl": {"updates": "300", "queries_per_update": "10", "temperature": "0.1"},
-        "embed": {"updates": "300", "texts_per_update": "50"},
+        "contrastive": {"max_steps": "300", "batch_size": "10"},
+        "kl": {"max_steps": "300", "batch_size": "10", "temperature": "0.1"},
+        "embed": {"max_steps": "300", "texts_per_step": "50"},
     }
-    assert given_to_teachers(given) == {"teacher_dual.updates": "5"}
+    assert given_to_teachers(given) == {"teacher_dual.max_steps": "5"}
 
 
 def test_the_more_particular_setting_wins_whatever_the_order() -> None:
@@ -38,30 +38,48 @@ def test_the_more_particular_setting_wins_whatever_the_order() -> None:
 
 def test_a_budget_is_the_baselines_where_nothing_is_said() -> None:
     """Lists of `margin_mse` are 8 long by themselves, those of `contrastive` 4."""
-    found = equal_settings(["contrastive", "kl", "margin_mse"], {"contrastive.depth": "9"}, 7)
-    assert found["margin_mse"] == {"updates": "7", "list_length": "4", "depth": "9"}
-    assert found["kl"] == {"updates": "7", "depth": "9"}
+    found = equal_settings(
+        ["contrastive", "kl", "margin_mse"], {"contrastive.candidates_per_query": "9"}, 7
+    )
+    assert found["margin_mse"] == {
+        "max_steps": "7",
+        "list_length": "4",
+        "candidates_per_query": "9",
+    }
+    assert found["kl"] == {"max_steps": "7", "candidates_per_query": "9"}
     assert budget_of(found) == {
-        "updates": 7,
-        "queries_per_update": 64,
+        "max_steps": 7,
+        "batch_size": 64,
         "list_length": 4,
-        "depth": 9,
+        "candidates_per_query": 9,
     }
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"kl.updates": "5"}, "updates must be the same .*contrastive 300, kl 5"),
-        ({"kl.queries_per_update": "5"}, "queries_per_update must be .*contrastive 64, kl 5"),
+        ({"kl.max_steps": "5"}, "max_steps must be the same .*contrastive 300, kl 5"),
+        ({"kl.batch_size": "5"}, "batch_size must be .*contrastive 64, kl 5"),
         ({"kl.list_length": "5"}, "list_length must be .*contrastive 4, kl 5"),
-        ({"kl.depth": "5"}, "depth must be .*contrastive 32, kl 5"),
-        ({"updatse": "5"}, "none of contrastive, kl has such a setting; did you mean 'updates'"),
+        ({"kl.candidates_per_query": "5"}, "candidates_per_query must be .*contrastive 32, kl 5"),
+        (
+            {"max_stesp": "5"},
+            "none of contrastive, kl has such a setting; did you mean 'max_steps'",
+        ),
+        ({"updates": "5"}, "--set: updates is now max_steps"),
+        ({"kl.depth": "5"}, "for kl: depth is now candidates_per_query"),
+        (
+            {"teacher_dual.measures": "1"},
+            "teacher_dual.: measures is now eval_steps .steps between",
+        ),
         ({"kl.temprature": "5"}, "for kl: unknown setting 'temprature'; did you mean"),
         ({"teacher_dual.temprature": "5"}, "teacher_dual.: unknown setting"),
         ({"margin_mse.scale": "5"}, "margin_mse is not compared here. Add it to --recipes"),
         ({"lk.scale": "5"}, "no recipe 'lk'"),
-        ({"kl:teacher.depth": "5"}, "no preset 'teacher'; did you mean 'teacher-only'"),
+        (
+            {"kl:teacher.candidates_per_query": "5"},
+            "no preset 'teacher'; did you mean 'teacher-only'",
+        ),
     ],
 )
 def test_what_is_unequal_or_unknown_is_refused(given: dict[str, str], says: str) -> None:
@@ -70,9 +88,9 @@ def test_what_is_unequal_or_unknown_is_refused(given: dict[str, str], says: str)
 
 
 def test_equal_is_equal_whoever_says_it() -> None:
-    refuse_unequal({"kl": {"updates": "5"}, "embed": {"updates": "5"}})
-    with pytest.raises(ConfigError, match="updates must be the same"):
-        refuse_unequal({"kl": {"updates": "5"}, "embed": {"updates": "6"}})
+    refuse_unequal({"kl": {"max_steps": "5"}, "embed": {"max_steps": "5"}})
+    with pytest.raises(ConfigError, match="max_steps must be the same"):
+        refuse_unequal({"kl": {"max_steps": "5"}, "embed": {"max_steps": "6"}})
 
 
 def test_baselines_take_part_once_and_in_front_unless_named() -> None:

@@ -5,18 +5,18 @@ from limbeck.evaluation.measures import RETRIEVAL
 
 
 def test_who_made_other_updates_is_named() -> None:
-    allowed = {"updates": 1300, "queries_per_update": 8, "list_length": 3, "depth": 9}
+    allowed = {"max_steps": 1300, "batch_size": 8, "list_length": 3, "candidates_per_query": 9}
     rows = [
         {"system": "bm25"},
         {"system": "kl", "updates": 1300},
         {"system": "prod", "updates": 3900},
     ]
     told = (
-        "Budget of every recipe: updates 1,300, queries per update 8, list length 3, depth 9; the "
-        "same labels, and one teacher unless a recipe fits its own."
+        "Budget of every recipe: max steps 1,300, batch size 8, list length 3, candidates per "
+        "query 9; the same labels, and one teacher unless a recipe fits its own."
     )
     assert budget({"budget": allowed, "rows": rows[:2]}) == told
-    made = "Other numbers of updates: prod made 3,900."
+    made = "Other numbers of steps: prod made 3,900."
     assert budget({"budget": allowed, "rows": rows}) == f"{told} {made}"
 
 

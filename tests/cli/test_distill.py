@@ -45,7 +45,7 @@ def test_every_option_reaches_the_pipeline(
     invoke: Invoke, pipeline: FakePipeline, tmp_path: Path
 ) -> None:
     file = tmp_path / "settings.toml"
-    file.write_text("updates = 100\ntemperature = 2.0\n[teacher_dual]\nupdates = 9\n")
+    file.write_text("max_steps = 100\ntemperature = 2.0\n[teacher_dual]\nmax_steps = 9\n")
     options = "--teacher dual:t --teacher scores:u --teacher-weights 0.7,0.3 --student s "
     options += (
         "--student-layers 2 --layer-choice first --dim 64 --query-prompt q: --passage-prompt= "
@@ -55,7 +55,7 @@ def test_every_option_reaches_the_pipeline(
     options += "--keep-own-passage --candidates a.trec --candidates b.tsv --query-model t5 "
     result = invoke(
         *["distill", "docs", "--out", "run", *options.split(), "--settings", file],
-        *["--set", "updates=5", "--set", "name=a=b"],
+        *["--set", "max_steps=5", "--set", "name=a=b"],
     )
     assert result.exit_code == 0, result.stderr
     given = {key: value for key, value in pipeline.arguments.items() if key != "progress"}
@@ -71,9 +71,9 @@ def test_every_option_reaches_the_pipeline(
         "passage_prompt": "",
         "recipe": "kl",
         "settings": {
-            "updates": "5",
+            "max_steps": "5",
             "temperature": 2.0,
-            "teacher_dual.updates": 9,
+            "teacher_dual.max_steps": 9,
             "name": "a=b",
         },
         "labels": 500,
@@ -155,7 +155,7 @@ def test_an_interrupt_says_how_to_go_on(invoke: Invoke, pipeline: FakePipeline) 
         (["--otu", "x"], "--out"),
         (["--budget", "20"], "20m"),
         (["--budget", "0m"], "0m"),
-        (["--set", "updates"], "--set key=value"),
+        (["--set", "max_steps"], "--set key=value"),
         (["--set", "=5"], "--set key=value"),
         (["--labels", "0"], "--labels"),
         (["--student-layers", "0"], "--student-layers"),

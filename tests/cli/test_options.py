@@ -14,7 +14,7 @@ from limbeck.config.teacher_spec import parse_specs
 from .conftest import FakePipeline, Invoke
 
 FIELDS = {each.name: each for each in fields(RunConfig) if each.name != "data"}
-WRITTEN = {"settings": "updates=5", "budget_seconds": "90s", "teacher_weights": "0.7,0.3"}
+WRITTEN = {"settings": "max_steps=5", "budget_seconds": "90s", "teacher_weights": "0.7,0.3"}
 OF_A_CALL = {
     "distill": {"--out", "--settings", "--force", "--dry-run", "--json", "--help"},
     "plan": {"--out", "--settings", "--json", "--help"},

@@ -39,7 +39,7 @@ language = "de"
 
 [settings]
 updates = "300"
-"teacher_dual.updates" = "60"
+"teacher_dual.max_steps" = "60"
 """
 
 

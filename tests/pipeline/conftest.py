@@ -15,13 +15,19 @@ from limbeck import pipeline
 from limbeck.cli import app
 from limbeck.store import read_json
 
-LISTS = {"updates": 6, "queries_per_update": 8, "list_length": 3, "depth": 8, "measures": 1}
+LISTS = {
+    "max_steps": 6,
+    "batch_size": 8,
+    "list_length": 3,
+    "candidates_per_query": 8,
+    "eval_steps": 6,
+}
 FAST: dict[str, object] = {
     **LISTS,
     "learning_rate": 1e-3,
     **{f"teacher_dual.{key}": value for key, value in LISTS.items()},
     **{f"teacher_cross.{key}": value for key, value in LISTS.items()},
-    "teacher_ensemble.depth": 8,
+    "teacher_ensemble.candidates_per_query": 8,
 }
 
 Distil = Callable[..., pipeline.Result]

@@ -36,11 +36,14 @@ def test_a_run_in_openvino_repeats_itself_and_converts_no_model_in_training(
     converted: list[object] = []
     monkeypatch.setattr(compiled, "to_openvino", counting(converted))
     monkeypatch.setattr(compiled, "_kept", OrderedDict())  # other tests use the same base encoder
-    first = distil(backend="openvino", settings={"measures": 3})
+    first = distil(backend="openvino", settings={"eval_steps": 2})
     # the base encoder, the undistilled student, the teacher and the student
     assert len(converted) == 4
     again = distil(
-        backend="openvino", settings={"measures": 3}, out=tmp_path / "again", store=tmp_path / "new"
+        backend="openvino",
+        settings={"eval_steps": 2},
+        out=tmp_path / "again",
+        store=tmp_path / "new",
     )
     for name in MEASURES:
         assert [row[name] for row in again.rows] == [row[name] for row in first.rows]

@@ -106,10 +106,12 @@ def test_no_data_at_all(invoke: Invoke, tmp_path: Path) -> None:
         ("--recipe", "embed:paper", ["embed has no preset 'paper'", "Its presets: none"]),
         ("--recipe", "teacher_dual", ["fits a teacher", "--teacher train"]),
         ("--set", "updatse=3", ["unknown setting 'updatse'", "did you mean 'updates'"]),
-        ("--set", "updates=many", ["updates = 'many'", "int"]),
+        ("--set", "max_steps=many", ["max_steps = 'many'", "int"]),
         ("--set", "teacher_dual.temprature=3", ["teacher_dual", "did you mean 'temperature'"]),
-        ("--set", "teacher_daul.updates=3", ["did you mean 'teacher_dual'"]),
-        ("--set", "contrastive.updates=3", ["contrastive.updates", "--recipe contrastive"]),
+        ("--set", "updates=3", ["--set: updates is now max_steps"]),
+        ("--set", "teacher_dual.updates=3", ["teacher_dual.: updates is now max_steps"]),
+        ("--set", "teacher_daul.max_steps=3", ["did you mean 'teacher_dual'"]),
+        ("--set", "contrastive.max_steps=3", ["contrastive.max_steps", "--recipe contrastive"]),
         ("--teacher", "train:duel", ["train:duel", "train:dual"]),
         ("--teacher", "nowhere/at/all", ["nowhere/at/all"]),
         ("--student", "nowhere/at/all", ["nowhere/at/all"]),
@@ -275,7 +277,7 @@ def test_all_queries_in_test(invoke: Invoke, tmp_path: Path, tiny_encoder_folder
     data = made_up(labelled=0, unlabelled=0, splits=["test"]).write(tmp_path / "benchmark")
     teacher = ["--teacher", tiny_encoder_folder]
     refused(invoke, tmp_path / "run", data, *teacher, says=["all are in dev or test", "embed"])
-    few = ["--set", "updates=3", "--set", "texts_per_update=16"]
+    few = ["--set", "max_steps=3", "--set", "texts_per_step=16"]
     answer = invoke("distill", data, *teacher, "--recipe", "embed", *few, settings=False)
     assert answer.exit_code == 0, answer.output
     rows = read_json(tmp_path / "run" / "metrics.json")["rows"]

@@ -23,7 +23,7 @@ def test_runs_in_one_process_leave_no_models(distil: Distil, tmp_path: Path) -> 
     try:
         left = []
         for seed in range(6):
-            few = {"updates": 1, "measures": 0}
+            few = {"max_steps": 1, "eval_steps": 0}
             distil(out=tmp_path / f"{seed}", seed=seed, recipe="contrastive", settings=few)
             left.append(models_alive())
     finally:

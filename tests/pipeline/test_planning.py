@@ -69,7 +69,7 @@ def test_a_plan_keeps_nothing_and_knows_what_the_store_holds(
 def test_updates_and_pairs_follow_the_settings(arguments: dict[str, Any], data: Path) -> None:
     given = {key: value for key, value in arguments.items() if key != "out"}
     few, many = (
-        parts_of(plan(str(data), **{**given, "settings": {**FAST, "updates": updates}}))
+        parts_of(plan(str(data), **{**given, "settings": {**FAST, "max_steps": updates}}))
         for updates in (5, 5000)
     )
     assert (few["train-kl"].updates, many["train-kl"].updates) == (5, 5000)

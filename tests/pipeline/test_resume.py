@@ -47,9 +47,9 @@ def whole(tiny_encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
         "teacher": "train:cross",
         "settings": {
             **FAST,
-            "checkpoint_every": CHECKPOINT_EVERY,
-            "teacher_dual.checkpoint_every": CHECKPOINT_EVERY,
-            "teacher_cross.checkpoint_every": CHECKPOINT_EVERY,
+            "save_steps": CHECKPOINT_EVERY,
+            "teacher_dual.save_steps": CHECKPOINT_EVERY,
+            "teacher_cross.save_steps": CHECKPOINT_EVERY,
         },
         "force_teacher": True,
         "precision": "fp32",

@@ -192,10 +192,14 @@ def test_the_student_tells_no_path_and_no_date(finished: Finished) -> None:
 def test_another_recipe_finds_all_that_a_fitted_teacher_said(
     finished: Finished, tmp_path: Path, recipe: str
 ) -> None:
-    settings = {key: FAST[key] for key in ("updates", "measures", "learning_rate")}
+    settings = {key: FAST[key] for key in ("max_steps", "eval_steps", "learning_rate")}
     teacher = str(finished.out / "teacher")
     changes = {"out": tmp_path / "run", "recipe": recipe, "teacher": teacher}
-    lists = {} if recipe == "embed" else {key: FAST[key] for key in ("list_length", "depth")}
+    lists = (
+        {}
+        if recipe == "embed"
+        else {key: FAST[key] for key in ("list_length", "candidates_per_query")}
+    )
     result = pipeline.distill(
         finished.data, **{**finished.arguments, **changes, "settings": {**settings, **lists}}
     )
@@ -284,9 +288,9 @@ def test_a_dry_run_says_the_stages_and_leaves_nothing(
     assert "contrastive" not in invoke("distill", data, "--dry-run", "--force-teacher").stdout
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "store").exists()
-    refused = invoke("distill", data, "--dry-run", "--set", "updatse=3")
+    refused = invoke("distill", data, "--dry-run", "--set", "max_stesp=3")
     assert refused.exit_code == 2
-    assert "did you mean 'updates'" in refused.stderr
+    assert "did you mean 'max_steps'" in refused.stderr
     with pytest.raises(TypeError, match="layres"):
         pipeline.dry_run(data, out="run", layres=2)
 
@@ -295,19 +299,19 @@ def test_a_dry_run_says_the_stages_and_leaves_nothing(
 def test_a_budget_is_decided_once(
     distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = {"updates": 4, "teacher_dual.updates": 4}
+    few = {"max_steps": 4, "teacher_dual.max_steps": 4}
     distil(budget_seconds=1e6, settings=few)
     record = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
     assert record["decided"] == {
-        "updates": 1000,
-        "teacher_updates": 1000,
+        "max_steps": 1000,
+        "teacher_max_steps": 1000,
         "list_length": 8,
-        "depth": 64,
+        "candidates_per_query": 64,
     }
     settings = json.loads((tmp_path / "run" / "stages" / "train-kl" / "inputs.json").read_text())[
         "inputs"
     ]["settings"]
-    assert settings["updates"] == 4  # what is given wins
+    assert settings["max_steps"] == 4  # what is given wins
 
     def refuse(*_: object) -> None:
         raise AssertionError("a budget is decided once")
@@ -329,7 +333,11 @@ def test_a_budget_fills_in_what_is_not_given(
     for stage in ("train-kl", "train-teacher_dual"):
         inputs = json.loads((tmp_path / "run" / "stages" / stage / "inputs.json").read_text())
         settings = inputs["inputs"]["settings"]
-        assert (settings["updates"], settings["list_length"], settings["depth"]) == (5, 8, 64)
+        assert (
+            settings["max_steps"],
+            settings["list_length"],
+            settings["candidates_per_query"],
+        ) == (5, 8, 64)
 
 
 @pytest.mark.slow
@@ -350,7 +358,7 @@ def test_a_short_budget_fits_fewer_teachers(
 
     speeds = Dear([cheap], known=defaultdict(float))
     monkeypatch.setattr("limbeck.tasks.retrieval.probing.probed", lambda *_, **__: speeds)
-    few = {"updates": 4, "teacher_dual.updates": 4}
+    few = {"max_steps": 4, "teacher_dual.max_steps": 4}
     result = distil(budget_seconds=60, teacher="train", settings=few)
     record = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
     assert record["decided"]["fits"] == ["dual"]

@@ -23,24 +23,24 @@ pytestmark = pytest.mark.slow
 KILLED = -9
 SETTINGS: dict[str, dict[str, object]] = {
     "prod": {
-        "updates": 16,
-        "teacher_updates": 4,
-        "queries_per_update": 8,
-        "ranker_queries_per_update": 4,
+        "max_steps": 16,
+        "teacher_max_steps": 4,
+        "batch_size": 8,
+        "ranker_batch_size": 4,
         "list_length": 3,
-        "depth": 8,
+        "candidates_per_query": 8,
         "learning_rate": 1e-3,
         "student_rank_to": 8,
         "teacher_rank_to": 8,
         "strictly": False,
     },
     "ar2": {
-        "updates": 12,
-        "teacher_updates": 3,
-        "queries_per_update": 8,
-        "ranker_queries_per_update": 4,
+        "max_steps": 12,
+        "teacher_max_steps": 3,
+        "batch_size": 8,
+        "ranker_batch_size": 4,
         "list_length": 3,
-        "depth": 8,
+        "candidates_per_query": 8,
         "learning_rate": 1e-3,
         "rounds": 2,
         "ranker_share": 0.4,
@@ -79,7 +79,7 @@ def done(
                 "student": str(tiny_encoder_folder),
                 "student_layers": 2,
                 "recipe": recipe,
-                "settings": {**SETTINGS[recipe], "checkpoint_every": 1},
+                "settings": {**SETTINGS[recipe], "save_steps": 1},
                 "precision": "fp32",
             }
             places = {"out": folder / "run", "store": folder / "store"}
@@ -163,7 +163,7 @@ def test_a_budget_chooses_the_updates_of_student_and_teachers(
     monkeypatch.setattr("limbeck.tasks.retrieval.budget.LEAST_UPDATES", 7)
     monkeypatch.setattr("limbeck.tasks.retrieval.budget.ENOUGH_UPDATES", 20)
     monkeypatch.setattr("limbeck.tasks.retrieval.budget.MOST_UPDATES", 28)
-    own = ("updates", "teacher_updates", "list_length", "depth")
+    own = ("max_steps", "teacher_max_steps", "list_length", "candidates_per_query")
     given = {key: value for key, value in SETTINGS[recipe].items() if key not in own}
     places = {"out": tmp_path / "run", "store": tmp_path / "store"}
     arguments = {**done(recipe).arguments, **places, "settings": given}
@@ -264,7 +264,11 @@ def test_teachers_are_fitted_for_it_from_any_base(
 ) -> None:
     """Before the recipe, as `--teacher` says, or as a rung in its turn; both are planned."""
     run, base = done(recipe), str(tiny_other_folder)
-    settings = {**run.arguments["settings"], "teacher_dual.updates": 3, "teacher_cross.updates": 3}
+    settings = {
+        **run.arguments["settings"],
+        "teacher_dual.max_steps": 3,
+        "teacher_cross.max_steps": 3,
+    }
     settings |= {"ladder": ladder.replace("BASE", base)} if ladder else {}
     arguments = {**run.arguments, "settings": settings, "teacher": teacher.replace("BASE", base)}
     foretold = pipeline.plan(**arguments, store=tmp_path / "store")
@@ -293,7 +297,7 @@ def test_teachers_are_fitted_for_it_from_any_base(
         (["--recipe", "prod", "--budget", "0.1s"], "--budget 0s is too short"),
         (["--recipe", "prod", "--set", "ladder=dual,no/such"], "no/such"),
         (["--recipe", "ar2", "--teacher", "ENCODER"], "ar2 cannot use a teacher that is a dual"),
-        (["--recipe", "prod", "--set", "updates=3"], "3 updates are too few for 6 stages"),
+        (["--recipe", "prod", "--set", "max_steps=3"], "3 steps are too few for 6 stages"),
     ],
 )
 def test_what_cannot_be_is_refused(

@@ -231,7 +231,7 @@ def test_several_encoders_score_whole_updates(
 def test_embed_takes_several_encoders(
     arguments: dict[str, Any], data: Path, two_encoders: list[str]
 ) -> None:
-    given = {**arguments, "recipe": "embed", "settings": {"updates": 4, "texts_per_update": 16}}
+    given = {**arguments, "recipe": "embed", "settings": {"max_steps": 4, "texts_per_step": 16}}
     result = pipeline.distill(data, **{**given, "teacher": two_encoders})
     assert result.rows[-1]["model"] == "student"
 
@@ -244,7 +244,7 @@ def test_a_budget_knows_what_such_teachers_cost(
     distil(teacher=several, budget_seconds=600.0)
     record = read_record(tmp_path / "run")
     assert record is not None
-    assert record["decided"]["depth"] > 0
+    assert record["decided"]["candidates_per_query"] > 0
 
 
 # --- fitted, from any base, alone and in company -------------------------------------------------

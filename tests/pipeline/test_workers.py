@@ -28,7 +28,9 @@ def test_a_run_gives_the_same_bytes_with_any_number_of_workers(
     students = set()
     for count in (1, 2):
         out = tmp_path / f"run-{count}"
-        distil(workers=count, out=out, store=tmp_path / f"store-{count}", settings={"measures": 2})
+        distil(
+            workers=count, out=out, store=tmp_path / f"store-{count}", settings={"eval_steps": 3}
+        )
         assert workers._kept is not None
         assert len(workers._kept) == count
         students.add(digest_folder(out / "student"))

@@ -24,15 +24,15 @@ from limbeck.teachers import CrossTeacher, DualTeacher
 from retrieval_here import Trained, a_task, encoded, in_memory, trained_stages
 
 SMALL: dict[str, object] = {
-    "updates": 20,
-    "teacher_updates": 4,
-    "queries_per_update": 5,
+    "max_steps": 20,
+    "teacher_max_steps": 4,
+    "batch_size": 5,
     "list_length": 4,
-    "depth": 8,
+    "candidates_per_query": 8,
     "learning_rate": 1e-3,
     "game_learning_rate": 1e-3,
     "ranker_learning_rate": 1e-3,
-    "ranker_queries_per_update": 4,
+    "ranker_batch_size": 4,
     "rounds": 3,
     "adversarial_weight": 0.5,
 }

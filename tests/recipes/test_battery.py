@@ -36,7 +36,7 @@ from retrieval_here import a_task, stage_of
 
 RECIPES = registry()
 STUDENT = [name for name, recipe in RECIPES.items() if recipe.makes == "student"]
-TRAINED = [name for name, recipe in RECIPES.items() if "updates" in recipe.settings.model_fields]
+TRAINED = [name for name, recipe in RECIPES.items() if "max_steps" in recipe.settings.model_fields]
 # every kind of teacher that a recipe can learn from; "dual" also where it needs none
 TAUGHT = [
     (name, kind)
@@ -45,18 +45,18 @@ TAUGHT = [
     if kind == "dual" or RECIPES[name].needs & {"teacher", "vectors"} == {"teacher"}
 ]
 SMALL = {
-    "updates": 2,
-    "queries_per_update": 5,
-    "texts_per_update": 12,
+    "max_steps": 2,
+    "batch_size": 5,
+    "texts_per_step": 12,
     "list_length": 3,
-    "depth": 6,
+    "candidates_per_query": 6,
     "learning_rate": 1e-3,
 }
 # a recipe of many stages: enough for two updates in some of them, and queries to choose from
 STAGED = {
-    "updates": 16,
-    "teacher_updates": 4,
-    "ranker_queries_per_update": 4,
+    "max_steps": 16,
+    "teacher_max_steps": 4,
+    "ranker_batch_size": 4,
     "rounds": 2,
     "student_rank_to": 8,
     "teacher_rank_to": 8,
@@ -166,7 +166,13 @@ def test_the_seed_decides_the_weights(name: str, trained: Train) -> None:
 # --- every setting counts ------------------------------------------------------------------------
 
 
-NAMED = {"warmup": 0.5, "data_rounds": 0, "student_rank_to": 1, "teacher_rank_to": 1}
+NAMED = {
+    "warmup_ratio": 0.5,
+    "eval_steps": 2,
+    "data_rounds": 0,
+    "student_rank_to": 1,
+    "teacher_rank_to": 1,
+}
 
 
 def another(recipe: Recipe, settings: Settings, name: str) -> object:
@@ -206,9 +212,7 @@ def fingerprint(stage: Stage, run: Any) -> str:
         signals = turn.forward(Pass(run, frozen, frozenset(), **place), stage.source.batch(0))
         parts = {name: float(part) for name, part in turn.loss(signals).parts.items()}
     measure = stage.measure and [stage.measure.every, stage.measure.keep]
-    return digest(
-        [players, parts, stage.source.digest, stage.updates, measure, run.checkpoint_every]
-    )
+    return digest([players, parts, stage.source.digest, stage.updates, measure, run.save_steps])
 
 
 class _Differs(Exception):
@@ -261,9 +265,9 @@ def test_every_setting_changes_what_a_stage_does(
 ) -> None:
     """The stages of a recipe that has many are looked at when they have been trained."""
     recipe = RECIPES[name]
-    base = {**SMALL, "updates": 12}
+    base = {**SMALL, "max_steps": 12}
     if recipe.fits:
-        base |= {"updates": 32, "data_share": 0.25, "data_passes": 1.0}
+        base |= {"max_steps": 32, "data_share": 0.25, "data_passes": 1.0}
         base |= {"ladder": ("dual/2", "cross")}
     folders, recorded = itertools.count(), Recorded()
 
@@ -330,7 +334,7 @@ def test_an_ensembles_weights_are_the_best_on_dev(
     recipe = RECIPES["teacher_ensemble"]
     members = teachers["dual"], teachers["cross"]
     for depth in (6, 12):
-        found = recipe.function(task, *members, recipe.settings(depth=depth))
+        found = recipe.function(task, *members, recipe.settings(candidates_per_query=depth))
         pools = task.pools(task.split_queries("dev"), depth=depth, teacher=members[0])
         scores = [task.pair_scores(member, task.pool_pairs(pools)) for member in members]
         qualities = {}

@@ -18,7 +18,7 @@ from limbeck.teachers import CrossTeacher, DualTeacher
 from limbeck.training import Pass, Stage, frozen_player
 from retrieval_here import a_task, encoded, stage_of
 
-LISTS = {"queries_per_update": 7, "list_length": 4, "depth": 8, "updates": 1}
+LISTS = {"batch_size": 7, "list_length": 4, "candidates_per_query": 8, "max_steps": 1}
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def test_embed(catch: Catch, student: Encoder, dual: DualTeacher, dimension: int
     """1 - cosine; a student of another width goes through the map beside it first."""
     if dimension:
         student = with_dimension(student, dimension, seed=0)
-    found = catch("embed", dual, student, texts_per_update=20)
+    found = catch("embed", dual, student, texts_per_step=20)
     texts, batch = found.task.collection, found.stage.source.batch(0)
     queries = [texts.queries.texts[at] for at in batch.queries]
     passages = [texts.passages.texts[at] for at in batch.passages]

@@ -26,14 +26,14 @@ from limbeck.teachers import CrossTeacher, DualTeacher
 from retrieval_here import Trained, a_task, encoded, in_memory, trained_stages
 
 SMALL: dict[str, object] = {
-    "updates": 22,
-    "teacher_updates": 4,
-    "queries_per_update": 5,
+    "max_steps": 22,
+    "teacher_max_steps": 4,
+    "batch_size": 5,
     "list_length": 3,
-    "depth": 8,
+    "candidates_per_query": 8,
     "learning_rate": 1e-3,
-    "warmup": 0.0,
-    "ranker_queries_per_update": 4,
+    "warmup_ratio": 0.0,
+    "ranker_batch_size": 4,
     "student_rank_to": 8,  # of the toy's queries few are confusing by the paper's ranks
     "teacher_rank_to": 8,
     "strictly": False,
@@ -365,8 +365,8 @@ def test_a_given_teacher_comes_last(prod: Run, tiny_ranker: Ranker) -> None:
 
 
 def test_too_few_updates_for_the_stages_are_refused(prod: Run) -> None:
-    with pytest.raises(ConfigError, match="5 updates are too few for 6 stages"):
-        prod(updates=5)
+    with pytest.raises(ConfigError, match="5 steps are too few for 6 stages"):
+        prod(max_steps=5)
 
 
 # --- the data step -------------------------------------------------------------------------------
@@ -435,7 +435,7 @@ def test_data_rounds_go_on_while_dev_rises(prod: Run) -> None:
     """Every round is mined anew, by the student of the round before; dev's figures are given."""
     figures = iter([0.1, 0.1, 0.1, 0.2, 0.3, 0.3, 0.4])
     patches = {"limbeck.recipes.prod.train_taught": rising(figures)}
-    stages, told, task = prod(updates=60, data_rounds=4, data_share=0.4, patches=patches)
+    stages, told, task = prod(max_steps=60, data_rounds=4, data_share=0.4, patches=patches)
     assert [stage.name for stage in stages][-3:] == [f"prod-data-{at}" for at in (1, 2, 3)]
     one, two = named(stages, "data-1"), named(stages, "data-2")
     assert same(one.after["student"], two.before["reference"])

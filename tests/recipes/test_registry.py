@@ -28,7 +28,7 @@ def test_unknown_ones_are_refused(name: str, says: str) -> None:
 
 
 def test_a_preset_of_what_a_recipe_does_not_have_is_no_recipe() -> None:
-    for values in ({"updatse": 3}, {"updates": "many"}):
+    for values in ({"max_stesp": 3}, {"max_steps": "many"}):
         with pytest.raises(ConfigError, match="preset toy:wrong"):
             recipe(
                 "toy", summary="", paper="", settings=TrainingSettings, presets={"wrong": values}

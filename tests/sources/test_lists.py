@@ -30,7 +30,7 @@ LISTS = [
     a_list(3, [10], [20]),  # shorter than any list
     a_list(4, [14], []),
 ]
-SOURCE = ListSource(QueryLists(LISTS), queries_per_update=5, list_length=4, seed=0)
+SOURCE = ListSource(QueryLists(LISTS), batch_size=5, list_length=4, seed=0)
 
 
 def shown(source: ListSource, updates: int) -> dict[int, list[list[int]]]:
@@ -133,8 +133,8 @@ def test_ranked_lists_are_the_same_in_every_epoch() -> None:
 
 
 def test_a_later_stage_goes_on_where_an_earlier_one_stopped() -> None:
-    later = replace(SOURCE, queries_per_update=2, start=3)
-    whole = replace(SOURCE, queries_per_update=2)
+    later = replace(SOURCE, batch_size=2, start=3)
+    whole = replace(SOURCE, batch_size=2)
     for update in range(5):
         assert np.array_equal(later.batch(update).queries, whole.batch(update + 3).queries)
         assert np.array_equal(later.batch(update).passages, whole.batch(update + 3).passages)
@@ -149,7 +149,7 @@ def test_lists_of_judged_queries() -> None:
 
 def test_draws_depend_on_seed_epoch_and_query_alone() -> None:
     """Another number of queries per update, other queries beside it: the same list."""
-    alone = ListSource(QueryLists([LISTS[0]]), queries_per_update=1, list_length=4, seed=0)
+    alone = ListSource(QueryLists([LISTS[0]]), batch_size=1, list_length=4, seed=0)
     together = shown(SOURCE, 6)[0]
     assert shown(alone, 6)[0] == together
     assert len({tuple(row) for row in together}) > 1  # another draw each epoch
@@ -170,7 +170,7 @@ def test_a_batch_is_a_pure_function_of_its_number() -> None:
         {"lists": QueryLists(LISTS[:4])},
         {"lists": QueryLists([a_list(0, [10], range(20, 31)), *LISTS[1:]])},
         {"lists": QueryLists([replace(LISTS[0], scores={"t": np.arange(11)}), *LISTS[1:]])},
-        {"queries_per_update": 4},
+        {"batch_size": 4},
         {"list_length": 3},
         {"seed": 1},
         {"order": "ranked"},

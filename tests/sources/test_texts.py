@@ -6,7 +6,7 @@ import pytest
 from limbeck.errors import DataError
 from limbeck.sources import TextSource
 
-SOURCE = TextSource(np.array([3, 5]), np.arange(8), texts_per_update=4, seed=0)
+SOURCE = TextSource(np.array([3, 5]), np.arange(8), texts_per_step=4, seed=0)
 
 
 def test_an_epoch_sees_every_query_and_passage_once() -> None:
@@ -33,7 +33,7 @@ def test_a_batch_is_a_pure_function_of_its_number() -> None:
     [
         {"queries": np.array([3])},
         {"passages": np.arange(7)},
-        {"texts_per_update": 5},
+        {"texts_per_step": 5},
         {"seed": 1},
     ],
 )

@@ -85,7 +85,13 @@ def test_a_whole_run_in_two_processes_is_that_of_one(
 ) -> None:
     """Teachers fitted, candidates mined, lists scored, the student trained and all measured."""
     data = made_up(passages=40).write(tmp_path / "data")
-    small = {"updates": 6, "queries_per_update": 8, "list_length": 3, "depth": 8, "measures": 1}
+    small = {
+        "max_steps": 6,
+        "batch_size": 8,
+        "list_length": 3,
+        "candidates_per_query": 8,
+        "eval_steps": 6,
+    }
     asked = {
         "teacher": "train:cross",
         "student": str(tiny_encoder_folder),

@@ -90,7 +90,7 @@ def result(stage: Stage, folder: Path) -> dict[str, object]:
 
 
 def settings(**changes) -> dict[str, int]:
-    return {"checkpoint_every": 5, "train_tokens": TINY_BATCHES, **changes}
+    return {"save_steps": 5, "train_tokens": TINY_BATCHES, **changes}
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from urllib.parse import quote
 from limbeck import report
 from limbeck.bench import page
 from limbeck.bench.budget import (
-    UPDATES,
+    MAX_STEPS,
     budget_of,
     equal_settings,
     given_to_teachers,
@@ -173,7 +173,7 @@ class BenchCall:
     out: str | Path
     recipes: Sequence[str]
     seeds: Sequence[int] = (0, 1, 2)
-    updates: int = UPDATES
+    max_steps: int = MAX_STEPS
     teacher: OneTeacher | Sequence[OneTeacher] = "train:dual"
     student: str | Path | SentenceTransformer | Encoder | Loaded | None = None
     student_layers: int | None = None
@@ -277,10 +277,10 @@ def _planned(call: BenchCall) -> BenchPlan:
     _check_seeds(call.seeds)
     if call.jobs < 1:
         raise ConfigError(f"--jobs must be at least 1 (got {call.jobs}).")
-    if call.updates < 1:
-        raise ConfigError(f"--updates must be at least 1 (got {call.updates}).")
+    if call.max_steps < 1:
+        raise ConfigError(f"--max-steps must be at least 1 (got {call.max_steps}).")
     systems = systems_of(call.recipes)
-    equal = equal_settings(systems, call.settings, call.updates)
+    equal = equal_settings(systems, call.settings, call.max_steps)
     fitting = given_to_teachers(call.settings)
     shared = call.shared()
     kind = kind_of(systems)
@@ -300,8 +300,8 @@ def _planned(call: BenchCall) -> BenchPlan:
     arms: list[Arm] = []
     taught: OneTeacher | Sequence[OneTeacher] = shared.teachers
     if any(spec.fitted for spec in shared.teachers):
-        # by a run that trains a student for one update alone
-        least = {"updates": 1, "measures": 0, **fitting}
+        # by a run that trains a student for one step alone
+        least = {"max_steps": 1, "eval_steps": 0, **fitting}
         arms.append(arm(TEACHER, replace(shared, recipe=kind.baselines[1], settings=least)))
         taught = _fitted_in(call.folder / TEACHER / "teacher", shared.teachers)
     arms += [

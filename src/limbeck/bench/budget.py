@@ -1,8 +1,8 @@
 """What may each recipe spend, and is it the same for all?
 
-The budget is what their task says that a fair comparison has alike, such as the number of updates
+The budget is what their task says that a fair comparison has alike, such as the number of steps
 and what each of them looks at. Where nothing is said, every recipe takes the first baseline's; what
-is said and unequal is refused. Equal updates are not equal work: an arm's costs are counted beside.
+is said and unequal is refused. Equal steps are not equal work: an arm's costs are counted beside.
 
 A **system** here is a recipe as it is named in a comparison: `NAME` or `NAME:PRESET`. This module
 knows no run.
@@ -16,10 +16,10 @@ from typing import Any
 
 from limbeck.errors import ConfigError
 from limbeck.recipes import find, find_preset, registry
-from limbeck.settings import parse_settings
+from limbeck.settings import parse_settings, renamed
 from limbeck.tasks.task import TaskKind, kind_named
 
-UPDATES = 300  # where nothing is said: what recipes choose for themselves depends on their data
+MAX_STEPS = 300  # where nothing is said: what recipes choose for themselves depends on their data
 
 Given = Mapping[str, object]  # settings as `--set` names them: KEY, RECIPE.KEY, RECIPE:PRESET.KEY
 
@@ -57,7 +57,7 @@ def systems_of(recipes: Sequence[str]) -> list[str]:
 
 
 def equal_settings(
-    systems: Sequence[str], given: Given, updates: int = UPDATES
+    systems: Sequence[str], given: Given, max_steps: int = MAX_STEPS
 ) -> dict[str, dict[str, object]]:
     """What each system is set to besides its preset: what was given, and the budget.
 
@@ -69,8 +69,8 @@ def equal_settings(
     kind, found = kind_of(systems), {}
     for name in systems:
         own = given_to(name, given)
-        has_updates = "updates" in find_preset(name)[0].settings.model_fields
-        found[name] = {**({"updates": str(updates)} if has_updates else {}), **own}
+        has_steps = "max_steps" in find_preset(name)[0].settings.model_fields
+        found[name] = {**({"max_steps": str(max_steps)} if has_steps else {}), **own}
     first = kind.baselines[0]
     equal = _parsed(first, found[first])
     for name, own in found.items():
@@ -144,6 +144,8 @@ def _check_keys(systems: Sequence[str], given: Given) -> None:
     for key, value in given.items():
         to, dot, rest = key.rpartition(".")
         if not dot and key not in known:
+            if told := renamed(key, known):
+                raise ConfigError(f"--set: {told}.")
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ConfigError(

@@ -30,7 +30,7 @@ def figures_of(record: Record) -> tuple[list[str], list[list[str]]]:
     """The headings of the page's table, and a row of cells per system."""
     headings = [
         *_headings(record),
-        *("updates", "student tokens", "teacher answers", "seconds", "wall seconds"),
+        *("steps", "student tokens", "teacher answers", "seconds", "wall seconds"),
     ]
     names = measures_of(record).names
     cells = [
@@ -107,14 +107,14 @@ def visible(record: Record) -> str:
 
 
 def budget(record: Record) -> str:
-    """What everyone was allowed to spend, in words, and who made another number of updates."""
+    """What everyone was allowed to spend, in words, and who made another number of steps."""
     told = allowed(record["budget"])
     others = [
         f"{row['system']} made {row['updates']:,}"
         for row in record["rows"]
-        if "updates" in row and row["updates"] != record["budget"]["updates"]
+        if "updates" in row and row["updates"] != record["budget"]["max_steps"]
     ]
-    return f"{told} Other numbers of updates: {', '.join(others)}." if others else told
+    return f"{told} Other numbers of steps: {', '.join(others)}." if others else told
 
 
 def allowed(budget: Mapping[str, int]) -> str:

@@ -39,8 +39,8 @@ def bench(
     seeds: Annotated[
         int, typer.Option(help="How many seeds each recipe is run with: 0, 1, ...", min=1)
     ] = 3,
-    updates: Annotated[
-        int, typer.Option(help="Updates of every recipe; --set updates=... says the same.", min=1)
+    max_steps: Annotated[
+        int, typer.Option(help="Steps of every recipe; --set max_steps=... says the same.", min=1)
     ] = 300,
     teacher: Annotated[
         list[str] | None,
@@ -78,7 +78,7 @@ def bench(
         "out": out,
         "recipes": recipes.split(","),
         "seeds": range(seeds),
-        "updates": updates,
+        "max_steps": max_steps,
         "teacher": teacher or "train:dual",
         "force": force,
         "jobs": jobs,

@@ -25,8 +25,8 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
         ConfigError: when there is no `=`, or nothing before it.
 
     Example:
-        >>> parse_assignments(["updates=200", "rate=2e-5"])
-        {'updates': '200', 'rate': '2e-5'}
+        >>> parse_assignments(["max_steps=200", "rate=2e-5"])
+        {'max_steps': '200', 'rate': '2e-5'}
     """
     settings = {}
     for assignment in assignments:
@@ -41,8 +41,8 @@ def dotted(tables: Mapping[str, object]) -> dict[str, object]:
     """The settings of a TOML file with those in a table named by it, as `--set` names them.
 
     Example:
-        >>> dotted({"updates": 200, "teacher_dual": {"updates": 60}})
-        {'updates': 200, 'teacher_dual.updates': 60}
+        >>> dotted({"max_steps": 200, "teacher_dual": {"max_steps": 60}})
+        {'max_steps': 200, 'teacher_dual.max_steps': 60}
     """
     settings: dict[str, object] = {}
     for key, value in tables.items():

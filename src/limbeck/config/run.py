@@ -218,7 +218,7 @@ class RunConfig:
     budget_seconds: float | None = field(
         default=None,
         metadata=_option(
-            "Fit updates, list length and candidate depth to a time such as 90s, 20m or 1.5h.",
+            "Fit steps, list length and candidates per query to a time such as 90s, 20m or 1.5h.",
             flag="--budget",
             metavar="TIME",
             parse=parse_duration,

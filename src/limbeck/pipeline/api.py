@@ -76,7 +76,7 @@ def distill(call: DistillCall) -> Result:
 
     The same call goes on where an earlier one stopped, and repeats the result of a finished run.
     `settings` are the recipe's, as in `limbeck recipes NAME`; those of the recipes that fit a
-    teacher carry its name: `teacher_dual.updates`. `budget_seconds` chooses updates, list length
+    teacher carry its name: `teacher_dual.max_steps`. `budget_seconds` chooses steps, list length
     and candidate depth to fit; settings that are given win. Of several teachers the weighted mean
     teaches, each brought to one scale; without `teacher_weights` they count alike. `query_prompt`
     and `passage_prompt` come before every text that the student reads, and are saved with it.
@@ -312,10 +312,10 @@ DEMO_QUERIES = (
 DEMO_HITS = 3
 DEMO_LABELS = 500  # as in most collections, far more queries have no judgements
 DEMO_SETTINGS: dict[str, object] = {
-    "updates": 120,
-    "learning_rate": 1e-3,  # few updates, of many texts
-    "measures": 2,
-    "teacher_dual.updates": 60,
-    "teacher_dual.queries_per_update": 20,
-    "teacher_dual.measures": 1,
+    "max_steps": 120,
+    "learning_rate": 1e-3,  # few steps, of many texts
+    "eval_steps": 60,
+    "teacher_dual.max_steps": 60,
+    "teacher_dual.batch_size": 20,
+    "teacher_dual.eval_steps": 60,
 }

@@ -191,10 +191,10 @@ def settings_of(request: Request, decided: BudgetPlan, recipe: Recipe) -> Any:
     makes_student = recipe.makes == "student"
     asked = own if makes_student else fitted.get(recipe.name, {})
     chosen = {
-        "updates": decided.updates if makes_student else decided.teacher_updates,
-        "teacher_updates": decided.teacher_updates,
+        "max_steps": decided.max_steps if makes_student else decided.teacher_max_steps,
+        "teacher_max_steps": decided.teacher_max_steps,
         "list_length": decided.list_length,
-        "depth": decided.depth,
+        "candidates_per_query": decided.candidates_per_query,
     }
     given = {
         key: value

@@ -96,7 +96,7 @@ class AR2Settings(StagedSettings):
             "counter": "code",
             "rounds": 16,
             "list_length": 16,
-            "depth": 100,
+            "candidates_per_query": 100,
             "learning_rate": 2e-5,
             "game_learning_rate": 1e-5,
             "ranker_learning_rate": 1e-6,
@@ -112,7 +112,7 @@ def ar2(
         raise ConfigError("ar2 trains a ranker: name a CrossEncoder with --teacher, or none.")
     judged, everyone = task.labelled_queries(), task.training_queries()
     temperature = settings.temperature or softmax_temperature(student.similarity)
-    size, small = settings.queries_per_update, settings.ranker_queries_per_update
+    size, small = settings.batch_size, settings.ranker_batch_size
     in_all = updates_of(settings, len(everyone) / size)
     game = (1 - settings.warmup_share) / settings.rounds
     warmup, *turns = share_updates(in_all, [settings.warmup_share, *[game] * settings.rounds])
@@ -122,12 +122,12 @@ def ar2(
 
     def mined(queries: np.ndarray) -> QueryLists:
         now = DualTeacher("student", student.frozen())
-        pools = task.unshared().mined(queries, depth=settings.depth, miner=now)
-        return task.lists(pools, negatives_from=settings.first_rank)
+        pools = task.unshared().mined(queries, depth=settings.candidates_per_query, miner=now)
+        return task.lists(pools, negatives_from=settings.range_min)
 
     # 1. Warm-up of the retriever, on negatives by words and by the base encoder, and in-batch ones.
-    pools = task.pools(judged, depth=settings.depth, teacher=task.base)
-    lists = task.lists(pools, negatives_from=settings.first_rank)
+    pools = task.pools(judged, depth=settings.candidates_per_query, teacher=task.base)
+    lists = task.lists(pools, negatives_from=settings.range_min)
     given = settings.of_stage(warmup, settings.learning_rate, settings.keep)
     first_lists = source(lists, size)
     quality = train_contrastive(
@@ -141,7 +141,9 @@ def ar2(
     # of it on mine 0.
     if teacher is None:
         body = part_of(task.base.encoder, 1)
-        given = settings.of_stage(settings.teacher_updates, settings.teacher_learning_rate, "best")
+        given = settings.of_stage(
+            settings.teacher_max_steps, settings.teacher_learning_rate, "best"
+        )
         train_contrastive(
             task, "ar2-warmup-ranker-body", body, first_lists, given, temperature, makes="teacher"
         )

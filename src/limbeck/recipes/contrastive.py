@@ -44,10 +44,12 @@ def contrastive(
 ) -> None:
     """Train the student in place."""
     # 1. Candidates of the judged queries, by words and by the base encoder.
-    pools = task.pools(task.labelled_queries(), depth=settings.depth, teacher=task.base)
+    pools = task.pools(
+        task.labelled_queries(), depth=settings.candidates_per_query, teacher=task.base
+    )
     # 2. One positive and some mined negatives per query; every passage serves every query.
-    lists = task.lists(pools, negatives_from=settings.first_rank)
-    source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
+    lists = task.lists(pools, negatives_from=settings.range_min)
+    source = ListSource(lists, settings.batch_size, settings.list_length, task.run.seed)
     # 3. The equation.
     temperature = settings.temperature or softmax_temperature(student.similarity)
     train_contrastive(task, "contrastive", student, source, settings, temperature, makes="student")

@@ -32,8 +32,8 @@ from limbeck.types import Loss, Signals
 class EmbedSettings(TrainingSettings):
     """Settings of `embed`."""
 
-    texts_per_update: int = Field(
-        320, ge=1, description="queries and passages in one update, shuffled together"
+    texts_per_step: int = Field(
+        320, ge=1, description="queries and passages in one step, shuffled together"
     )
 
 
@@ -49,7 +49,7 @@ def embed(task: Retrieval, teacher: Teacher, student: Encoder, settings: EmbedSe
     # 1. All training queries and all passages, in one shuffled stream.
     queries = task.training_queries().astype(np.int64)
     passages = np.arange(len(task.collection.passages))
-    source = TextSource(queries, passages, settings.texts_per_update, task.run.seed)
+    source = TextSource(queries, passages, settings.texts_per_step, task.run.seed)
     # 2. A map between the widths, where they differ.
     forward, width = embeddings(task, student, teacher)
     bridge = None

@@ -45,7 +45,7 @@ class KLSettings(ListSettings):
     contrastive_weight: float = Field(
         0.1, ge=0, description="lambda: weight of the contrastive term on judged queries"
     )
-    margin: float | None = Field(
+    absolute_margin: float | None = Field(
         None,
         description="candidates of a judged query that the teacher scores above its positive minus "
         "this are never its negatives; none = all may be",
@@ -65,13 +65,15 @@ def kl(task: Retrieval, teacher: Teacher, student: Encoder, settings: KLSettings
     # 1. Candidates of all training queries: by words, and by the teacher's vectors or the base's;
     # of scores from a file, its pairs.
     miner = teacher if teacher.in_batch else task.base
-    pools = task.pools(task.training_queries(), depth=settings.depth, teacher=miner, asked=teacher)
-    # 2. A teacher without vectors scores each query's own list, once.
-    scorer = None if teacher.in_batch and settings.margin is None else teacher
-    lists = task.lists(
-        pools, negatives_from=settings.first_rank, teacher=scorer, margin=settings.margin
+    pools = task.pools(
+        task.training_queries(), depth=settings.candidates_per_query, teacher=miner, asked=teacher
     )
-    source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
+    # 2. A teacher without vectors scores each query's own list, once.
+    scorer = None if teacher.in_batch and settings.absolute_margin is None else teacher
+    lists = task.lists(
+        pools, negatives_from=settings.range_min, teacher=scorer, margin=settings.absolute_margin
+    )
+    source = ListSource(lists, settings.batch_size, settings.list_length, task.run.seed)
     # 3. The equation: over the whole update where the teacher can score it, own lists otherwise.
     teacher_temperature = settings.teacher_temperature or teacher.temperature
     temperature = settings.temperature or softmax_temperature(student.similarity)

@@ -29,8 +29,8 @@ from limbeck.types import Loss, Signals
 class MarginMSESettings(ListSettings):
     """Settings of `margin_mse`."""
 
-    list_length: int = Field(8, ge=2, description="passages drawn for each query of an update")
-    margin: float | None = Field(
+    list_length: int = Field(8, ge=2, description="passages drawn for each query of a step")
+    absolute_margin: float | None = Field(
         None,
         description="candidates of a judged query that the teacher scores above its positive minus "
         "this are never its negatives; none = all may be",
@@ -58,12 +58,14 @@ def margin_mse(
     # 1. Candidates of all training queries: by words, and by the teacher's vectors or the base's;
     # of scores from a file, its pairs.
     miner = teacher if teacher.in_batch else task.base
-    pools = task.pools(task.training_queries(), depth=settings.depth, teacher=miner, asked=teacher)
+    pools = task.pools(
+        task.training_queries(), depth=settings.candidates_per_query, teacher=miner, asked=teacher
+    )
     # 2. The teacher's raw scores of every list, once.
     lists = task.lists(
-        pools, negatives_from=settings.first_rank, teacher=teacher, margin=settings.margin
+        pools, negatives_from=settings.range_min, teacher=teacher, margin=settings.absolute_margin
     )
-    source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
+    source = ListSource(lists, settings.batch_size, settings.list_length, task.run.seed)
     # 3. The equation.
     scale = settings.scale or teacher.temperature / softmax_temperature(student.similarity)
 

@@ -108,7 +108,7 @@ class ProdSettings(StagedSettings):
             "ladder": ("dual", "cross/2", "cross"),
             "tau": 4.0,
             "list_length": 16,
-            "depth": 100,
+            "candidates_per_query": 100,
             "learning_rate": 5e-5,
             "data_learning_rate": 1e-5,
             "teacher_learning_rate": 2e-5,
@@ -123,7 +123,8 @@ def prod(
     dev = candidates(task, "dev", task.base) if len(task.split_queries("dev")) else None
     rungs, notes = read_ladder(settings.ladder, teacher, has_dev=dev is not None)
     temperature = settings.temperature or softmax_temperature(student.similarity)
-    size, rate, keep = settings.queries_per_update, settings.learning_rate, settings.keep
+    size, rate, keep = settings.batch_size, settings.learning_rate, settings.keep
+    depth = settings.candidates_per_query
     warm, late = settings.warmup_share, settings.data_share if settings.data_rounds else 0.0
     shares = [warm / 2, warm / 2, *[(1 - warm - late) / len(rungs)] * len(rungs)]
     shares += [late / settings.data_rounds] * settings.data_rounds if late else []
@@ -133,10 +134,10 @@ def prod(
         return ListSource(lists, size, settings.list_length, task.run.seed, start=start)
 
     def listed(pools: Candidates) -> QueryLists:
-        return task.lists(pools, negatives_from=settings.first_rank)
+        return task.lists(pools, negatives_from=settings.range_min)
 
     def mined(queries: np.ndarray, miner: DualTeacher, own: Retrieval) -> QueryLists:
-        return listed(own.mined(queries, depth=settings.depth, miner=miner))
+        return listed(own.mined(queries, depth=depth, miner=miner))
 
     def contrast(
         name: str, encoder: Encoder, lists: QueryLists, given: ProdSettings, makes: Makes
@@ -169,9 +170,9 @@ def prod(
 
     # 1. Warm-up A: teacher 1 and the student, on negatives found by words.
     encoder = first_of(task, rungs[0])
-    fitting = settings.of_stage(settings.teacher_updates, settings.teacher_learning_rate, "best")
+    fitting = settings.of_stage(settings.teacher_max_steps, settings.teacher_learning_rate, "best")
     halves = share_updates(updates_of(fitting, len(judged) / size), [1, 1])
-    lists = listed(task.lexical(judged, depth=settings.depth))
+    lists = listed(task.lexical(judged, depth=depth))
     given = fitting.of_stage(halves[0], fitting.learning_rate, "best")
     contrast("a-teacher", encoder, lists, given, "teacher")
     given = settings.of_stage(next(updates), rate, keep)
@@ -197,9 +198,9 @@ def prod(
             else:
                 lists = mined(everyone, DualTeacher("student", student.frozen()), task.unshared())
             name, shown = f"prod-teacher-{number}", source(lists.judged())
-            ranked = replace(shown, queries_per_update=settings.ranker_queries_per_update)
+            ranked = replace(shown, batch_size=settings.ranker_batch_size)
             candidate = fit_rung(
-                task, name, rung, dual, (shown, ranked), fitting, temperature, settings.depth
+                task, name, rung, dual, (shown, ranked), fitting, temperature, depth
             )
         verdict = judge(task, candidate, best if number > 1 else None, dev, rung.start)
         notes.append(f"rung {number}, {rung.name}: {verdict.said}")
@@ -215,7 +216,7 @@ def prod(
     # 9. to 11. Data steps: the queries that the last teacher solves and the student does not.
     for number, most in enumerate(updates, 1):
         miner = DualTeacher("student", student.frozen())
-        pools = task.unshared().mined(judged, depth=settings.depth, miner=miner)
+        pools = task.unshared().mined(judged, depth=depth, miner=miner)
         hard = confusing(
             task.positive_ranks(pools),
             task.positive_ranks(pools, best),

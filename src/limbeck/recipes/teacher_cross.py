@@ -23,7 +23,7 @@ class CrossSettings(ListSettings):
     """Settings of `teacher_cross`."""
 
     learning_rate: float = Field(1e-4, gt=0, description="peak of the learning rate")
-    queries_per_update: int = Field(32, ge=1, description="queries in one update")
+    batch_size: int = Field(32, ge=1, description="queries in one step")
 
 
 @recipe(
@@ -37,9 +37,9 @@ class CrossSettings(ListSettings):
 def teacher_cross(task: Retrieval, dual: DualTeacher, settings: CrossSettings) -> CrossTeacher:
     """The fitted teacher; the dual encoder stays as it is."""
     # 1. Candidates of the judged queries, by words and by the fitted dual encoder.
-    pools = task.pools(task.labelled_queries(), depth=settings.depth, teacher=dual)
-    lists = task.lists(pools, negatives_from=settings.first_rank)
-    source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
+    pools = task.pools(task.labelled_queries(), depth=settings.candidates_per_query, teacher=dual)
+    lists = task.lists(pools, negatives_from=settings.range_min)
+    source = ListSource(lists, settings.batch_size, settings.list_length, task.run.seed)
     # 2. The dual encoder's body under a new head.
     ranker = ranker_from_encoder(dual.encoder, task.run.seed)
     # 3. The equation.

@@ -43,10 +43,12 @@ class DualSettings(ListSettings):
 def teacher_dual(task: Retrieval, encoder: Encoder, settings: DualSettings) -> DualTeacher:
     """The fitted teacher; the encoder is trained in place."""
     # 1. Candidates of the judged queries, by words and by the encoder as it comes.
-    pools = task.pools(task.labelled_queries(), depth=settings.depth, teacher=task.base)
+    pools = task.pools(
+        task.labelled_queries(), depth=settings.candidates_per_query, teacher=task.base
+    )
     # 2. One positive and some mined negatives per query.
-    lists = task.lists(pools, negatives_from=settings.first_rank)
-    source = ListSource(lists, settings.queries_per_update, settings.list_length, task.run.seed)
+    lists = task.lists(pools, negatives_from=settings.range_min)
+    source = ListSource(lists, settings.batch_size, settings.list_length, task.run.seed)
     # 3. The equation.
     temperature = settings.temperature or softmax_temperature(encoder.similarity)
     train_contrastive(task, "teacher_dual", encoder, source, settings, temperature, makes="teacher")

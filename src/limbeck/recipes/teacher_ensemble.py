@@ -26,7 +26,9 @@ from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher
 class EnsembleSettings(Settings):
     """Settings of `teacher_ensemble`."""
 
-    depth: int = Field(32, ge=2, description="candidates per dev query that weights are fitted on")
+    candidates_per_query: int = Field(
+        32, ge=2, description="candidates per dev query that weights are fitted on"
+    )
 
 
 @recipe(
@@ -48,5 +50,5 @@ def teacher_ensemble(
             "Use --teacher train:dual or train:cross."
         )
     # Both members score the same pools; the weights that rank them best.
-    pools = task.pools(queries, depth=settings.depth, teacher=dual)
+    pools = task.pools(queries, depth=settings.candidates_per_query, teacher=dual)
     return fit_weights(task, dual, cross, pools)

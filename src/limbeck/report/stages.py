@@ -1,4 +1,4 @@
-"""How did a run's stages go: loss and dev over the updates, time, and share of the limit?
+"""How did a run's stages go: loss and dev over the steps, time, and share of the limit?
 
 From what every stage left when it finished. This module knows no recipe: parts of a loss are names.
 """
@@ -76,7 +76,7 @@ def all_stages(run: Path) -> Table:
                 _figure(speed.get("share_of_limit"), ".0%"),
             ]
         )
-    headings = ["stage", "made from", "seconds", "MB of memory", "updates", "tokens", "tokens/s"]
+    headings = ["stage", "made from", "seconds", "MB of memory", "steps", "tokens", "tokens/s"]
     return Table([*headings, "of the limit"], rows, words=2)
 
 
@@ -111,14 +111,14 @@ def _trained(folder: Path, measure: str) -> TrainingCurves:
     for part in dict.fromkeys(name for each in losses for name in each):
         points = [(float(n), each[part]) for n, each in enumerate(losses, 1) if part in each]
         shown, size = averaged(points)
-        pictures.append(curve(f"Loss: {part}", shown, x="update", y="loss"))
+        pictures.append(curve(f"Loss: {part}", shown, x="step", y="loss"))
     dev = curves.measured
     if dev:
         title = f"{measure} on dev"
-        pictures.append(curve(title, dev, x="update", y=measure, marked=True))
-    told = [f"{trained.updates:,} updates in {trained.seconds:,.0f} seconds."]
+        pictures.append(curve(title, dev, x="step", y=measure, marked=True))
+    told = [f"{trained.updates:,} steps in {trained.seconds:,.0f} seconds."]
     if size > 1:
-        told.append(f"A point of a loss is the mean of {size} updates.")
+        told.append(f"A point of a loss is the mean of {size} steps.")
     if not dev:
         told.append("Dev was not measured while it trained.")
     return TrainingCurves(folder.name, " ".join(told), pictures, _settings(folder))
@@ -127,7 +127,7 @@ def _trained(folder: Path, measure: str) -> TrainingCurves:
 def _settings(folder: Path) -> Table:
     path = folder / "inputs.json"
     made = formed(path, read_json(path, Inputs).inputs, _Settings)
-    found = {**made.settings, "clip": made.clip, "updates": made.updates}
+    found = {**made.settings, "clip": made.clip, "max_steps": made.updates}
     rows = [[key, _said(value)] for key, value in sorted(found.items()) if key not in _OWN]
     return Table(["setting", "value"], rows, words=2)
 

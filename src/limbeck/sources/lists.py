@@ -91,7 +91,7 @@ class ListBatch:
 
 @dataclass(frozen=True, slots=True)
 class ListSource:
-    """Updates of `queries_per_update` queries with lists of `list_length` passages each.
+    """Updates of `batch_size` queries with lists of `list_length` passages each.
 
     `order` "ranked" shows every query the same list in every epoch: its first positive, then the
     first of its pool. `start` is how many updates earlier stages made of the same queries: a later
@@ -99,7 +99,7 @@ class ListSource:
     """
 
     lists: QueryLists
-    queries_per_update: int
+    batch_size: int
     list_length: int
     seed: int
     order: Literal["random", "ranked"] = "random"
@@ -127,7 +127,7 @@ class ListSource:
                     ]
                     for entry in self.lists
                 ],
-                "queries_per_update": self.queries_per_update,
+                "batch_size": self.batch_size,
                 "list_length": self.list_length,
                 "seed": self.seed,
                 "order": self.order,
@@ -138,7 +138,7 @@ class ListSource:
     @property
     def updates_per_pass(self) -> float:
         """How many updates see everything once."""
-        return len(self.lists) / self.queries_per_update
+        return len(self.lists) / self.batch_size
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -149,7 +149,7 @@ class ListSource:
         """The queries of one update with a freshly drawn list each."""
         places = update_positions(
             len(self.lists),
-            self.queries_per_update,
+            self.batch_size,
             seed=self.seed,
             update=self.start + update,
         )

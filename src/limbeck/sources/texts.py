@@ -27,11 +27,11 @@ class TextBatch:
 
 @dataclass(frozen=True, slots=True)
 class TextSource:
-    """Updates of `texts_per_update` texts, drawn from given queries and passages alike."""
+    """Updates of `texts_per_step` texts, drawn from given queries and passages alike."""
 
     queries: np.ndarray
     passages: np.ndarray
-    texts_per_update: int
+    texts_per_step: int
     seed: int
 
     def __post_init__(self) -> None:
@@ -42,13 +42,13 @@ class TextSource:
     def digest(self) -> str:
         """What the updates depend on."""
         return digest(
-            [self.queries.tolist(), self.passages.tolist(), self.texts_per_update, self.seed]
+            [self.queries.tolist(), self.passages.tolist(), self.texts_per_step, self.seed]
         )
 
     @property
     def updates_per_pass(self) -> float:
         """How many updates see everything once."""
-        return (len(self.queries) + len(self.passages)) / self.texts_per_update
+        return (len(self.queries) + len(self.passages)) / self.texts_per_step
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -58,7 +58,7 @@ class TextSource:
     def batch(self, update: int) -> TextBatch:
         """The texts of one update."""
         count = len(self.queries) + len(self.passages)
-        chosen = update_positions(count, self.texts_per_update, seed=self.seed, update=update)[:, 0]
+        chosen = update_positions(count, self.texts_per_step, seed=self.seed, update=update)[:, 0]
         asked = chosen[chosen < len(self.queries)]
         answered = chosen[chosen >= len(self.queries)] - len(self.queries)
         return TextBatch(

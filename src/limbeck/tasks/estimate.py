@@ -52,7 +52,7 @@ class StageCounts:
     def what(self) -> str:
         """In words."""
         if self.updates:
-            return f"{self.updates:,} updates"
+            return f"{self.updates:,} steps"
         if self.searched:
             return f"{self.searched:,} queries searched by words"
         parts = [f"scores of {self.pairs:,} pairs"] if self.pairs else []

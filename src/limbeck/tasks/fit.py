@@ -32,8 +32,10 @@ from limbeck.training import (
 )
 from limbeck.types import Makes
 
-PASSES = 10  # over the training queries, when the number of updates is not given ...
-LEAST_UPDATES, MOST_UPDATES = 40, 300  # ... within these bounds
+PASSES = 10  # over the training queries, when the number of steps is not given ...
+MIN_STEPS, MAX_STEPS = 40, 300  # ... within these bounds
+EVALUATIONS = 3  # on dev, when the steps between them are not given
+AT_THE_END = 2**31 - 1  # eval_steps of stages that are measured on dev after their last step only
 
 
 class TrainingSettings(Settings):
@@ -44,28 +46,37 @@ class TrainingSettings(Settings):
 
     between: ClassVar[frozenset[str]] = frozenset()
 
-    updates: int | None = Field(
+    max_steps: int | None = Field(
         None, ge=1, description="optimiser steps; none = 10 passes over its queries, 40 to 300"
     )
     learning_rate: float = Field(2e-4, gt=0, description="peak of the learning rate")
-    warmup: float = Field(0.1, ge=0, le=1, description="share of the updates spent warming up")
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="share of the steps spent warming up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of matrices")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training")
-    measures: int = Field(3, ge=0, description="times dev is measured in training; 0 = never")
-    keep: Literal["best", "last"] = Field("best", description="which weights to keep, by dev")
-    checkpoint_every: int = Field(
-        100, ge=1, description="updates between checkpoints: at most so many are lost to a kill"
+    eval_steps: int | None = Field(
+        None,
+        ge=0,
+        description="steps between evaluations on dev, the last step always being one; none = a "
+        "third of all steps, 0 = never",
     )
+    keep: Literal["best", "last"] = Field("best", description="which weights to keep, by dev")
+    save_steps: int = Field(
+        100, ge=1, description="steps between checkpoints: at most so many are lost to a kill"
+    )
+
+    def eval_every(self, steps: int) -> int:
+        """Steps between evaluations on dev in a stage of so many steps; 0 = never."""
+        return math.ceil(steps / EVALUATIONS) if self.eval_steps is None else self.eval_steps
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetPlan:
     """What a budget chose; None where it has no say. `fits`: the kinds of teacher to fit."""
 
-    updates: int | None = None
-    teacher_updates: int | None = None
+    max_steps: int | None = None
+    teacher_max_steps: int | None = None
     list_length: int | None = None
-    depth: int | None = None
+    candidates_per_query: int | None = None
     fits: tuple[str, ...] | None = None
 
 
@@ -110,13 +121,13 @@ class Trainer(Protocol):
 
 
 def updates_of(settings: TrainingSettings, updates_per_pass: float) -> int:
-    """How many updates settings stand for, given how many see every example once."""
-    return settings.updates or default_updates(updates_per_pass)
+    """How many steps settings stand for, given how many see every example once."""
+    return settings.max_steps or default_updates(updates_per_pass)
 
 
 def default_updates(updates_per_pass: float) -> int:
-    """How many updates are made when nothing is said: `PASSES` passes, within bounds."""
-    return min(max(math.ceil(PASSES * updates_per_pass), LEAST_UPDATES), MOST_UPDATES)
+    """How many steps are made when nothing is said: `PASSES` passes, within bounds."""
+    return min(max(math.ceil(PASSES * updates_per_pass), MIN_STEPS), MAX_STEPS)
 
 
 def share_updates(updates: int, shares: Sequence[float]) -> list[int]:
@@ -128,7 +139,7 @@ def share_updates(updates: int, shares: Sequence[float]) -> list[int]:
     try:
         return shared_out(updates, shares)
     except ValueError as error:
-        raise ConfigError(f"{error}. Ask for more with --set updates=...") from error
+        raise ConfigError(f"{error}. Ask for more with --set max_steps=...") from error
 
 
 def player(
@@ -150,7 +161,7 @@ def player(
         name,
         module,
         learning_rate=settings.learning_rate,
-        schedule=linear_warmup_decay(int(settings.warmup * updates), updates),
+        schedule=linear_warmup_decay(int(settings.warmup_ratio * updates), updates),
         weight_decay=settings.weight_decay,
         makes=makes,
     )
@@ -220,5 +231,5 @@ def train_stage(
     with ExitStack() as attention:
         for model in models:
             attention.enter_context(model.plain_attention())
-        trained = train(stage, replace(run, checkpoint_every=settings.checkpoint_every))
+        trained = train(stage, replace(run, save_steps=settings.save_steps))
     return replace(trained, dropped=source.dropped)

@@ -2,7 +2,7 @@
 
 Every update: the source's batch, each due turn's forward, loss and backward, gradients summed over
 processes and clipped, one step of each trained player. Weights, optimiser states and the loss
-curve are written every `checkpoint_every` updates; a stage that was interrupted goes on from there
+curve are written every `save_steps` updates; a stage that was interrupted goes on from there
 and ends with the same bytes as one that was not. It knows no task and no method.
 """
 
@@ -119,7 +119,7 @@ def train(stage: Stage, run: Run) -> Trained:
     if run.first((folder.path / STATE).exists):
         log = _restore(folder.path / STATE, players)
     started = time.perf_counter() - log.seconds
-    with run.progress.task(stage.name, stage.updates, "updates") as advance:
+    with run.progress.task(stage.name, stage.updates, "steps") as advance:
         advance(log.updates)
         while log.updates < stage.updates:
             began = time.perf_counter()
@@ -130,7 +130,7 @@ def train(stage: Stage, run: Run) -> Trained:
             last = log.updates == stage.updates
             if stage.measure is not None and (last or log.updates % stage.measure.every == 0):
                 _measure(stage.measure, run, folder, players, log)
-            if run.group.rank == 0 and not last and log.updates % run.checkpoint_every == 0:
+            if run.group.rank == 0 and not last and log.updates % run.save_steps == 0:
                 _checkpoint(folder, players, log)
             advance(1)
     if not log.final:
@@ -187,7 +187,7 @@ def _update(stage: Stage, run: Run, players: Mapping[str, Player], log: _Log) ->
             parts = {name: float(part.detach()) for name, part in loss.parts.items()}
             if not all(math.isfinite(value) for value in parts.values()):
                 raise StageError(
-                    f"Stage {stage.name!r}, update {log.updates}: the loss is not finite "
+                    f"Stage {stage.name!r}, step {log.updates}: the loss is not finite "
                     f"({parts}). Lower the learning rate, or check the teacher's scores."
                 )
             forward.backward(loss.total)
@@ -231,7 +231,7 @@ def _measure(
             player.model.eval()
         value = measure.value(players)
     value = run.group.broadcast(value)
-    run.progress.say(f"{folder.name}: {measure.name} {value:.4f} after {log.updates} updates")
+    run.progress.say(f"{folder.name}: {measure.name} {value:.4f} after {log.updates} steps")
     if value > log.best and measure.keep == "best" and run.group.rank == 0:
         tensors = weights(players[measure.player].model)
         write_tensors(folder.path / BEST, tensors, stage=folder.name)

@@ -29,7 +29,7 @@ _within: ContextVar[bool] = ContextVar("_within", default=False)  # other work o
 class Run:
     """A run's folder, seed, engine and progress.
 
-    `checkpoint_every` is in updates: at most that many are repeated after a kill.
+    `save_steps` is in updates: at most that many are repeated after a kill.
     `train_tokens` bounds the padded tokens of one training micro-batch, `activation_bytes` the
     activations kept for the backward pass; beyond them they are computed a second time.
     `reuse_from` are folders of runs with the same seed: what they made from the same inputs is not
@@ -40,7 +40,7 @@ class Run:
     seed: int
     engine: Engine
     progress: Progress = field(default_factory=Silent)
-    checkpoint_every: int = 100
+    save_steps: int = 100
     train_tokens: int = 1024
     activation_bytes: int = 4 * 1024**3
     group: Group = field(default_factory=current_group)

@@ -25,7 +25,7 @@ from limbeck.tasks.retrieval.systems import candidates
 from limbeck.teachers import CrossTeacher, DualTeacher
 from retrieval_here import a_task
 
-FAST = TrainingSettings(updates=2, learning_rate=1e-3, measures=0)
+FAST = TrainingSettings(max_steps=2, learning_rate=1e-3, eval_steps=0)
 
 
 @pytest.fixture

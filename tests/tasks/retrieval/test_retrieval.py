@@ -484,7 +484,7 @@ def dev_ndcg(task: Retrieval, score: object) -> float:
 
 def test_dev_measures_an_encoder_among_pooled_passages(task: Retrieval, student: Encoder) -> None:
     player = frozen_player("student", student)
-    measure = task.dev_measure(TrainingSettings(updates=10, measures=4), 10, player)
+    measure = task.dev_measure(TrainingSettings(max_steps=10, eval_steps=3), 10, player)
     queries = encoded(student, task.collection.queries.texts, "query")
     passages = encoded(student, task.collection.passages.texts, "passage")
     expected = dev_ndcg(task, lambda query, among: passages[among] @ queries[query])
@@ -518,7 +518,7 @@ def test_without_dev_nothing_is_measured(listed: Retrieval, student: Encoder) ->
 
 
 def test_no_measures_are_taken_when_none_are_wanted(task: Retrieval, student: Encoder) -> None:
-    settings = TrainingSettings(measures=0)
+    settings = TrainingSettings(eval_steps=0)
     assert task.dev_measure(settings, 10, frozen_player("student", student)) is None
 
 
@@ -575,7 +575,7 @@ def test_players_go_from_stage_to_stage(
 ) -> None:
     """Two stages of 3 updates by one player equal one of 6, and dev says how good it is."""
     lists = task.lists(task.pools(task.labelled_queries(), depth=6, teacher=task.base))
-    settings = TrainingSettings(learning_rate=1e-3, measures=1, keep="last", dropout=0.1)
+    settings = TrainingSettings(learning_rate=1e-3, eval_steps=1000, keep="last", dropout=0.1)
 
     def turn(encoder: Encoder) -> Turn:
         def loss(signals: Signals) -> Loss:

@@ -109,7 +109,7 @@ def probed(
     if not len(task.collection.queries):
         raise ConfigError(
             "Run time is estimated from training steps on queries, but this collection has no "
-            "queries. Use --set updates=..."
+            "queries. Use --set max_steps=..."
         )
     leaves = () if teacher is None else teacher.leaves()
     searching = [leaf for leaf in leaves if leaf.first_stage is not None]
@@ -236,7 +236,7 @@ def _training(
     seconds, kept = [], 0.0
     for updates in (1, 3):
         stage = f"probe-{name}-{updates}"
-        settings = ListSettings(updates=updates, measures=0)
+        settings = ListSettings(max_steps=updates, eval_steps=0)
         started = time.perf_counter()
         trained = train_model(task, stage, encoder, source, turn, settings)
         seconds.append(time.perf_counter() - started)

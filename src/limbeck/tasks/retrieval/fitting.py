@@ -17,7 +17,7 @@ from limbeck.candidates import Candidates
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.objectives.listwise import cross_entropy
 from limbeck.sources import ListSource
-from limbeck.tasks.fit import TrainingSettings, train_model, updates_of
+from limbeck.tasks.fit import AT_THE_END, TrainingSettings, train_model, updates_of
 from limbeck.tasks.retrieval.scorers import cross, dual, taught
 from limbeck.tasks.retrieval.task import ListSettings, Retrieval
 from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
@@ -28,11 +28,16 @@ from limbeck.types import Loss, Makes, Signals
 class StagedSettings(ListSettings):
     """What recipes of several stages decide that fit their own teachers."""
 
-    updates: int | None = Field(
+    max_steps: int | None = Field(
         None, ge=1, description="the student's steps over all stages; none = 10 passes, 40 to 300"
     )
-    measures: int = Field(1, ge=0, description="times dev is measured in each stage; 0 = never")
-    list_length: int = Field(8, ge=2, description="passages drawn for each query of an update")
+    eval_steps: int | None = Field(
+        None,
+        ge=0,
+        description="steps between evaluations on dev, a stage's last step always being one; "
+        "none = only that one, 0 = never",
+    )
+    list_length: int = Field(8, ge=2, description="passages drawn for each query of a step")
     temperature: float | None = Field(
         None,
         gt=0,
@@ -42,17 +47,24 @@ class StagedSettings(ListSettings):
     warmup_share: float = Field(
         0.3, gt=0, le=0.5, description="share of the student's steps before it is taught"
     )
-    teacher_updates: int | None = Field(
+    teacher_max_steps: int | None = Field(
         None, ge=2, description="steps of each fitted teacher; none = 10 passes, 40 to 300"
     )
     teacher_learning_rate: float = Field(1e-4, gt=0, description="peak of a fitted teacher's rate")
-    ranker_queries_per_update: int = Field(
-        16, ge=1, description="queries in one update of a cross-encoder"
-    )
+    ranker_batch_size: int = Field(16, ge=1, description="queries in one step of a cross-encoder")
 
-    def of_stage(self, updates: int | None, rate: float, keep: Literal["best", "last"]) -> Self:
-        """The same for one stage: its updates, its learning rate, the weights it ends with."""
-        changes = {"updates": updates, "learning_rate": rate, "keep": keep}
+    def eval_every(self, steps: int) -> int:
+        """Steps between evaluations on dev in a stage of so many steps; 0 = never."""
+        return steps if self.eval_steps is None else self.eval_steps
+
+    def of_stage(self, steps: int | None, rate: float, keep: Literal["best", "last"]) -> Self:
+        """The same for one stage: its steps, its learning rate, the weights it ends with."""
+        changes = {
+            "max_steps": steps,
+            "learning_rate": rate,
+            "keep": keep,
+            "eval_steps": (steps or AT_THE_END) if self.eval_steps is None else self.eval_steps,
+        }
         return self.model_copy(update=changes)
 
 

@@ -27,7 +27,7 @@ from limbeck.tasks.retrieval.opening import (
 from limbeck.tasks.task import Layout, Method, TaskKind, Teachers
 from limbeck.teachers import Teacher, load_teacher
 
-TEXTS = "texts_per_update"  # of a recipe without lists
+TEXTS = "texts_per_step"  # of a recipe without lists
 
 
 class RetrievalKind(TaskKind):
@@ -45,7 +45,7 @@ class RetrievalKind(TaskKind):
         {"dim", "query_prompt", "passage_prompt", "candidates", "query_model", "language"}
         | {"drop_unknown_judgements", "keep_own_passage", "layer_choice", "student_layers"}
     )
-    budget = ("updates", "queries_per_update", "list_length", "depth")
+    budget = ("max_steps", "batch_size", "list_length", "candidates_per_query")
     student = "A small retriever"
 
     def holds(self, data: object) -> bool:
@@ -82,7 +82,7 @@ class RetrievalKind(TaskKind):
         """As many texts in an update as the baseline's queries and their lists have."""
         if TEXTS not in settings.model_fields:
             return {}
-        return {TEXTS: baseline.queries_per_update * (1 + baseline.list_length)}
+        return {TEXTS: baseline.batch_size * (1 + baseline.list_length)}
 
     def facts_of(self, student: Path) -> Mapping[str, object]:
         """The most tokens of a text that it reads."""
@@ -98,7 +98,7 @@ class RetrievalKind(TaskKind):
         estimate: Callable[[BudgetPlan], float],
         seconds: float,
     ) -> BudgetPlan:
-        """The largest numbers of updates, lists and candidates that fit."""
+        """The largest numbers of steps, lists and candidates that fit."""
         return fit_budget(choices, estimate, seconds)
 
     def card(self, how: str, teacher: str | None = None) -> str:

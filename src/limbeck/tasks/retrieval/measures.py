@@ -110,7 +110,7 @@ class Measuring(Asking):
         """nDCG@10 of a player on dev: an encoder's among the pooled candidates and positives of dev
         queries, a ranker's over each query's own candidates, which may lack its positives.
         """
-        pools = self.dev_pools() if settings.measures else None
+        pools = self.dev_pools() if settings.eval_every(updates) else None
         if pools is None:
             return None
         judged = [self.positives_of(query, "dev") for query in pools.queries.tolist()]
@@ -133,6 +133,6 @@ class Measuring(Asking):
                 results = self.first_stage(model, queries, passages, depth=10)
             return float(self.quality(results, "dev")["nDCG@10"].mean())  # type: ignore[arg-type]
 
-        every = -(-updates // settings.measures)
+        every = settings.eval_every(updates)
         among = "re-ranked" if isinstance(player.model, Ranker) else "pooled"
         return Measure(f"dev nDCG@10, {among}", value, player.name, every, settings.keep)

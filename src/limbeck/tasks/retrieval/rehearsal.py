@@ -11,6 +11,7 @@ This module knows no recipe and no order of steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -297,10 +298,11 @@ class Rehearsal(Retrieval):
                 self.seen.fitted[id(model)] = size
             self._move(model)
         self.estimate.takes_at_once(taken + sum(self.seen.fitted.values()))
-        pools = self.dev_pools() if settings.measures else None
+        every = settings.eval_every(updates)
+        pools = self.dev_pools() if every else None
         if pools is not None:
             seconds = self._seconds_on_dev(_model_of(players[0]), len(pools))
-            counts.seconds += settings.measures * seconds
+            counts.seconds += math.ceil(updates / every) * seconds
         return Trained(stage)
 
     def _move(self, model: Encoder | Ranker) -> None:

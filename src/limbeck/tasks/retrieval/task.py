@@ -33,10 +33,12 @@ from limbeck.types import Split
 class ListSettings(TrainingSettings):
     """What recipes decide that show queries with lists of passages."""
 
-    queries_per_update: int = Field(64, ge=1, description="queries in one update")
-    list_length: int = Field(4, ge=2, description="passages drawn for each query of an update")
-    depth: int = Field(32, ge=2, description="candidates kept per query after merging all miners")
-    first_rank: int = Field(
+    batch_size: int = Field(64, ge=1, description="queries in one step")
+    list_length: int = Field(4, ge=2, description="passages drawn for each query of a step")
+    candidates_per_query: int = Field(
+        32, ge=2, description="candidates kept per query after merging all miners"
+    )
+    range_min: int = Field(
         0, ge=0, description="candidates of a judged query before this rank are never its negatives"
     )
 
@@ -100,9 +102,9 @@ class Retrieval(Listing, Measuring, Task):
         shared = {key: value for key, value in own.items() if key in recipe.model_fields}
         shared.pop("temperature", None)
         found = recipe(**shared)
-        if isinstance(found, ListSettings) and found.updates is None:
-            passes = len(self.training_queries()) / found.queries_per_update
-            found = found.model_copy(update={"updates": default_updates(passes)})
+        if isinstance(found, ListSettings) and found.max_steps is None:
+            passes = len(self.training_queries()) / found.batch_size
+            found = found.model_copy(update={"max_steps": default_updates(passes)})
         return found
 
     def write_results(self, out: Path, systems_: Sequence[Measured]) -> None:
