@@ -105,6 +105,8 @@ def test_command_lines_in_the_docs_can_be_parsed(line: str) -> None:
 def test_code_in_the_docs_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    recipes: Any = importlib.import_module("limbeck.recipes.registry")
+    monkeypatch.setattr(recipes, "_found", dict(recipes._found))  # a page may define one
     namespace: dict[str, Any] = {}
     for number, (language, block) in enumerate(FENCE.findall(page.read_text(encoding="utf-8")), 1):
         if language == "python":

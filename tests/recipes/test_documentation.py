@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.recipes import AUTO, Recipe, registry
+from limbeck.recipes import Recipe, registry
 from limbeck.settings import describe, written
+from limbeck.tasks.retrieval import KIND
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "recipes.md"
 
@@ -68,7 +69,7 @@ def test_every_recipe_has_a_section(name: str) -> None:
 def test_every_section_is_a_recipe() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert set(re.findall(r"^### (.*)$", page, re.MULTILINE)) == set(registry())
-    assert f"`--recipe auto`, the default, is [`{AUTO}`]" in page
+    assert f"`--recipe auto`, the default, is [`{KIND.auto}`]" in page
 
 
 def test_tables_are_those_of_the_registry() -> None:
