@@ -12,13 +12,13 @@ from limbeck.types import Split
 
 
 class Dataset(Protocol):
-    """What DATA holds, complete: with a dev split where there can be one, and the labels that
-    count.
+    """The data of a run as it is used: with a dev split where possible, and only the labels that
+    were asked for.
     """
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name for people."""
 
     @property
     def digest(self) -> str:
@@ -30,7 +30,7 @@ class Dataset(Protocol):
 
     @property
     def synthetic(self) -> bool:
-        """Whether nobody judged its units: they were made from the data."""
+        """Whether its units were made from the data itself, so that nobody judged them."""
 
     @property
     def splits(self) -> Sequence[Split]:
@@ -38,29 +38,31 @@ class Dataset(Protocol):
 
     @property
     def facts(self) -> Mapping[str, object]:
-        """Its table in `run.toml` besides name and digest; `labelled` and `unlabelled` count units
-        of training.
+        """What its table in `run.toml` has besides name and digest. It must have `labelled` and
+        `unlabelled`, the numbers of training units with and without a known answer.
         """
 
     @property
     def labelled(self) -> Sequence[str]:
-        """The training units whose answer is known."""
+        """Ids of the training units whose answer is known."""
 
     @property
     def unlabelled(self) -> Sequence[str]:
-        """The training units whose answer is not."""
+        """Ids of the training units whose answer is not known."""
 
     def shown(self, unit: str) -> str | None:
-        """What a page shows of a unit; None when it is not there."""
+        """The text that a report shows for a unit; None when it has none."""
 
     def alternative(self, name: str) -> str | None:
-        """What a page shows of an alternative that a unit's row may have; None when not there."""
+        """The text that a report shows for an alternative (`TaskKind.alternatives`); None when it
+        has none.
+        """
 
     def judged(self, split: Split, unit: str) -> Mapping[str, int]:
-        """The grades of a unit's alternatives in a split; above 0 is right."""
+        """The grades of a unit's judged alternatives in a split; above 0 is right."""
 
 
 def measured_split(data: Dataset) -> Split | None:
-    """Where figures come from: test, or dev where there is no test."""
+    """The split that figures come from: test, or dev where there is no test."""
     order: tuple[Split, ...] = ("test", "dev")
     return next((split for split in order if split in data.splits), None)

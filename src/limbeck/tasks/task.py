@@ -1,13 +1,14 @@
-"""What does a task say of itself, so that a run, a plan, a bench and a report name none?
+"""What does a task say of itself, so that a run, a plan, a bench and a report need to know none?
 
     TaskKind   a task before any data is read: its layouts, measures, baselines and options
-    Layout     how DATA becomes a dataset of this task
-    Opened     one request: data and models, with everything refused that can be
-    Task       the request in one run: systems are measured, teachers checked, models trained
-    Dataset    what the data holds          Model    what is trained, saved and measured
+    Layout     how a task recognises its data
+    Opened     one request: its data, student and teachers, loaded and checked
+    Task       the request in a run: measures systems, checks teachers, trains models
+    Dataset    what the data holds
+    Model      what is trained, saved and measured
 
-A kind is discovered by its folder below `limbeck.tasks`, which carries it as `KIND`: a new task is
-one folder. This module knows no task.
+A task is one folder below `limbeck.tasks`, which is found there by its `KIND`. This module knows no
+task.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Model(Protocol):
 
 
 class Teacher(Protocol):
-    """Who teaches, as far as any task goes."""
+    """What the teachers of every task have."""
 
     @property
     def name(self) -> str:
@@ -66,7 +67,9 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How DATA becomes a dataset: `holds` looks at names alone, `words` say what it looks for."""
+    """How a task recognises its data: `holds` looks at names alone, and reads nothing; `words` tell
+    people what it looks for.
+    """
 
     name: str
     words: str
@@ -75,8 +78,8 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What a recipe needs, as a task checks it: `needs` are words of `recipes.Recipe`, `fits` the
-    kinds of teacher that it fits itself, `takes` those that it can be given.
+    """What a task has to know of a recipe: its name, and its `needs`, `fits` and `takes`, which
+    `recipes.Recipe` explains.
     """
 
     name: str
@@ -87,15 +90,16 @@ class Method:
 
 @dataclass(frozen=True, slots=True)
 class Teachers:
-    """The teachers that a run learns from, in the order in which they were asked for; none where
-    its recipe needs none or fits its own.
+    """The teachers that a run was asked to learn from, in their order; none where its recipe needs
+    none or fits its own.
 
-    The base of a fitted one is a name that `Task.from_base` knows, or None for the student's.
+    `given` holds the loaded ones, and None in the place of one that the run fits. The base of a
+    fitted one is a name that `Task.from_base` knows, or None for the student's.
     """
 
     specs: tuple[TeacherSpec, ...] = ()
     names: tuple[str, ...] = ()  # of rows and files, where there are several
-    given: tuple[Any, ...] = ()  # None: fitted by the run
+    given: tuple[Any, ...] = ()
     weights: tuple[float, ...] = ()
 
     @property
@@ -106,7 +110,9 @@ class Teachers:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A system on a split: measures per unit and what it costs to use; `stage` keeps them."""
+    """What a system gave on a split: its measures for each unit, and what it costs to use. The
+    stage of this name keeps them.
+    """
 
     name: str
     split: Split
@@ -117,8 +123,8 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """Teachers as one, those that it is made of where it is several, and what `run.toml` keeps of
-    how they became one.
+    """Several teachers as one: the `teacher`, the `members` that it is made of (none where there was
+    one alone), and the `scale` on which they were brought together, for `run.toml`.
     """
 
     teacher: Any
@@ -128,8 +134,8 @@ class Combined:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a look at a teacher's answers says: lines for people, and why it should be refused; the
-    numbers behind it, and the answers that were looked at, are for the run's folder.
+    """What the check of a teacher found: lines for people, and the reason to refuse it, if there is
+    one. The numbers behind them and the answers that were examined are for the run's folder.
     """
 
     lines: Sequence[str]
@@ -139,19 +145,19 @@ class Checked:
 
 
 class Probe(Protocol):
-    """What a probe of some seconds found: `stage` gives a task on which a run can be rehearsed, of
-    which nothing is left but the `estimate`; `notes` are lines for people.
+    """How fast this machine is, probed for some seconds: `stage` gives a task to rehearse a run on,
+    which does no work and notes what it would take, and `estimate` reads what was noted.
     """
 
     @property
     def notes(self) -> Sequence[str]:
-        """What shortens the run."""
+        """What people should know of the estimate, such as work that was done before."""
 
     def stage(self) -> Any:
-        """A task that makes up every answer and notes what the work would take."""
+        """A task that makes up every answer at once, and notes what the work would take."""
 
     def estimate(self, stage: Any) -> RunEstimate:
-        """What was noted on it."""
+        """The estimate of a run that was rehearsed on a stage."""
 
 
 def teachers_of(config: RunConfig, method: Method) -> tuple[TeacherSpec, ...]:
@@ -194,11 +200,10 @@ def weights_of(config: RunConfig) -> tuple[float, ...]:
 
 
 class Opened(ABC):
-    """One request: what it names is loaded, and everything refused that can be without computing.
+    """One request, loaded and checked as far as that needs no computing.
 
-    `given` are the teachers that were given, as one; None where none was. `notes` are lines for
-    the report, besides those of the data. `inputs` join the table of the data in `run.toml`: what
-    else was given that results depend on.
+    `given` are the teachers that were given, as one; None where none was. `notes` are lines for the
+    report, besides those of the data.
     """
 
     config: RunConfig
@@ -210,30 +215,35 @@ class Opened(ABC):
 
     @property
     def inputs(self) -> Mapping[str, object]:
-        """Digests of what else was given."""
+        """Digests of what else was given that results depend on; they join the table of the data in
+        `run.toml`, and a run goes on with the same ones only.
+        """
         return {}
 
     @property
     @abstractmethod
     def models(self) -> Mapping[str, Any]:
-        """The models that are there before any work, by name: what a precision is chosen for."""
+        """The models that are loaded, by name: `--precision auto` is chosen by their speed."""
 
     @property
     @abstractmethod
     def size(self) -> int:
-        """How much there is to read, in characters or what stands for them."""
+        """How much there is to read, in characters or in what costs as much: `--backend auto` goes
+        by it.
+        """
 
     @abstractmethod
     def stages(self) -> list[str]:
-        """What a run does before teachers and students are trained, a line each."""
+        """What a run does before it trains, a line each, for `--dry-run`."""
 
     @abstractmethod
     def start(self, run: Run, store: ScoreStore | None) -> Task:
-        """The request in a run."""
+        """The task that carries the request out in a run."""
 
 
 class Task(ABC):
-    """A request in a run. Its recipes know what else it can do; whoever runs them does not.
+    """A request in a run. The task's own recipes may call whatever it has besides; the code that
+    runs them calls only what is here.
 
     `trained` are the stages that trained a model on it, in order.
     """
@@ -252,7 +262,7 @@ class Task(ABC):
         """The systems that the student is measured beside and that nothing here trains."""
 
     def beside(self, split: Split) -> list[Measured]:
-        """Those of them that a model is measured beside that nobody trained here."""
+        """Those of them beside which `evaluate` measures a model."""
         return []
 
     @abstractmethod
@@ -273,8 +283,8 @@ class Task(ABC):
 
     @abstractmethod
     def from_base(self, base: str | None) -> tuple[Task, Any]:
-        """The task for a teacher that is fitted from a base, and a copy of the model to start from;
-        None is the student's base.
+        """The task on which a teacher is fitted from a base, and a copy of that base to train; None
+        is the student's base.
         """
 
     def named(self, teacher: Any, name: str) -> Any:
@@ -283,22 +293,22 @@ class Task(ABC):
 
     @abstractmethod
     def for_recipe(self) -> Any:
-        """The same task, with a record of its own of what is trained on it."""
+        """A copy with an empty `trained`, so that what each recipe trains is counted apart."""
 
     @abstractmethod
     def probe(self, opened: Any, *, fits: bool) -> Probe:
-        """Probe how fast this machine is at what a run of a request does; `fits` whether a teacher
-        may be fitted.
+        """Probe how fast this machine is at what the run of a request does. `fits` says whether a
+        teacher may be fitted.
         """
 
     @abstractmethod
     def alone(self, settings: Any, recipe: type[Settings]) -> Any:
-        """The settings of a recipe that trains the same student without a teacher, at equal cost
-        to one that has these `settings`.
+        """Settings of the `recipe` that trains the same student without a teacher, for the cost of
+        a student that is taught with these `settings`.
         """
 
     def write_results(self, out: Path, systems: Sequence[Measured]) -> None:  # noqa: B027
-        """Leave what systems gave for each unit in a run's folder, beside the measures; by default
+        """Write what systems gave for each unit, such as rankings, into a run's folder; by default
         nothing.
         """
 
@@ -306,14 +316,16 @@ class Task(ABC):
 class TaskKind(ABC):
     """A task before any data is read.
 
-    `name` is what recipes say that they are for; `alternatives` what one thing that a unit may be
-    answered with is called, and several: passage, passages. `auto` is the recipe that `--recipe
-    auto` stands for. `baselines` are a recipe that trains the student without a teacher, which
-    every teacher has to beat, and one that has it: a bench compares with both. `fits` are the kinds
-    of teacher that a run can fit by the recipe `teacher_KIND`, weakest first, with the kinds that
-    each stands on; `fits_on_dev` those among them that need a dev split. `options` are fields of
-    `RunConfig` that not every task reads, and this one does. `budget` are the settings that a fair
-    comparison has alike.
+    name         what its recipes give as their `task`
+    alternatives what a unit may be answered with, one and several: passage, passages
+    auto         the recipe that `--recipe auto` stands for
+    baselines    two recipes that a bench compares with: one that trains the student without a
+                 teacher, which every teacher has to beat, and one with a teacher
+    fits         the kinds of teacher that the recipe `teacher_KIND` fits, weakest first, with
+                 the kinds that each is built on
+    fits_on_dev  those among them that need a dev split
+    options      fields of `RunConfig` that this task reads and some other does not
+    budget       settings that are the same for all recipes in a fair comparison
     """
 
     name: ClassVar[str]
@@ -329,7 +341,7 @@ class TaskKind(ABC):
 
     @abstractmethod
     def open(self, config: RunConfig, method: Method) -> Opened:
-        """The request of a run, with everything refused that can be without computing.
+        """The request of a run, validated as far as that needs no computing.
 
         Raises:
             ConfigError, DataError, ModelError: when it cannot be carried out.
@@ -337,7 +349,7 @@ class TaskKind(ABC):
 
     @abstractmethod
     def read(self, config: RunConfig) -> Dataset:
-        """The data of a config, to measure models on.
+        """The data that a config names, to measure models on.
 
         Raises:
             ConfigError, DataError: when it cannot be read.
@@ -358,8 +370,8 @@ class TaskKind(ABC):
         estimate: Callable[[BudgetPlan], float],
         seconds: float,
     ) -> BudgetPlan:
-        """The largest run that fits. `choices` are the names of teachers that may be fitted, the
-        dearest choice first; `estimate` says how many seconds a run would take.
+        """The largest run that fits into a time. `choices` are teachers that may be fitted, the most
+        expensive choice first; `estimate` says how many seconds a run would take.
 
         Raises:
             ConfigError: when not even the smallest fits, saying what would.
@@ -375,22 +387,24 @@ class TaskKind(ABC):
 
     @abstractmethod
     def load(self, student: Path) -> Any:
-        """The student in a run's folder, as a user wants it."""
+        """The student in this folder, as the object that its user works with."""
 
     @abstractmethod
     def card(self, how: str, teacher: str | None = None) -> str:
-        """The card of a student, or of a `teacher` of some kind: no times, dates or paths."""
+        """The README of a student, or of a `teacher` of some kind, and `how` it was made; no times,
+        dates or paths, so that equal models have equal folders.
+        """
 
     def equal(self, baseline: Any, settings: type[Settings]) -> Mapping[str, object]:
-        """What settings of another shape are to cost as much as the baseline's."""
+        """Settings that make a recipe without the baseline's settings cost as much as it."""
         return {}
 
     def facts_of(self, student: Path) -> Mapping[str, object]:
-        """What a bench keeps of a student's folder."""
+        """What the record of a bench says of its students, read from the folder of one."""
         return {}
 
     def holds(self, data: object) -> bool:
-        """Whether DATA is something that this task reads."""
+        """Whether this task reads such data, by its name and the names of its files."""
         return any(layout.holds(str(data)) for layout in self.layouts)
 
 
@@ -428,6 +442,6 @@ def kind_reading(data: object) -> TaskKind:
     if len(reads) == 1:
         return reads[0]
     if reads:
-        told = " and ".join(f"as {kind.name}" for kind in reads)
-        raise ConfigError(f"{data} can be read {told}. Name a --recipe of one of them.")
+        names = " and ".join(f"as {kind.name}" for kind in reads)
+        raise ConfigError(f"{data} can be read {names}. Name a --recipe of one of them.")
     return kind_named(FIRST_TASK)  # which says what is wrong with it

@@ -1,6 +1,6 @@
-"""What is retrieval, to whoever runs any task?
+"""What does retrieval say of itself to the code that runs any task?
 
-Its layouts, measures, baselines, options and cards. What a run of it does is not known here.
+Its layouts, measures, baselines, options and model cards. What a run of it does is not known here.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RetrievalKind(TaskKind):
         return super().holds(data)
 
     def open(self, config: RunConfig, method: Method) -> RetrievalRequest:
-        """A run's request, with everything refused that can be without computing."""
+        """The request of a run, validated as far as that needs no computing."""
         return open_request(config, method)
 
     def read(self, config: RunConfig) -> Collection:
@@ -65,8 +65,8 @@ class RetrievalKind(TaskKind):
     def open_model(
         self, model: str, data: Collection, config: RunConfig
     ) -> tuple[RetrievalRequest, Teacher]:
-        """A request to measure a retriever or ranker; what has no vectors re-ranks what BM25 and
-        the offline encoder find.
+        """A request to measure a retriever or ranker; a model without vectors re-ranks what BM25
+        and the offline encoder find.
         """
         teacher = load_teacher(model, data)
         base = teacher.first_stage or load_encoder(OFFLINE)
@@ -98,7 +98,7 @@ class RetrievalKind(TaskKind):
         estimate: Callable[[BudgetPlan], float],
         seconds: float,
     ) -> BudgetPlan:
-        """The largest numbers of steps, lists and candidates that fit."""
+        """The largest numbers of steps, passages per list and candidates that fit."""
         return fit_budget(choices, estimate, seconds)
 
     def card(self, how: str, teacher: str | None = None) -> str:

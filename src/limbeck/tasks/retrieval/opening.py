@@ -1,8 +1,8 @@
-"""Can a run make a retriever of what was asked of it?
+"""Can a retriever be made as a config asks?
 
-`open_request` reads the data, loads the models and refuses before any expensive work all that can
-be refused: data without what a recipe learns from, teachers from which it cannot learn, files that
-would change nothing. This module computes nothing.
+`open_request` reads the data, loads the models and validates them before any expensive work: it
+refuses data without what the recipe learns from, teachers from which the recipe cannot learn, and
+files that would change nothing. This module computes nothing.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ OFFLINE_LAYERS = 2  # of the student that is cut from the offline model
 class RetrievalRequest(Opened):
     """A request to make a retriever.
 
-    `read` is the collection as it was given, without a dev split or queries of our making; `data`
-    is what a run works on. `base` is what the student was cut from; other `bases`, by name, are
-    what teachers are fitted from. `candidates` were given besides what a run finds, and the
-    `writer` writes the queries of a corpus that came without.
+    `read` is the collection as it was given; `data`, which a run works on, may have a dev split and
+    queries that were made for it. `base` is the encoder that the student was cut from; teachers may
+    be fitted from other `bases`, by name. `candidates` from files join those that a run mines. The
+    `writer` is the model that writes queries for a corpus without any.
     """
 
     config: RunConfig
@@ -97,7 +97,7 @@ class RetrievalRequest(Opened):
 
 
 def open_request(config: RunConfig, method: Method) -> RetrievalRequest:
-    """The request of a run, with everything refused that can be without computing.
+    """The request of a run, validated as far as that needs no computing.
 
     Raises:
         ConfigError, DataError, ModelError: for what cannot be used.
@@ -147,7 +147,7 @@ def open_request(config: RunConfig, method: Method) -> RetrievalRequest:
 
 
 def prompt_notes(what: str, spec: str, encoder: Encoder) -> list[str]:
-    """What there is to say of an encoder that is used without the prompts it was trained with."""
+    """A note where an encoder is used without the prompts that it was trained with."""
     if (prompts := missing_prompts(spec, encoder)) is None:
         return []
     query, passage = prompts
@@ -167,8 +167,8 @@ def _teachers(
     collection: Collection,
     student: str,
 ) -> tuple[Teachers, dict[str, DualTeacher], Teacher | None, list[str]]:
-    """The teachers of a run, the encoders that some are fitted from, those that are given as one,
-    and notes.
+    """The teachers of a run; the encoders that some are fitted from, by name; the given teachers as
+    one; and notes.
 
     Raises:
         ConfigError, DataError, ModelError: when one of them cannot be used.
@@ -232,10 +232,10 @@ def _base_names(specs: Sequence[TeacherSpec], student: str) -> dict[str, str]:
 def _candidates(
     files: Sequence[str | Path], method: Method, teacher: Teacher | None, collection: Collection
 ) -> tuple[ScoredPairs, ...]:
-    """The candidates that were given.
+    """The candidates in the files that were given.
 
     Raises:
-        ConfigError: where they would change nothing.
+        ConfigError: when they would change nothing.
         DataError: when a file cannot be used.
     """
     if files and method.fits:
@@ -335,7 +335,11 @@ def _check_kinds(method: Method, teachers: Teachers, teacher: Teacher | None) ->
 
 
 def _check_labels(collection: Collection, method: Method, specs: Sequence[TeacherSpec]) -> None:
-    """Refuse what learns from judgements where there are none."""
+    """Refuse recipes and teachers that learn from judgements, or need a dev split, without them.
+
+    Raises:
+        DataError: for such a recipe or teacher.
+    """
     if collection.labelled:
         if "dev" not in collection.qrels and any(spec.kind == "ensemble" for spec in specs):
             raise DataError(
@@ -356,7 +360,7 @@ def _check_labels(collection: Collection, method: Method, specs: Sequence[Teache
 
 
 def _students(config: RunConfig) -> tuple[Encoder, Encoder]:
-    """The encoder as it comes, and the student cut from it."""
+    """The base with its prompts, and the student that is cut from it."""
     if isinstance(config.student, Loaded):
         base = copy.deepcopy(config.student.value)
     else:

@@ -1,4 +1,8 @@
-"""How fast is this machine at what a run of retrieval does, and on what is the run rehearsed?"""
+"""How fast is this machine at what a run of retrieval does, and what is the run rehearsed on?
+
+`costs.py` measures speeds, and `rehearsal.py` is the task that makes answers up; this module joins
+them. It knows no recipe.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RetrievalProbe:
-    """The speeds that a probe found; `notes` are lines on what the store already has."""
+    """The speeds that were found; `notes` say which vectors the store already has."""
 
     task: Retrieval
     student: Encoder
@@ -26,7 +30,7 @@ class RetrievalProbe:
 
     @classmethod
     def of(cls, task: Retrieval, opened: RetrievalRequest, *, fits: bool) -> RetrievalProbe:
-        """Probe for some seconds; `fits` whether a teacher may be fitted."""
+        """Probe for some seconds; `fits` says whether a teacher may be fitted."""
         speeds = probed(task, opened.student, opened.given, list(task.bases.values()), fits=fits)
         given = () if opened.given is None else opened.given.leaves()
         called = {task.base.digest: "the base's"}
@@ -40,7 +44,7 @@ class RetrievalProbe:
         return cls(task, opened.student, speeds, notes)
 
     def stage(self) -> Rehearsal:
-        """A task on which nothing is done, only noted."""
+        """A task that does no work and notes what it would take."""
         task = self.task
         return Rehearsal(
             task.collection,
@@ -54,5 +58,5 @@ class RetrievalProbe:
         )
 
     def estimate(self, stage: Rehearsal) -> RunEstimate:
-        """What was noted on a stage."""
+        """The estimate of a run that was rehearsed on a stage."""
         return stage.estimate

@@ -27,8 +27,8 @@ DIAGNOSED_QUERIES, DIAGNOSED_DEPTH = 300, 16  # whose candidates a teacher is ex
 
 
 def check_teacher(task: Retrieval, teacher: Teacher, temperature: float | None) -> Checked:
-    """What a teacher's scores of candidates say of it. `temperature` is what divides them in the
-    student's loss; None is the teacher's own.
+    """Check a teacher by its scores of training queries' candidates. `temperature` divides them in
+    the student's loss; None is the teacher's own.
     """
     queries = task.askable_queries(teacher)[:DIAGNOSED_QUERIES]
     if not len(queries):
@@ -50,8 +50,8 @@ def check_teacher(task: Retrieval, teacher: Teacher, temperature: float | None) 
 
 
 def combine(task: Retrieval, members: Sequence[Teacher], weights: Sequence[float]) -> Combined:
-    """A teacher alone as it is; several as their weighted mean, each on the scale of its scores of
-    candidates of training queries.
+    """Several teachers as their weighted mean, each one's scores less their mean and over their
+    deviation on candidates of training queries; one alone as it is.
     """
     if len(members) == 1:
         return Combined(members[0])
