@@ -85,9 +85,10 @@ def _check_data(config: RunConfig, recipe: Recipe, kind: TaskKind) -> None:
         return
     for other in kinds().values():
         if other.holds(config.data):
+            wanted = "; or ".join(layout.words for layout in kind.layouts)
             raise ConfigError(
                 f"--recipe {recipe.name} is for {kind.name}, and {config.data} holds data of "
-                f"{other.name}. Use --recipe {other.auto}, or other data."
+                f"{other.name}. Use --recipe {other.auto}, or give {wanted}."
             )
 
 

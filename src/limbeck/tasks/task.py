@@ -123,8 +123,8 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """Several teachers as one: the `teacher`, the `members` that it is made of (none where there was
-    one alone), and the `scale` on which they were brought together, for `run.toml`.
+    """Several teachers as one: the `teacher`, the `members` that it is made of (none of one that is
+    alone), and the `scale` on which they were brought together, for `run.toml`.
     """
 
     teacher: Any
@@ -316,16 +316,15 @@ class Task(ABC):
 class TaskKind(ABC):
     """A task before any data is read.
 
-    name         what its recipes give as their `task`
-    alternatives what a unit may be answered with, one and several: passage, passages
-    auto         the recipe that `--recipe auto` stands for
-    baselines    two recipes that a bench compares with: one that trains the student without a
-                 teacher, which every teacher has to beat, and one with a teacher
-    fits         the kinds of teacher that the recipe `teacher_KIND` fits, weakest first, with
-                 the kinds that each is built on
-    fits_on_dev  those among them that need a dev split
-    options      fields of `RunConfig` that this task reads and some other does not
-    budget       settings that are the same for all recipes in a fair comparison
+    - `name`: what its recipes give as their `task`
+    - `alternatives`: what a unit may be answered with, one and several: passage, passages
+    - `auto`: the recipe that `--recipe auto` stands for
+    - `baselines`: two recipes that a bench compares with, one that trains the student without a
+      teacher, which every teacher has to beat, and one with a teacher
+    - `fits`: the kinds of teacher that the recipe `teacher_KIND` fits, weakest first, with the
+      kinds that each is built on; `fits_on_dev`: those among them that need a dev split
+    - `options`: fields of `RunConfig` that this task reads and some other does not
+    - `budget`: settings that are the same for all recipes in a fair comparison
     """
 
     name: ClassVar[str]
@@ -370,8 +369,8 @@ class TaskKind(ABC):
         estimate: Callable[[BudgetPlan], float],
         seconds: float,
     ) -> BudgetPlan:
-        """The largest run that fits into a time. `choices` are teachers that may be fitted, the most
-        expensive choice first; `estimate` says how many seconds a run would take.
+        """The largest run that fits into a time. `choices` are teachers that may be fitted, the
+        most expensive choice first; `estimate` says how many seconds a run would take.
 
         Raises:
             ConfigError: when not even the smallest fits, saying what would.
@@ -442,6 +441,11 @@ def kind_reading(data: object) -> TaskKind:
     if len(reads) == 1:
         return reads[0]
     if reads:
-        names = " and ".join(f"as {kind.name}" for kind in reads)
-        raise ConfigError(f"{data} can be read {names}. Name a --recipe of one of them.")
+        ways = " and ".join(
+            f"as {layout.name} of {kind.name}"
+            for kind in reads
+            for layout in kind.layouts
+            if layout.holds(str(data))
+        )
+        raise ConfigError(f"{data} can be read {ways}. Name a --recipe of one of them.")
     return kind_named(FIRST_TASK)  # which says what is wrong with it
