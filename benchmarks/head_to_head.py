@@ -174,7 +174,7 @@ def prepare(asked: Any) -> Setup:
     run = Run(asked.work / "lists", 0, choose_engine("auto", "fp32"))
     task = Retrieval(collection, run, base, ScoreStore(asked.work / "store"))
     miner = teacher if teacher.in_batch else base
-    pools = task.pools(task.training_queries(), depth=settings.candidates_per_query, teacher=miner)
+    pools = task.pools(task.training_queries(), depth=settings.candidates_per_query, miner=miner)
     # Their trainer takes lists of one length: whoever has fewer passages to draw is left out.
     found = task.lists(pools, teacher=teacher)
     long = [

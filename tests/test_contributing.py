@@ -51,7 +51,7 @@ def test_the_method_learns_from_every_kind_of_teacher(
     teacher = frozen if kind == "dual" else CrossTeacher("teacher", tiny_ranker)
     student = cut_layers(tiny_encoder, 2)
     before = student.weights_digest()
-    settings = method.settings(updates=2, queries_per_update=5, list_length=3, depth=6)
+    settings = method.settings(max_steps=2, batch_size=5, list_length=3, candidates_per_query=6)
     method.train(a_task(tmp_path, tiny_encoder), teacher, student, settings)
     assert student.weights_digest() != before
     losses = read_json(tmp_path / "stages/train-first_choice/curves.json")["losses"]
@@ -99,7 +99,7 @@ def test_the_forward_trains_a_classifier(tmp_path: Path) -> None:
     torch.manual_seed(0)
     task, net = ToyTask(regions, run, Net(8), Toy.measures), Net(8)
     source = Batches(*regions.points["train"], 16, 0)
-    settings = TrainingSettings(updates=150, learning_rate=0.03)
+    settings = TrainingSettings(max_steps=150, learning_rate=0.03)
     before = task.table(net, "dev")["accuracy"].mean()
     defined(FORWARD)["train_alone"](task, net, source, settings)
     after = task.table(net, "dev")["accuracy"].mean()

@@ -335,7 +335,7 @@ def test_an_ensembles_weights_are_the_best_on_dev(
     members = teachers["dual"], teachers["cross"]
     for depth in (6, 12):
         found = recipe.function(task, *members, recipe.settings(candidates_per_query=depth))
-        pools = task.pools(task.split_queries("dev"), depth=depth, teacher=members[0])
+        pools = task.pools(task.split_queries("dev"), depth=depth, miner=members[0])
         scores = [task.pair_scores(member, task.pool_pairs(pools)) for member in members]
         qualities = {}
         for tenths in range(11):

@@ -126,7 +126,7 @@ def ar2(
         return task.lists(pools, negatives_from=settings.range_min)
 
     # 1. Warm-up of the retriever, on negatives by words and by the base encoder, and in-batch ones.
-    pools = task.pools(judged, depth=settings.candidates_per_query, teacher=task.base)
+    pools = task.pools(judged, depth=settings.candidates_per_query, miner=task.base)
     lists = task.lists(pools, negatives_from=settings.range_min)
     given = settings.of_stage(warmup, settings.learning_rate, settings.keep)
     first_lists = source(lists, size)

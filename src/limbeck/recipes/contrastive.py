@@ -45,7 +45,7 @@ def contrastive(
     """Train the student in place."""
     # 1. Candidates of the judged queries, by words and by the base encoder.
     pools = task.pools(
-        task.labelled_queries(), depth=settings.candidates_per_query, teacher=task.base
+        task.labelled_queries(), depth=settings.candidates_per_query, miner=task.base
     )
     # 2. One positive and some mined negatives per query; every passage serves every query.
     lists = task.lists(pools, negatives_from=settings.range_min)

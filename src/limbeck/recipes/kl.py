@@ -64,10 +64,7 @@ def kl(task: Retrieval, teacher: Teacher, student: Encoder, settings: KLSettings
     """Train the student in place."""
     # 1. Candidates of all training queries: by words, and by the teacher's vectors or the base's;
     # of scores from a file, its pairs.
-    miner = teacher if teacher.in_batch else task.base
-    pools = task.pools(
-        task.training_queries(), depth=settings.candidates_per_query, teacher=miner, asked=teacher
-    )
+    pools = task.training_pools(teacher, depth=settings.candidates_per_query)
     # 2. A teacher without vectors scores each query's own list, once.
     scorer = None if teacher.in_batch and settings.absolute_margin is None else teacher
     lists = task.lists(

@@ -57,10 +57,7 @@ def margin_mse(
     """Train the student in place."""
     # 1. Candidates of all training queries: by words, and by the teacher's vectors or the base's;
     # of scores from a file, its pairs.
-    miner = teacher if teacher.in_batch else task.base
-    pools = task.pools(
-        task.training_queries(), depth=settings.candidates_per_query, teacher=miner, asked=teacher
-    )
+    pools = task.training_pools(teacher, depth=settings.candidates_per_query)
     # 2. The teacher's raw scores of every list, once.
     lists = task.lists(
         pools, negatives_from=settings.range_min, teacher=teacher, margin=settings.absolute_margin

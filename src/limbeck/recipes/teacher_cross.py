@@ -37,7 +37,7 @@ class CrossSettings(ListSettings):
 def teacher_cross(task: Retrieval, dual: DualTeacher, settings: CrossSettings) -> CrossTeacher:
     """The fitted teacher; the dual encoder stays as it is."""
     # 1. Candidates of the judged queries, by words and by the fitted dual encoder.
-    pools = task.pools(task.labelled_queries(), depth=settings.candidates_per_query, teacher=dual)
+    pools = task.pools(task.labelled_queries(), depth=settings.candidates_per_query, miner=dual)
     lists = task.lists(pools, negatives_from=settings.range_min)
     source = ListSource(lists, settings.batch_size, settings.list_length, task.run.seed)
     # 2. The dual encoder's body under a new head.

@@ -44,7 +44,7 @@ def teacher_dual(task: Retrieval, encoder: Encoder, settings: DualSettings) -> D
     """The fitted teacher; the encoder is trained in place."""
     # 1. Candidates of the judged queries, by words and by the encoder as it comes.
     pools = task.pools(
-        task.labelled_queries(), depth=settings.candidates_per_query, teacher=task.base
+        task.labelled_queries(), depth=settings.candidates_per_query, miner=task.base
     )
     # 2. One positive and some mined negatives per query.
     lists = task.lists(pools, negatives_from=settings.range_min)

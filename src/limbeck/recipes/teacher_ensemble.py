@@ -50,5 +50,5 @@ def teacher_ensemble(
             "Use --teacher train:dual or train:cross."
         )
     # Both members score the same pools; the weights that rank them best.
-    pools = task.pools(queries, depth=settings.candidates_per_query, teacher=dual)
+    pools = task.pools(queries, depth=settings.candidates_per_query, miner=dual)
     return fit_weights(task, dual, cross, pools)

@@ -111,7 +111,7 @@ def test_parts_are_copies_with_layers_rounded_up(tiny_encoder: Encoder) -> None:
 def test_a_rung_is_fitted_on_judged_queries(
     task: Retrieval, tiny_encoder: Encoder, rung: str
 ) -> None:
-    lists = task.lists(task.pools(task.labelled_queries(), depth=6, teacher=task.base))
+    lists = task.lists(task.pools(task.labelled_queries(), depth=6, miner=task.base))
     sources = ListSource(lists, 5, 3, seed=0), ListSource(lists, 4, 3, seed=0)
     dual = DualTeacher("dual", copy.deepcopy(tiny_encoder))
     before = dual.encoder.weights_digest(), task.base.encoder.weights_digest()
@@ -136,7 +136,7 @@ def test_a_rung_starts_from_another_base(
     task: Retrieval, tiny_other_folder: Path, kind: str
 ) -> None:
     """Its own tokenizer and width; what it stands on is fitted from that base, too."""
-    lists = task.lists(task.pools(task.labelled_queries(), depth=6, teacher=task.base))
+    lists = task.lists(task.pools(task.labelled_queries(), depth=6, miner=task.base))
     sources = ListSource(lists, 5, 3, seed=0), ListSource(lists, 4, 3, seed=0)
     [rung], _ = read_ladder([f"big=train:{kind}:{tiny_other_folder}"], None, has_dev=True)
     teacher = fit_rung(task, "fitted", rung, task.base, sources, FAST, 0.05, 6)

@@ -69,7 +69,7 @@ def test_what_was_asked_before_takes_no_time_again(stage: Rehearsal) -> None:
     """As the score store answers; a search by words is kept, too."""
     queries = stage.training_queries()
     for _ in range(2):
-        stage.pools(queries, depth=5, teacher=stage.base)
+        stage.pools(queries, depth=5, miner=stage.base)
     passages = len(stage.collection.passages)
     counts = stage.estimate.stages["encode-base"]
     assert (counts.passages, counts.queries) == (passages, len(queries))

@@ -322,10 +322,10 @@ def test_scores_of_a_file_are_its_queries_candidates(listed: Retrieval) -> None:
     pairs += [(3, 8, 1.0), (3, 0, 5.0)]
     teacher = scores_of(listed.collection, pairs)
     assert listed.askable_queries(teacher).tolist() == [0, 1, 2, 3]
-    found = listed.pools(np.arange(4), depth=32, teacher=listed.base, asked=teacher)
+    found = listed.pools(np.arange(4), depth=32, miner=listed.base, scorer=teacher)
     pools_found = [found.for_query(place).tolist() for place in range(4)]
     assert pools_found == [[1, 9, 4], [6, 5], [7], [0, 8]]
-    shallow = listed.pools(np.array([3, 0]), depth=2, teacher=listed.base, asked=teacher)
+    shallow = listed.pools(np.array([3, 0]), depth=2, miner=listed.base, scorer=teacher)
     assert [shallow.for_query(place).tolist() for place in range(2)] == [[0, 8], [1, 9]]
 
     lists = listed.lists(found, teacher=teacher)
@@ -343,7 +343,7 @@ def test_scores_of_a_file_are_its_queries_candidates(listed: Retrieval) -> None:
 def test_queries_that_a_file_has_no_score_of_are_not_asked_about(listed: Retrieval) -> None:
     teacher = scores_of(listed.collection, [(2, 0, 1.0), (2, 1, 0.5)])
     assert listed.askable_queries(teacher).tolist() == [2]
-    found = listed.pools(np.arange(4), depth=8, teacher=listed.base, asked=teacher)
+    found = listed.pools(np.arange(4), depth=8, miner=listed.base, scorer=teacher)
     assert np.diff(found.offsets).tolist() == [0, 0, 2, 0]
 
 
@@ -410,10 +410,10 @@ def test_a_querys_own_text_is_no_negative_of_it(own: Retrieval) -> None:
 
 def test_an_own_passage_that_others_found_is_left_out(own: Retrieval) -> None:
     teacher = scores_of(own.collection, [(0, 0, 9.0), (0, 2, 1.0), (0, 4, 2.0), (1, 0, 1.0)])
-    found = own.pools(np.arange(2), depth=8, teacher=own.base, asked=teacher)
+    found = own.pools(np.arange(2), depth=8, miner=own.base, scorer=teacher)
     assert [found.for_query(place).tolist() for place in range(2)] == [[4, 2], [0]]
     given = ScoredPairs(np.array([[0, 0], [0, 6], [1, 3]]), np.ones(3, dtype=np.float32))
-    found = replace(own, given=[given]).pools(np.arange(2), depth=8, teacher=own.base)
+    found = replace(own, given=[given]).pools(np.arange(2), depth=8, miner=own.base)
     assert all(at not in found.for_query(place) for place, at in enumerate([0, 3]))
 
 
@@ -527,7 +527,7 @@ def test_no_measures_are_taken_when_none_are_wanted(task: Retrieval, student: En
 
 def test_pools_are_merged_by_rank_vectors_first(task: Retrieval) -> None:
     queries = task.training_queries()
-    found = task.pools(queries, depth=6, teacher=task.base)
+    found = task.pools(queries, depth=6, miner=task.base)
     asked = encoded(
         task.base.encoder, [task.collection.queries.texts[at] for at in queries], "query"
     )
@@ -574,7 +574,7 @@ def test_players_go_from_stage_to_stage(
     task: Retrieval, tiny_encoder: Encoder, tiny_ranker: Ranker
 ) -> None:
     """Two stages of 3 updates by one player equal one of 6, and dev says how good it is."""
-    lists = task.lists(task.pools(task.labelled_queries(), depth=6, teacher=task.base))
+    lists = task.lists(task.pools(task.labelled_queries(), depth=6, miner=task.base))
     settings = TrainingSettings(learning_rate=1e-3, eval_steps=1000, keep="last", dropout=0.1)
 
     def turn(encoder: Encoder) -> Turn:
@@ -606,7 +606,7 @@ def test_players_go_from_stage_to_stage(
 
 
 def test_lists_feed_a_source_whose_positives_are_judged(task: Retrieval) -> None:
-    lists = task.lists(task.pools(task.training_queries(), depth=8, teacher=task.base))
+    lists = task.lists(task.pools(task.training_queries(), depth=8, miner=task.base))
     batch = ListSource(lists, 6, 4, seed=0).batch(0)
     for row, query in enumerate(batch.queries.tolist()):
         judged = set(task.positives_of(query, "train").tolist())

@@ -165,24 +165,24 @@ class Asking:
         queries: np.ndarray,
         *,
         depth: int,
-        teacher: Teacher,
-        asked: Teacher | None = None,
+        miner: Teacher,
+        scorer: Teacher | None = None,
     ) -> Candidates:
-        """The candidates of queries by words, by the vectors of a dual teacher and as they were
-        given, merged by rank.
+        """The candidates of queries by words, by the vectors of a `miner` and as they were given,
+        merged by rank.
 
         At most `depth` passages per query; the vectors' first comes first. They are meant for the
-        teacher that is `asked` about them: where it has scores of some pairs only, its own pairs
-        are the candidates instead.
+        teacher that is to score them: where the `scorer` has scores of some pairs only, its own
+        pairs are the candidates instead.
         """
-        if asked is not None and asked.answers is not None:
-            return _answered(self.without_own(asked.answers), queries, depth, asked.name)
+        if scorer is not None and scorer.answers is not None:
+            return _answered(self.without_own(scorer.answers), queries, depth, scorer.name)
         lexical = self.lexical(queries, depth=depth)
         given = [
             _answered(self.without_own(found.pairs), queries, depth, f"given-{number}")
             for number, found in enumerate(self.given, start=1)
         ]
-        return merge([self.mined(queries, depth=depth, miner=teacher), lexical, *given], depth)
+        return merge([self.mined(queries, depth=depth, miner=miner), lexical, *given], depth)
 
     def without_own(self, pairs: np.ndarray) -> np.ndarray:
         """The (query, passage) positions [n, 2] without queries beside their own passage."""
@@ -201,6 +201,13 @@ class Asking:
                 progress=self.run.progress,
             )
         )
+
+    def training_pools(self, teacher: Teacher, *, depth: int) -> Candidates:
+        """The candidates of all training queries, for a teacher to score: by words, and by its own
+        vectors where it has some, the base's otherwise; of scores from a file, its pairs.
+        """
+        miner = teacher if teacher.in_batch else self.base
+        return self.pools(self.training_queries(), depth=depth, miner=miner, scorer=teacher)
 
     def mined(self, queries: np.ndarray, *, depth: int, miner: Teacher) -> Candidates:
         """The `depth` candidates of each query by the vectors of a dual teacher, best first."""

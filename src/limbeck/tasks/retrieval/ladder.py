@@ -174,7 +174,7 @@ def fit_rung(
     cross = CrossTeacher("cross", ranker)
     if rung.kind == "cross":
         return cross
-    pools = task.pools(task.split_queries("dev"), depth=depth, teacher=dual)
+    pools = task.pools(task.split_queries("dev"), depth=depth, miner=dual)
     return fit_weights(task, dual, cross, pools)
 
 

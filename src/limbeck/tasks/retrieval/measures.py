@@ -102,7 +102,7 @@ class Measuring(Asking):
     def dev_pools(self) -> Candidates | None:
         """The candidates on which checkpoints and rankers are measured; None without dev."""
         queries = self.split_queries("dev")[:DEV_QUERIES]
-        return self.pools(queries, depth=DEV_POOL, teacher=self.base) if len(queries) else None
+        return self.pools(queries, depth=DEV_POOL, miner=self.base) if len(queries) else None
 
     def dev_measure(
         self, settings: TrainingSettings, updates: int, player: Player

@@ -107,7 +107,7 @@ def measure_teacher(task: Measuring, name: str, teacher: Teacher, split: Split) 
 def candidates(task: Measuring, split: Split, teacher: Teacher) -> Candidates:
     """What a teacher is asked to put in order for the queries of a split."""
     depth = RERANKED if teacher.answers is None else DEPTH
-    return task.pools(task.split_queries(split), depth=depth, teacher=task.base, asked=teacher)
+    return task.pools(task.split_queries(split), depth=depth, miner=task.base, scorer=teacher)
 
 
 def unmeasured(task: Measuring, teacher: Teacher, split: Split) -> str | None:

@@ -33,7 +33,7 @@ def check_teacher(task: Retrieval, teacher: Teacher, temperature: float | None) 
     queries = task.askable_queries(teacher)[:DIAGNOSED_QUERIES]
     if not len(queries):
         return Checked(())
-    pools = task.pools(queries, depth=DIAGNOSED_DEPTH, teacher=task.base, asked=teacher)
+    pools = task.pools(queries, depth=DIAGNOSED_DEPTH, miner=task.base, scorer=teacher)
     known = list(task.lists(pools, teacher=teacher))
     marks = [
         np.arange(len(entry.positives) + len(entry.pool)) < len(entry.positives) for entry in known
@@ -57,7 +57,7 @@ def combine(task: Retrieval, members: Sequence[Teacher], weights: Sequence[float
         return Combined(members[0])
     given = EnsembleTeacher.unscaled("teacher", members, weights)
     queries = task.askable_queries(given)[:DIAGNOSED_QUERIES]
-    pools = task.pools(queries, depth=DIAGNOSED_DEPTH, teacher=task.base, asked=given)
+    pools = task.pools(queries, depth=DIAGNOSED_DEPTH, miner=task.base, scorer=given)
     pairs = task.pool_pairs(pools)
     scores = [task.pair_scores(member, pairs) for member in members]
     teacher = EnsembleTeacher.fitted("teacher", members, weights, scores)
