@@ -21,7 +21,7 @@ def table(recipe: Recipe) -> str:
     for setting in describe(recipe.settings):
         kind = setting.type.replace(" | ", " or ")
         default = setting.default
-        if default is None or isinstance(default, tuple):
+        if default is None or isinstance(default, tuple | bool):
             default = written(default)
         lines.append(f"| `{setting.name}` | {kind} | {default} | {setting.description} |")
     return "\n".join(lines)
