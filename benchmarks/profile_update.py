@@ -63,7 +63,7 @@ PARTS = {
 }
 OUTERMOST = "rest"
 PROFILED = 2  # updates under torch.profiler
-MOST_SHOWN = 12  # operations
+MAX_SHOWN = 12  # operations
 TEMPERATURE = 0.05
 
 
@@ -200,7 +200,7 @@ def student_row(
         "tokenising_ms_per_update": tokenising(asked, collection, encoder),
         "operations": {
             key: spent / sum(operations.values())
-            for key, spent in Counter(operations).most_common(MOST_SHOWN)
+            for key, spent in Counter(operations).most_common(MAX_SHOWN)
         },
     }
 

@@ -288,11 +288,11 @@ def test_a_model_that_does_not_survive_bf16_is_refused(
     tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = Engine("cpu", "bf16")
-    monkeypatch.setattr(inference, "LEAST_COSINE", {"fp32": 1.1, "bf16": 1.1})
+    monkeypatch.setattr(inference, "MIN_COSINE", {"fp32": 1.1, "bf16": 1.1})
     with pytest.raises(ScoreError, match=r"other vectors than in fp32 .* Use --precision fp32"):
         embed(tiny_encoder, tokens, "query", engine=half)
     embed(tiny_encoder, tokens, "query", engine=EXACT)
-    monkeypatch.setattr(inference, "MOST_DIFFERENCE", {"bf16": 0.0})
+    monkeypatch.setattr(inference, "MAX_DIFFERENCE", {"bf16": 0.0})
     with pytest.raises(ScoreError, match=r"other scores than in fp32 .* Use --precision fp32"):
         score(tiny_ranker, tokens, tokens, PAIRS, engine=half)
     score(tiny_ranker, tokens, tokens, PAIRS, engine=EXACT)
@@ -332,7 +332,7 @@ def test_workers_are_held_to_fp32_too(
     half = Engine("cpu", "bf16", 30, workers=1)
     exact = embed(tiny_encoder, tokens, "query", engine=EXACT)
     assert (exact * embed(tiny_encoder, tokens, "query", engine=half)).sum(axis=1).min() > 0.998
-    monkeypatch.setattr(inference, "LEAST_COSINE", {"bf16": 1.1})
+    monkeypatch.setattr(inference, "MIN_COSINE", {"bf16": 1.1})
     with pytest.raises(ScoreError, match=r"In bf16 .* other vectors than in fp32"):
         embed(tiny_encoder, tokens, "query", engine=half)
 
@@ -467,7 +467,7 @@ def test_a_model_is_converted_once_for_its_weights(
 def test_compiled_models_do_not_pile_up(
     tiny_encoder: Encoder, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled, "MOST_KEPT", 1)
+    monkeypatch.setattr(compiled, "MAX_KEPT", 1)
     monkeypatch.setattr(compiled, "_kept", OrderedDict())
     embed(tiny_encoder, tokens, "query", engine=GRAPH)
     embed(tiny_encoder, tokens, "query", engine=Engine("cpu", "bf16", 100, "openvino"))
@@ -507,7 +507,7 @@ def test_onnxruntime_gives_what_torch_gives(
         atol=1e-4,
     )
     monkeypatch.setattr(compiled, "_kept", OrderedDict())
-    monkeypatch.setattr(inference, "LEAST_COSINE", {"fp32": 1.1})
+    monkeypatch.setattr(inference, "MIN_COSINE", {"fp32": 1.1})
     with pytest.raises(ScoreError, match=r"In onnxruntime and fp32 .* Use --backend torch"):
         embed(tiny_encoder, tokens, "query", engine=engine)
 
@@ -517,8 +517,8 @@ def test_a_model_that_turns_in_openvino_is_refused(
     tiny_encoder: Encoder, tiny_ranker: Ranker, tokens: TokenStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiled, "_kept", OrderedDict())
-    monkeypatch.setattr(inference, "LEAST_COSINE", {"fp32": 1.1, "bf16": 1.1})
-    monkeypatch.setattr(inference, "MOST_DIFFERENCE", {"fp32": -1.0, "bf16": -1.0})
+    monkeypatch.setattr(inference, "MIN_COSINE", {"fp32": 1.1, "bf16": 1.1})
+    monkeypatch.setattr(inference, "MAX_DIFFERENCE", {"fp32": -1.0, "bf16": -1.0})
     for precision, advice in (("fp32", "--backend torch"), ("bf16", "--precision fp32")):
         engine = Engine("cpu", precision, 100, "openvino")
         said = rf"In OpenVINO and {precision} the \w+ gives other .* Use {advice}"

@@ -61,7 +61,7 @@ GPU_BATCH_TOKENS = 16384
 # Converting a MiniLM takes some 3 s, and on two cores OpenVINO in bf16 then spares 25 us per token
 # with 6 layers, 8 us with 2. Every model of a run reads all passages once: a million tokens, or
 # 4 million characters, pay for it several times over, and 400,000 would just do.
-LEAST_CONVERTED = 4_000_000
+MIN_CONVERTED = 4_000_000
 
 CHARACTERS_PER_TOKEN = 3  # a guess for planning batches of texts that are not tokenised yet
 COMPARED_ROWS = 8  # of the first batch, with torch's in fp32
@@ -79,9 +79,9 @@ PADDED_TEXT = (
 )
 BESIDE = " beside a longer text in its batch"  # where such a check fails
 
-LEAST_COSINE = {"fp32": 0.9999, "bf16": 0.999}  # between a vector and torch's in fp32
+MIN_COSINE = {"fp32": 0.9999, "bf16": 0.999}  # between a vector and torch's in fp32
 # between a logit and torch's in fp32, as a share of the largest logit (at least 1)
-MOST_DIFFERENCE = {"fp32": 0.001, "bf16": 0.1}
+MAX_DIFFERENCE = {"fp32": 0.001, "bf16": 0.1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Engine:
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def key(self) -> dict[str, str]:
-        """What of an engine changes the numbers; the batches of a plan do too."""
+        """Engine settings that affect results; the batches of a plan do too."""
         return {"backend": self.backend, "device": self.device, "precision": self.precision}
 
     def training(self) -> Engine:
@@ -136,7 +136,7 @@ def choose_engine(
     The precision `taken` before is taken again, without a measurement, where the device has it.
 
     `auto` is torch, but OpenVINO where it is installed, there is no GPU and the passages to be read
-    have at least `LEAST_CONVERTED` characters: for fewer, converting models would not pay. It stays
+    have at least `MIN_CONVERTED` characters: for fewer, converting models would not pay. It stays
     torch where one of `models`, those that are known beforehand, is not the same in OpenVINO.
 
     Raises:
@@ -163,7 +163,7 @@ def choose_engine(
     chosen: Backend = "torch"
     if backend in BACKENDS:
         chosen = next(each for each in BACKENDS if each == backend)
-    elif device == "cpu" and characters >= LEAST_CONVERTED and openvino_installed():
+    elif device == "cpu" and characters >= MIN_CONVERTED and openvino_installed():
         chosen = "openvino"
     if chosen != "torch":
         device = "cpu"
@@ -621,7 +621,7 @@ def _compare_vectors(
     found = vectors[: len(exact)]
     norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(found, axis=1)
     cosines = (exact * found).sum(axis=1) / np.maximum(norms, np.finfo(np.float32).tiny)
-    least = LEAST_COSINE[engine.precision]
+    least = MIN_COSINE[engine.precision]
     if np.isfinite(exact).all() and not cosines.min() >= least:
         raise ScoreError(
             f"{_where(engine)} the encoder gives other vectors than in fp32{where} "
@@ -655,7 +655,7 @@ def _refuse_moved(
 ) -> None:
     """Refuse a model whose first scores are not what it gives in fp32."""
     difference = np.abs(exact - scores[: len(exact)]).max() / max(1.0, np.abs(exact).max())
-    most = MOST_DIFFERENCE[engine.precision]
+    most = MAX_DIFFERENCE[engine.precision]
     if np.isfinite(exact).all() and not difference <= most:
         raise ScoreError(
             f"{_where(engine)} the {what} gives other scores than in fp32{where} (they differ by "

@@ -29,7 +29,7 @@ PROBED = {
     "cuda": ((8192, 4096, 4096), (8192, 8192, 8192)),
 }
 PROBE_SECONDS = 0.2
-LEAST_TURNS = 2  # of works that are compared
+MIN_TURNS = 2  # of works that are compared
 
 # model_type of transformers -> names in its config: layers, width, width inside a layer
 _NAMES = {
@@ -98,7 +98,7 @@ def rates_in_turns(
     best = dict.fromkeys(works, float("inf"))
     spent = 0.0
     for turn in count(-1):
-        if turn >= LEAST_TURNS and spent >= seconds:
+        if turn >= MIN_TURNS and spent >= seconds:
             break
         for name, work in works.items():
             started = clock()

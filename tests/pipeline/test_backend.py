@@ -64,7 +64,7 @@ def test_a_run_goes_on_with_what_auto_chose_then(
 ) -> None:
     first = distil()
     (tmp_path / "run" / "metrics.json").unlink()
-    monkeypatch.setattr(inference, "LEAST_CONVERTED", 1)
+    monkeypatch.setattr(inference, "MIN_CONVERTED", 1)
     assert distil().rows == first.rows
     record = tomllib.loads((tmp_path / "run" / "run.toml").read_text())
     assert record["engine"]["backend"] == "torch"
@@ -73,7 +73,7 @@ def test_a_run_goes_on_with_what_auto_chose_then(
 def test_a_run_of_a_model_that_openvino_breaks_stays_in_torch_and_says_so(
     distil: Distil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "LEAST_CONVERTED", 1)
+    monkeypatch.setattr(inference, "MIN_CONVERTED", 1)
     encoder_of("modernbert", tmp_path, local_attention=8).save(
         tmp_path / "local", card="", stage="test"
     )

@@ -203,7 +203,7 @@ def test_int8_passes_the_gate_or_is_not_written(
         )
 
     monkeypatch.setattr(exporting, "CALIBRATION_TEXTS", 20)
-    monkeypatch.setattr(exporting, "MOST_LOST", -2.0)  # nothing passes
+    monkeypatch.setattr(exporting, "MAX_LOST", -2.0)  # nothing passes
     with pytest.raises(ModelError, match=r"nothing was written. Use --to openvino, or --force"):
         export()
     assert not out.exists()

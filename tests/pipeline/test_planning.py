@@ -45,10 +45,10 @@ def test_every_stage_of_a_run_belongs_to_a_part(arguments: dict[str, Any], data:
     assert any(note.startswith("plan: train-kl ") for note in result.notes)
     assert any(note.startswith("plan: memory ") for note in result.notes)
     page = (out / "report.html").read_text()
-    foretold_section = page.partition("Foretold and taken")[2]
+    section = page.partition("Estimated and taken")[2]
     for row in rows.values():
-        assert escape(row["what"]) in foretold_section
-        assert f"<td>{row['actual_seconds']:,.1f}</td>" in foretold_section
+        assert escape(row["what"]) in section
+        assert f"<td>{row['actual_seconds']:,.1f}</td>" in section
 
 
 def test_a_plan_keeps_nothing_and_knows_what_the_store_holds(

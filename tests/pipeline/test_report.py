@@ -170,7 +170,7 @@ def test_wins_and_losses_by_hand(
     shown = [row.query for row in found.rows]
     assert shown[:3] == [ids[2], ids[1], ids[0]]
     assert found.rows[0].values_of == {"student": 0.5, "teacher": 1.0}
-    monkeypatch.setattr(queries, "MOST_QUERIES", 2)
+    monkeypatch.setattr(queries, "MAX_QUERIES", 2)
     few = queries_of(out, None, RETRIEVAL)
     assert few is not None
     assert (few.rows[0].query, len(few.rows), few.queries) == (ids[2], 2, 6)

@@ -129,7 +129,7 @@ def without_limit(notes: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_what_it_will_do_is_foretold(
+def test_what_it_will_do_is_estimated(
     done: Callable[[str], Done], recipe: str, tmp_path: Path
 ) -> None:
     """The stages that a run trained, with their updates, and no less than what it asked for."""
@@ -143,9 +143,9 @@ def test_what_it_will_do_is_foretold(
         assert updates[name] == count or (name == "train-prod-data-1" and updates[name] > count)
     for what in ("encode-", "score-"):
         stages = {name for name in metrics if name.startswith(what)}
-        foretold = tuple(name for name in found if name.startswith(what))
-        assert foretold, what
-        assert all(name.startswith(foretold) for name in stages)
+        planned = tuple(name for name in found if name.startswith(what))
+        assert planned, what
+        assert all(name.startswith(planned) for name in stages)
     scored = sum(
         kept["pairs_scored"] + kept["texts_embedded"]
         for name, kept in metrics.items()
@@ -160,9 +160,9 @@ def test_what_it_will_do_is_foretold(
 def test_a_budget_chooses_the_updates_of_student_and_teachers(
     done: Callable[[str], Done], recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limbeck.tasks.retrieval.budget.LEAST_UPDATES", 7)
-    monkeypatch.setattr("limbeck.tasks.retrieval.budget.ENOUGH_UPDATES", 20)
-    monkeypatch.setattr("limbeck.tasks.retrieval.budget.MOST_UPDATES", 28)
+    monkeypatch.setattr("limbeck.tasks.retrieval.budget.MIN_STEPS", 7)
+    monkeypatch.setattr("limbeck.tasks.retrieval.budget.ENOUGH_STEPS", 20)
+    monkeypatch.setattr("limbeck.tasks.retrieval.budget.MAX_STEPS", 28)
     own = ("max_steps", "teacher_max_steps", "list_length", "candidates_per_query")
     given = {key: value for key, value in SETTINGS[recipe].items() if key not in own}
     places = {"out": tmp_path / "run", "store": tmp_path / "store"}
@@ -271,11 +271,11 @@ def test_teachers_are_fitted_for_it_from_any_base(
     }
     settings |= {"ladder": ladder.replace("BASE", base)} if ladder else {}
     arguments = {**run.arguments, "settings": settings, "teacher": teacher.replace("BASE", base)}
-    foretold = pipeline.plan(**arguments, store=tmp_path / "store")
+    planned = pipeline.plan(**arguments, store=tmp_path / "store")
     result = pipeline.distill(**arguments, out=tmp_path / "run", store=tmp_path / "store")
     said = "\n".join(result.notes)
     stages = {path.name for path in (tmp_path / "run" / "stages").glob("train-*")}
-    assert {part.stage for part in foretold.parts if part.updates} == stages
+    assert {part.stage for part in planned.parts if part.updates} == stages
     if recipe == "ar2":
         assert stages >= {"train-teacher_dual-larger", "train-teacher_cross-larger"}
         assert not any("warmup-ranker" in name for name in stages)

@@ -85,7 +85,7 @@ def whole(prod: Run) -> Ran:
 
 
 def always_above(*given: object) -> ladder.Verdict:
-    return replace(ladder.judge(*given), above=True)  # type: ignore[arg-type]
+    return replace(ladder.judge(*given), passed=True)  # type: ignore[arg-type]
 
 
 def of_student(stages: list[Trained]) -> list[Trained]:

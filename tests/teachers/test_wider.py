@@ -10,7 +10,7 @@ import torch
 from limbeck.data.collection import Collection, Texts
 from limbeck.data.scores import ScoredPairs
 from limbeck.errors import ConfigError, DataError, ScoreError, StageError
-from limbeck.inference import MOST_DIFFERENCE, Engine
+from limbeck.inference import MAX_DIFFERENCE, Engine
 from limbeck.store import StageFolder
 from limbeck.teachers import (
     CrossTeacher,
@@ -133,7 +133,7 @@ def test_bf16_is_compared_with_fp32(
     found, _ = ask(reading, at="bf16", engine=half)
     assert not np.array_equal(found, exact)
     assert np.abs(found - exact).max() <= 0.1 * np.abs(exact).max()
-    monkeypatch.setitem(MOST_DIFFERENCE, "bf16", 1e-9)
+    monkeypatch.setitem(MAX_DIFFERENCE, "bf16", 1e-9)
     with pytest.raises(ScoreError, match="In bf16 the model gives other scores than in fp32"):
         ask(reading, at="refused", engine=half)
 

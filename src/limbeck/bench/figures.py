@@ -27,7 +27,7 @@ from limbeck.pipeline.comparing import all_tables, measures_of, table_of
 from limbeck.recipes import find_preset
 
 UNDISTILLED = "undistilled"
-LEAST_GAP = 0.01  # of a perfect value, between teacher and baseline: below, a share means nothing
+MIN_GAP = 0.01  # of a perfect value, between teacher and baseline: below, a share means nothing
 _SEED = 0  # of intervals and tests: the same arms always give the same numbers
 
 Row = dict[str, Any]
@@ -92,7 +92,7 @@ def gap_closed(method: float, baseline: float, teacher: float, measure: Measure)
     (0.67 - 0.64) / (0.69 - 0.64) = 0.6
     """
     gap = teacher - baseline
-    if abs(gap) < LEAST_GAP * measure.perfect or not measure.better(teacher, baseline):
+    if abs(gap) < MIN_GAP * measure.perfect or not measure.better(teacher, baseline):
         return None
     return (method - baseline) / gap
 

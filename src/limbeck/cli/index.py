@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from limbeck.indexing import Changed
 
 
-class BuildUnlessSaid(TyperGroup):
+class DefaultToBuild(TyperGroup):
     """Commands of which `build` may be left out: `limbeck index RUN DATA` is the common one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -30,7 +30,7 @@ class BuildUnlessSaid(TyperGroup):
 
 
 app = typer.Typer(
-    cls=BuildUnlessSaid,
+    cls=DefaultToBuild,
     help="Keep passages as vectors, to search or serve them. `build` may be left out.",
     no_args_is_help=True,
 )

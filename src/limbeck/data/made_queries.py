@@ -34,7 +34,7 @@ HELD_OUT_AT_MOST = 300  # ... of each
 SHARED_AT_MOST = 5  # passages of which one query was made; what more share says too little
 SENTENCE_WORDS = 32  # of a first sentence that are kept
 KEY_WORDS = 6
-LEAST_WORDS = 2  # of a query
+MIN_WORDS = 2  # of a query
 
 
 def queries_of_words(passages: Texts, seed: int, language: str = ENGLISH) -> DerivedTexts:
@@ -52,7 +52,7 @@ def queries_of_words(passages: Texts, seed: int, language: str = ENGLISH) -> Der
         phrases = key_phrases(passages.texts[at], frequency, len(passages), language)
         for draw, found in enumerate((title, first_sentence(text), phrases)):
             query = " ".join(found.split())
-            if says(query, language) >= LEAST_WORDS:
+            if says(query, language) >= MIN_WORDS:
                 made[passages.ids[at], draw] = query
     return DerivedTexts.of("words", made)
 

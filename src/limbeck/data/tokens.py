@@ -34,9 +34,9 @@ MAX_TOKENS = 8192  # per text; far above what any encoder here reads
 BATCH_TEXTS = 1024
 _ARRAYS = ("ids.i32", "offsets.i64")
 BATCH_CHARACTERS = 4_000_000  # a batch's encodings take some 100 bytes per character
-MOST_UNKNOWN = 0.02  # of the pieces of texts that a tokenizer was made for
-MOST_PIECES = 1.7  # per word, if besides ...
-MOST_SINGLE = 0.08  # ... more of the pieces are single letters
+MAX_UNKNOWN = 0.02  # of the pieces of texts that a tokenizer was made for
+MAX_PIECES = 1.7  # per word, if besides ...
+MAX_SINGLE = 0.08  # ... more of the pieces are single letters
 # Texts that may follow a prompt: words, digits, punctuation, other scripts.
 CONTINUATIONS = ("a", "A", "1", "(", ":", "é", "的", "ع", "😀")
 
@@ -136,9 +136,9 @@ def misread(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, language: 
                 unknown += id_ == tokenizer.unk_token_id
                 single += end - start == 1
     count = sum(len(words(text, language)) for text in texts)
-    if unknown > MOST_UNKNOWN * pieces:
+    if unknown > MAX_UNKNOWN * pieces:
         return f"it does not know {unknown / pieces:.0%} of what is written"
-    if pieces > MOST_PIECES * count and single > MOST_SINGLE * pieces:
+    if pieces > MAX_PIECES * count and single > MAX_SINGLE * pieces:
         return f"it cuts a word into {pieces / count:.1f} pieces"
     return None
 

@@ -33,7 +33,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 NEIGHBOURS = 32  # of each vector in the graph, as faiss' own guide advises
 EFFORT_OF_BUILDING = 200  # neighbours kept in mind while the graph grows
 PER_CELL = 39  # vectors at least, or faiss warns that cells are trained on too few
-MOST_EFFORT = 2048
+MAX_EFFORT = 2048
 DEPTHS = (10, 100)  # at which recall is measured; effort is chosen at the first
 
 

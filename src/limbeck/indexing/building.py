@@ -24,7 +24,7 @@ from limbeck.data.tokens import tokenize_here
 from limbeck.errors import ConfigError, ModelError
 from limbeck.indexing.approximate import (
     DEPTHS,
-    MOST_EFFORT,
+    MAX_EFFORT,
     Approximate,
     Kind,
     check_kind,
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 
 SEGMENT = 2**16  # passages encoded before they are written: with 384 numbers each, 100 MB
 SAMPLE_QUERIES = 1000  # for recall: half choose the effort, half measure what it finds
-LEAST_RECALL = 0.99  # of the ten best, on the queries that choose the effort
+MIN_RECALL = 0.99  # of the ten best, on the queries that choose the effort
 _PACKAGES = ("limbeck", "torch", "sentence-transformers", "numpy", "faiss-cpu")
 
 
@@ -100,7 +100,7 @@ def build(
     out: str | Path | None = None,
     *,
     kind: str = "exact",
-    least_recall: float = LEAST_RECALL,
+    least_recall: float = MIN_RECALL,
     backend: str = "auto",
     precision: str = "auto",
     workers: int | None = None,
@@ -126,10 +126,12 @@ def build(
         if out is None or Path(out).resolve() == index_of(run).resolve():
             out, beside = index_of(run), f"../{STUDENT}"
     if out is None:
-        raise ConfigError(f"{model} is no run, beside whose student an index goes. Add --out.")
+        raise ConfigError(
+            f"{model} is not a run folder, so the index has no default place. Add --out."
+        )
     out = Path(out)
     if not 0 < least_recall <= 1:
-        raise ConfigError(f"--recall {least_recall:g} is no share. Ask for up to 1, such as 0.99.")
+        raise ConfigError(f"--recall must be above 0 and at most 1 (got {least_recall:g}).")
     _check_folder(out)
     teacher = load_embedder(model)
     if backend == "auto" and is_exported(model):
@@ -446,7 +448,7 @@ def _approximate(
         lambda k, effort: index.search(choosing, k, effort=effort)[0],
         exact,
         least_recall,
-        most=MOST_EFFORT if kind == "hnsw" else built.index.nlist,
+        most=MAX_EFFORT if kind == "hnsw" else built.index.nlist,
     )
     built = replace(built, effort=effort)
     name = f"approximate-{int(index.card['changes']) + 1:06}.faiss"

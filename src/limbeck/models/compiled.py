@@ -27,7 +27,7 @@ from limbeck.models.graph import OUTPUT, onnx_session, openvino, to_onnx, to_ope
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MOST_KEPT = 4  # compiled models in memory, each with a copy of its weights
+MAX_KEPT = 4  # compiled models in memory, each with a copy of its weights
 SHAPE_CACHE = 512  # entries, of which a shape of batch takes a few
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -146,7 +146,7 @@ def compiled(
         else:
             graph = to_openvino(model) if runtime == "openvino" else _session(model)
             _kept[key] = _compiled(graph, runtime, precision, at_a_time)
-        if len(_kept) > MOST_KEPT:
+        if len(_kept) > MAX_KEPT:
             _kept.popitem(last=False)
     _kept.move_to_end(key)
     return _kept[key]

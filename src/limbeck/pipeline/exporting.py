@@ -2,7 +2,7 @@
 
 What was written is opened again and compared with the model before it takes its place. In int8 the
 ranges of numbers are taken from texts of the user's own collection, and the result has to pass a
-gate instead: the first measure on dev may fall by `MOST_LOST` of what the model reaches in the same
+gate instead: the first measure on dev may fall by `MAX_LOST` of what the model reaches in the same
 engine. Where it falls by more, the products that suffer most from int8 are left in floats, and it
 is measured once more.
 """
@@ -55,7 +55,7 @@ from limbeck.types import Logged, Progress
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MOST_LOST = 0.005  # of the first measure on dev, relative, before int8 is refused
+MAX_LOST = 0.005  # of the first measure on dev, relative, before int8 is refused
 CALIBRATION_TEXTS = 300  # as nncf's own default
 _SAMPLES = ("a short text", "Texts of another length, one of them longer than the other.", "")
 
@@ -149,12 +149,12 @@ def export(
             before, after = _on_dev(kind, collection, config, (model, trial), engine, progress)
         found = Exported(out, "openvino-int8", before, after, kind.measures.first.name)
         lost = found.lost or 0.0
-        if lost <= MOST_LOST or force:
+        if lost <= MAX_LOST or force:
             break
     else:
         raise ModelError(
             f"In int8 {found.measure} on dev falls from {before:.4f} to {after:.4f} ({lost:.1%}, "
-            f"at most {MOST_LOST:.1%} allowed); nothing was written. Use --to openvino, or "
+            f"at most {MAX_LOST:.1%} allowed); nothing was written. Use --to openvino, or "
             "--force."
         )
     with new_folder(out, stage="export") as temporary:

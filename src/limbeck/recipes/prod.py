@@ -203,8 +203,8 @@ def prod(
                 task, name, rung, dual, (shown, ranked), fitting, temperature, depth
             )
         verdict = judge(task, candidate, best if number > 1 else None, dev, rung.start)
-        notes.append(f"rung {number}, {rung.name}: {verdict.said}")
-        if verdict.above:
+        notes.append(f"rung {number}, {rung.name}: {verdict.message}")
+        if verdict.passed:
             best, fitted = candidate, rung.kind != "given"
             dual = best if isinstance(best, DualTeacher) and fitted else dual
         regulariser = settings.reg_weight if number > 1 else 0.0

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from limbeck.data.dataset import Dataset
 from limbeck.evaluation.statistics import Measures
 
-MOST_CHARACTERS = 600  # of a text that is shown
+MAX_CHARACTERS = 600  # of a text that is shown
 
 Cell = str | float | int | None
 
@@ -64,7 +64,7 @@ def data_facts(data: Mapping[str, Any], measures: Measures) -> list[tuple[str, s
     ]
 
 
-def clipped(text: str, most: int = MOST_CHARACTERS) -> str:
+def clipped(text: str, most: int = MAX_CHARACTERS) -> str:
     """The beginning of a text, with a mark where something was cut off.
 
     Example:

@@ -25,9 +25,9 @@ from limbeck.report.page import alternative_text, unit_text
 from limbeck.store import read_parquet
 from limbeck.types import Split
 
-MOST_QUERIES = 500  # in a page
+MAX_QUERIES = 500  # in a page
 TOP_PASSAGES = 3  # of the student, for each query
-MOST_JUDGED = 5  # relevant passages of each query
+MAX_JUDGED = 5  # relevant passages of each query
 FIRST = ("teacher", "contrastive", "zero_shot", "bm25")  # whom the student is compared with first
 EQUAL = 5e-4  # of a perfect value; smaller differences are none: pages show three digits
 
@@ -110,7 +110,7 @@ def queries_of(run: Path, data: Dataset | None, measures: Measures) -> Queries |
         _outcome(name, better * joined["student"], better * joined[name], equal) for name in frames
     ]
     difference = (joined["student"] - joined[reference]).to_numpy()
-    most = np.argsort(-np.abs(difference), kind="stable")[:MOST_QUERIES]
+    most = np.argsort(-np.abs(difference), kind="stable")[:MAX_QUERIES]
     order = most[np.argsort(difference[most], kind="stable")]
     runs = _runs(run, ["student", *frames])
     return Queries(
@@ -182,8 +182,8 @@ def _row(
         unit_text(data, query),
         {name: float(str(values[name])) for name in systems},
         [shown(passage) for passage in first],
-        [shown(passage) for passage in relevant[:MOST_JUDGED]],
-        max(0, len(relevant) - MOST_JUDGED),
+        [shown(passage) for passage in relevant[:MAX_JUDGED]],
+        max(0, len(relevant) - MAX_JUDGED),
     )
 
 

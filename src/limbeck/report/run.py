@@ -17,9 +17,9 @@ from limbeck.evaluation.statistics import Measures
 from limbeck.evaluation.table import DIFFERENCE, NAMES, Metrics, cost_cells, quality_cells
 from limbeck.record import read_record
 from limbeck.report.charts import Interval, Named, intervals, scatter
-from limbeck.report.page import MOST_CHARACTERS, Table, data_facts, render
+from limbeck.report.page import MAX_CHARACTERS, Table, data_facts, render
 from limbeck.report.queries import TOP_PASSAGES, Queries, queries_of
-from limbeck.report.stages import all_stages, foretold_parts, trained_stages
+from limbeck.report.stages import all_stages, estimated_parts, trained_stages
 from limbeck.report.teacher import examined
 from limbeck.store import digest_file, read_json
 
@@ -29,7 +29,7 @@ Row = Mapping[str, Any]
 def run_page(
     run: Path,
     data: Dataset | None,
-    foretold: Sequence[Mapping[str, Any]] = (),
+    estimated: Sequence[Mapping[str, Any]] = (),
     *,
     alternatives: tuple[str, str] = ("alternative", "alternatives"),
 ) -> str:
@@ -37,7 +37,7 @@ def run_page(
 
     `data` is what the run worked on; without it the page has ids in the place of texts. One of
     what a unit may be answered with, and several, are called `alternatives`: passage, passages.
-    `foretold` are the parts of its plan, if it had one: `stage`, `what`, `seconds` and
+    `estimated` are the parts of its plan, if it had one: `stage`, `what`, `seconds` and
     `actual_seconds` of each.
 
     Raises:
@@ -70,11 +70,11 @@ def run_page(
         queries=queries,
         names=NAMES,
         top_passages=TOP_PASSAGES,
-        most_characters=MOST_CHARACTERS,
+        most_characters=MAX_CHARACTERS,
         examined=examined(run, data),
         trained=trained_stages(run, measure),
         stages=all_stages(run),
-        foretold=foretold_parts(foretold),
+        estimated=estimated_parts(estimated),
         settings=_record_tables(record),
         digests=_digests(run, record),
         with_texts=data is not None,

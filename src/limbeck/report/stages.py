@@ -89,8 +89,8 @@ def _finished(run: Path, names: str) -> list[Path]:
     return sorted(sorted(run.glob(f"stages/{names}/done.json")), key=place)
 
 
-def foretold_parts(parts: Sequence[Mapping[str, Any]]) -> Table:
-    """What was foretold of each part of a run, and what it took."""
+def estimated_parts(parts: Sequence[Mapping[str, Any]]) -> Table:
+    """What each part of a run was estimated to take, and what it took."""
     rows = [
         [
             part["stage"],
@@ -100,7 +100,7 @@ def foretold_parts(parts: Sequence[Mapping[str, Any]]) -> Table:
         ]
         for part in parts
     ]
-    return Table(["part", "what", "seconds foretold", "seconds taken"], rows, words=2)
+    return Table(["part", "what", "estimated seconds", "seconds taken"], rows, words=2)
 
 
 def _trained(folder: Path, measure: str) -> TrainingCurves:

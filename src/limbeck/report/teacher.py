@@ -23,7 +23,7 @@ from limbeck.report.page import alternative_text, unit_text
 from limbeck.store import Written, read_json, read_parquet
 
 BINS = 40
-MOST_DOUBTED = 50  # in a page
+MAX_DOUBTED = 50  # in a page
 GROUPS = {  # of `relevant` in the table of scores: null where the query has no judgements
     "judged relevant": True,
     "other candidates of judged queries": False,
@@ -73,7 +73,7 @@ class Doubted:
 @dataclass(frozen=True, slots=True)
 class Examined:
     """What an examination says: `judged` queries have relevant passages and others, `doubting` of
-    them a doubtful negative; `doubted` holds the first `MOST_DOUBTED` of `count`.
+    them a doubtful negative; `doubted` holds the first `MAX_DOUBTED` of `count`.
     """
 
     told: Sequence[str]
@@ -102,7 +102,7 @@ def examined(run: Path, data: Dataset | None) -> Examined | None:
             float(row["score"]),
             float(row["best_score"]),
         )
-        for row in found.head(MOST_DOUBTED).to_dicts()
+        for row in found.head(MAX_DOUBTED).to_dicts()
     ]
     return Examined(told, _spread(table), judged, found["query_id"].n_unique(), len(found), doubted)
 

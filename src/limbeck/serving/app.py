@@ -48,7 +48,7 @@ from limbeck.indexing.searching import RERANKED, reranked
 from limbeck.serving.batching import WorkThread
 from limbeck.serving.bodies import EmbeddingsBody, RerankBody, SearchBody
 from limbeck.serving.hosts import AllowedHosts
-from limbeck.serving.limits import MOST_HITS, Limits, Refused, shown
+from limbeck.serving.limits import MAX_HITS, Limits, Refused, shown
 from limbeck.serving.middleware import Counted, HostCheck, WholeBody, refusal
 from limbeck.types import Role
 
@@ -205,7 +205,7 @@ def create_app(
 
     @app.get("/search")
     async def get_search(
-        q: str, k: Annotated[int, Query(ge=1, le=MOST_HITS)] = 10, by: By = "student"
+        q: str, k: Annotated[int, Query(ge=1, le=MAX_HITS)] = 10, by: By = "student"
     ) -> Response:
         """The best passages for a query."""
         return JSONResponse(await find(q, k, by))

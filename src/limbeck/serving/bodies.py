@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, model_validator
 
 from limbeck.indexing import By
-from limbeck.serving.limits import MOST_HITS
+from limbeck.serving.limits import MAX_HITS
 from limbeck.types import Role
 
 _ROLES = {"search_query": "query", "document": "passage", "search_document": "passage"}
@@ -37,7 +37,7 @@ class SearchBody(_Body):
     """The body of POST /search."""
 
     query: str
-    k: int = Field(10, ge=1, le=MOST_HITS)
+    k: int = Field(10, ge=1, le=MAX_HITS)
     by: By = "student"
 
 

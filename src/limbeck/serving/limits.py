@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from limbeck.data.collection import LONE_SURROGATE
 from limbeck.errors import ConfigError
 
-MOST_HITS = 100  # of one search
+MAX_HITS = 100  # of one search
 RETRY_SECONDS = 1  # what a client is told to wait when too much is asked at once
 
 

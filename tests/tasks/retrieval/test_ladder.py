@@ -149,7 +149,7 @@ def test_a_rung_starts_from_another_base(
     for member in members:
         assert getattr(member, models[member.kind]).transformer.config.hidden_size == 48
     pools = candidates(task, "dev", task.base)
-    said = judge(task, teacher, None, pools, rung.start).said
+    said = judge(task, teacher, None, pools, rung.start).message
     assert "; its base as it comes 0." in said
 
 
@@ -180,15 +180,15 @@ def test_a_rung_must_stand_above_the_one_before(task: Retrieval) -> None:
     pools = candidates(task, "dev", task.base)
     some, more = Listed("some", task, 2), Listed("more", task, 5)
     first = judge(task, some, None, pools)
-    assert first.above
-    assert " nDCG@10 on dev" in first.said
+    assert first.passed
+    assert " nDCG@10 on dev" in first.message
     better = judge(task, more, some, pools)
-    assert better.above
-    assert "skipped" not in better.said
-    assert "paired randomisation" in better.said
+    assert better.passed
+    assert "skipped" not in better.message
+    assert "paired randomisation" in better.message
     worse, equal = judge(task, some, more, pools), judge(task, more, Listed("m2", task, 5), pools)
     for verdict in (worse, equal):
-        assert not verdict.above
-        assert ", skipped: " in verdict.said
-    assert "+0.0000 to the one before, p = 1.0000" in equal.said
-    assert judge(task, some, more, None).above  # nobody is refused without dev
+        assert not verdict.passed
+        assert ", skipped: " in verdict.message
+    assert "+0.0000 to the one before, p = 1.0000" in equal.message
+    assert judge(task, some, more, None).passed  # nobody is refused without dev

@@ -14,7 +14,7 @@ from limbeck.errors import ConfigError
 from limbeck.tasks.fit import BudgetPlan
 
 SPARE = 0.85  # share of the budget that is planned: probes are short and machines are shared
-LEAST_UPDATES, ENOUGH_UPDATES, MOST_UPDATES = 30, 120, 1000  # enough not to save on the rest
+MIN_STEPS, ENOUGH_STEPS, MAX_STEPS = 30, 120, 1000  # enough not to save on the rest
 LIST_LENGTHS = (8, 4, 2)
 DEPTHS = (64, 32, 16, 8)
 
@@ -39,22 +39,22 @@ def fit_budget(
 
     def updates_for(fits: tuple[str, ...], length: int, depth: int) -> int:
         """How many fit beside what else there is to do; 0 when not even the least number does."""
-        few = seconds_of(fits, length, depth, LEAST_UPDATES)
+        few = seconds_of(fits, length, depth, MIN_STEPS)
         left = SPARE * seconds - few
         if left < 0:
             return 0
-        more = seconds_of(fits, length, depth, MOST_UPDATES) - few
+        more = seconds_of(fits, length, depth, MAX_STEPS) - few
         share = left / more if more > left else 1.0
-        return LEAST_UPDATES + int(share * (MOST_UPDATES - LEAST_UPDATES))
+        return MIN_STEPS + int(share * (MAX_STEPS - MIN_STEPS))
 
     for fits, length in product(choices, LIST_LENGTHS):
-        for depth in DEPTHS if updates_for(fits, length, DEPTHS[-1]) >= ENOUGH_UPDATES else ():
-            if (updates := updates_for(fits, length, depth)) >= ENOUGH_UPDATES:
+        for depth in DEPTHS if updates_for(fits, length, DEPTHS[-1]) >= ENOUGH_STEPS else ():
+            if (updates := updates_for(fits, length, depth)) >= ENOUGH_STEPS:
                 return _decided(choices, fits, updates, length, depth)
     fits, length, depth = choices[-1], LIST_LENGTHS[-1], DEPTHS[-1]
     if updates := updates_for(fits, length, depth):
         return _decided(choices, fits, updates, length, depth)
-    least = seconds_of(fits, length, depth, LEAST_UPDATES) / SPARE
+    least = seconds_of(fits, length, depth, MIN_STEPS) / SPARE
     raise ConfigError(
         f"--budget {seconds:.0f}s is too short: this collection needs about {least:.0f}s for the "
         f"smallest useful run. Try --budget {int(least / 60) + 1}m."

@@ -180,10 +180,10 @@ def fit_rung(
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Does a rung stand above the former one on dev? `said` has the figures and a paired test."""
+    """Is a rung above the former one on dev? `message` has the figures and a paired test."""
 
-    above: bool
-    said: str
+    passed: bool
+    message: str
 
 
 def judge(
