@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from roughly import measure_roughly
+
 if TYPE_CHECKING:
     from limbeck.models.encoder import Encoder, Ranker
 
@@ -33,11 +35,11 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session", autouse=True)
 def _without_waiting() -> Iterator[None]:
     """No test here pulls the plug, and a run flushes some three hundred files; and no test needs a
-    good figure of what the machine can do, which every run measures.
+    good figure of what the machine can do, or of what a model costs to use, which runs measure.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda handle: None)
-        patch.setattr("limbeck.limit.PROBE_SECONDS", 0.01)
+        measure_roughly()
         yield
 
 

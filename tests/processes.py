@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from roughly import measure_roughly
+
 SHARD_QUERIES = 8
 BATCH_TOKENS = 128
 
@@ -85,12 +87,11 @@ def _command(words: list[str], log: Path, kill_at: str) -> None:
     import torch
     from tqdm import tqdm
 
-    from limbeck import limit
     from limbeck.cli import app
 
     os.environ["LIMBECK_KILL_AT"] = kill_at
     os.fsync = lambda fd: None
-    limit.PROBE_SECONDS = 0.01
+    measure_roughly()
     tqdm.set_lock(threading.RLock())
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = log.open("a", buffering=1)
@@ -101,13 +102,13 @@ def _distil(arguments: dict[str, Any], ledger: Path, kill_at: str) -> None:
     import torch
     from tqdm import tqdm
 
-    from limbeck import inference, limit, pipeline
+    from limbeck import inference, pipeline
     from limbeck.errors import LimbeckError
     from limbeck.tasks.retrieval import asking
 
     os.environ["LIMBECK_KILL_AT"] = kill_at
     os.fsync = lambda fd: None  # a kill, unlike a power cut, loses nothing that was written
-    limit.PROBE_SECONDS = 0.01
+    measure_roughly()
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that a killed process leaves behind
     torch.set_num_threads(1)
     inference.CPU_BATCH_TOKENS = BATCH_TOKENS

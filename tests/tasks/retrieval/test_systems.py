@@ -17,8 +17,8 @@ from limbeck.evaluation.table import Cost
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import cut_layers
 from limbeck.store import read_json
+from limbeck.tasks.retrieval import systems
 from limbeck.tasks.retrieval.systems import (
-    TIMED_RERANKINGS,
     measure_bm25,
     measure_encoder,
     measure_teacher,
@@ -102,7 +102,7 @@ def test_a_cross_encoders_cost_is_real_though_the_store_knows_every_score(
     # 6 queries, for each of which 40 passages are put in order
     [scored] = (tmp_path / "second" / "stages").glob("score-cross-*")
     assert read_json(scored / "done.json")["metrics"]["pairs_scored"] == 0
-    assert read[0] == (TIMED_RERANKINGS + 1) * 40  # the first one twice: it warms up
+    assert read[0] == (systems.TIMED_RERANKINGS + 1) * 40  # the first one twice: it warms up
     cost = measured.cost
     assert cost.ms_per_query is not None
     assert cost.passages_per_second is not None
