@@ -14,6 +14,7 @@ from collections_here import Files, made_up
 from limbeck import pipeline
 from limbeck.cli import app
 from limbeck.store import read_json
+from recipes_here import RECIPES, fast
 
 LISTS = {
     "max_steps": 6,
@@ -125,6 +126,32 @@ def finished(tiny_encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory
         "precision": "fp32",
     }
     return Finished(folder / "run", data, arguments, pipeline.distill(data, **arguments))
+
+
+Staged = Callable[..., dict[str, Any]]
+
+
+def staged_settings(recipe: str, **changes: object) -> dict[str, object]:
+    """Of a fast run of a recipe that fits its own teachers."""
+    lists = {"batch_size": 8, "candidates_per_query": 8}
+    return {**fast(RECIPES[recipe], **lists, checkpoint_every=1), **changes}
+
+
+@pytest.fixture(scope="session")
+def staged(tiny_encoder_folder: Path) -> Staged:
+    """What a fast run of such a recipe is asked for, but for its places."""
+
+    def staged(recipe: str, data: Path, **changes: object) -> dict[str, Any]:
+        return {
+            "data": data,
+            "student": str(tiny_encoder_folder),
+            "student_layers": 2,
+            "recipe": recipe,
+            "settings": staged_settings(recipe, **changes),
+            "precision": "fp32",
+        }
+
+    return staged
 
 
 def metrics_of(out: Path) -> dict[str, dict[str, Any]]:

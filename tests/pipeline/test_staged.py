@@ -1,7 +1,7 @@
-"""Whole runs of the recipes of many stages: what they leave, survive, and refuse."""
+"""Whole runs of every recipe that fits its own teachers: what they leave, survive, and refuse."""
 
+import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,48 +11,18 @@ import pytest
 
 from collections_here import made_up
 from limbeck import pipeline
+from limbeck.config.teacher_spec import KINDS
 from limbeck.models.loading import load_encoder, load_ranker
 from limbeck.store import digest_folder, read_json
 from limbeck.teachers import load_teacher
 from processes import distil_in_child, launched
+from recipes_here import RECIPES, STAGED, beside
 
-from .conftest import Invoke, metrics_of
+from .conftest import Invoke, Staged, metrics_of, staged_settings
 
 pytestmark = pytest.mark.slow
 
 KILLED = -9
-SETTINGS: dict[str, dict[str, object]] = {
-    "prod": {
-        "max_steps": 16,
-        "teacher_max_steps": 4,
-        "batch_size": 8,
-        "ranker_batch_size": 4,
-        "list_length": 3,
-        "candidates_per_query": 8,
-        "learning_rate": 1e-3,
-        "student_rank_to": 8,
-        "teacher_rank_to": 8,
-        "strictly": False,
-    },
-    "ar2": {
-        "max_steps": 12,
-        "teacher_max_steps": 3,
-        "batch_size": 8,
-        "ranker_batch_size": 4,
-        "list_length": 3,
-        "candidates_per_query": 8,
-        "learning_rate": 1e-3,
-        "rounds": 2,
-        "ranker_share": 0.4,
-    },
-}
-# kills in what is not training, before its end; and stages that one of training has to fall into
-OTHERS = {"prod": ["encode:14", "mine:9", "score:3"], "ar2": ["encode:14", "mine:9"]}
-LATER = {
-    "prod": {"train-prod-teacher-3", "train-prod-step-3"},
-    "ar2": {"train-ar2-1-ranker", "train-ar2-2-retriever"},
-}
-RECIPES = list(SETTINGS)
 
 
 @dataclass(frozen=True)
@@ -65,23 +35,14 @@ class Done:
 
 
 @pytest.fixture(scope="module")
-def done(
-    tiny_encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Done]:
-    """Made when it is first asked for."""
+def done(staged: Staged, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Done]:
+    """One of each recipe, made when it is first asked for."""
     found: dict[str, Done] = {}
 
     def done(recipe: str) -> Done:
         if recipe not in found:
             folder = tmp_path_factory.mktemp(recipe)
-            arguments = {
-                "data": made_up().write(folder / "data"),
-                "student": str(tiny_encoder_folder),
-                "student_layers": 2,
-                "recipe": recipe,
-                "settings": {**SETTINGS[recipe], "save_steps": 1},
-                "precision": "fp32",
-            }
+            arguments = staged(recipe, made_up().write(folder / "data"))
             places = {"out": folder / "run", "store": folder / "store"}
             assert distil_in_child({**arguments, **places}, folder / "ledger") == 0
             result = pipeline.distill(**arguments, **places)  # read back
@@ -91,36 +52,38 @@ def done(
     return done
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+def trained_in(out: Path) -> list[str]:
+    """The stages that a run trained, in that order."""
+    stages = [path.parent for path in out.glob("stages/train-*/done.json")]
+    return [at.name for at in sorted(stages, key=lambda at: read_json(at / "done.json")["place"])]
+
+
+@pytest.mark.parametrize("recipe", STAGED)
 def test_the_teacher_is_left_shown_and_told_of(done: Callable[[str], Done], recipe: str) -> None:
     run = done(recipe)
     models = [row["model"] for row in run.result.rows]
     assert models == ["bm25", "zero_shot", "undistilled", "teacher", "student"]
     assert f"teacher: {recipe} fits its own" in run.result.notes
-    told = [note for note in run.result.notes if note.startswith(("rung ", "round "))]
-    assert len(told) == (3 if recipe == "prod" else 2)
     teacher = load_teacher(str(run.out / "teacher"))
     card = (run.out / "student" / "README.md").read_text()
     assert f"distilled with the recipe `{recipe}` from a {teacher.kind} teacher" in card
     assert load_encoder(run.out / "student").dimension == 32
+    if teacher.kind == "cross":
+        load_ranker(run.out / "teacher")  # which refuses what is no plain cross-encoder
+        card = (run.out / "teacher" / "README.md").read_text()
+        assert f"a cross teacher, fitted by the recipe `{recipe}`" in card
+        assert 'CrossEncoder("path/to/this/folder")' in card
+        assert "SentenceTransformer" not in card
 
 
-def test_the_ranker_of_ar2_is_a_plain_cross_encoder(done: Callable[[str], Done]) -> None:
-    folder = done("ar2").out / "teacher"
-    load_ranker(folder)  # which refuses anything else
-    card = (folder / "README.md").read_text()
-    assert "a cross teacher, fitted by the recipe `ar2`" in card
-    assert 'CrossEncoder("path/to/this/folder")' in card
-    assert "SentenceTransformer" not in card
-
-
+@pytest.mark.parametrize("recipe", STAGED)
 def test_the_page_shows_stages_in_the_order_in_which_they_trained(
-    done: Callable[[str], Done],
+    done: Callable[[str], Done], recipe: str
 ) -> None:
-    page = (done("prod").out / "report.html").read_text()
-    names = re.findall(r"<h3[^>]*>train-prod-([\w-]+)<", page)
-    assert names[:5] == ["a-teacher", "a-student", "b-teacher", "b-student", "step-1"]
-    assert names.index("teacher-2") < names.index("step-2")
+    page = (done(recipe).out / "report.html").read_text()
+    names = re.findall(r"<h3[^>]*>(train-[\w-]+)<", page)
+    assert len(names) > 4
+    assert names == trained_in(done(recipe).out)
 
 
 def without_limit(notes: list[str]) -> list[str]:
@@ -128,19 +91,20 @@ def without_limit(notes: list[str]) -> list[str]:
     return [note for note in notes if not note.startswith("limit:")]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", STAGED)
 def test_what_it_will_do_is_estimated(
     done: Callable[[str], Done], recipe: str, tmp_path: Path
 ) -> None:
-    """The stages that a run trained, with their updates, and no less than what it asked for."""
+    """The stages that a run trained, with their steps, and no less than what it asked for."""
     run = done(recipe)
     found = {part.stage: part for part in pipeline.plan(**run.arguments, store=tmp_path).parts}
     metrics = metrics_of(run.out)
     trained = {name: kept["updates"] for name, kept in metrics.items() if name.startswith("train-")}
     updates = {name: part.updates for name, part in found.items() if part.updates}
     assert updates.keys() == trained.keys()
-    for name, count in trained.items():
-        assert updates[name] == count or (name == "train-prod-data-1" and updates[name] > count)
+    other = {name for name, count in trained.items() if updates[name] != count}
+    assert len(other) <= 1  # which ended early, for want of examples
+    assert all(updates[name] > trained[name] for name in other)
     for what in ("encode-", "score-"):
         stages = {name for name in metrics if name.startswith(what)}
         planned = tuple(name for name in found if name.startswith(what))
@@ -156,37 +120,39 @@ def test_what_it_will_do_is_estimated(
     assert all(part.seconds > 0 for part in found.values())
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_budget_chooses_the_updates_of_student_and_teachers(
+@pytest.mark.parametrize("recipe", STAGED)
+def test_a_budget_chooses_the_steps_of_student_and_teachers(
     done: Callable[[str], Done], recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("limbeck.tasks.retrieval.budget.MIN_STEPS", 7)
     monkeypatch.setattr("limbeck.tasks.retrieval.budget.ENOUGH_STEPS", 20)
     monkeypatch.setattr("limbeck.tasks.retrieval.budget.MAX_STEPS", 28)
     own = ("max_steps", "teacher_max_steps", "list_length", "candidates_per_query")
-    given = {key: value for key, value in SETTINGS[recipe].items() if key not in own}
+    given = {key: value for key, value in staged_settings(recipe).items() if key not in own}
     places = {"out": tmp_path / "run", "store": tmp_path / "store"}
     arguments = {**done(recipe).arguments, **places, "settings": given}
     result = pipeline.distill(**arguments, budget_seconds=900.0)
-    metrics = metrics_of(tmp_path / "run")
     of_student = [
         kept["updates"]
-        for name, kept in metrics.items()
-        if re.fullmatch(r"train-(prod-(.-student|step-.|data-.)|ar2-(.-|warmup-)retriever)", name)
+        for name, kept in metrics_of(tmp_path / "run").items()
+        if name.startswith("train-")
+        and any(player["makes"] == "student" for player in kept["players"])
     ]
-    assert 25 <= sum(of_student) <= 28  # a data step may make fewer than its share
+    assert 25 <= sum(of_student) <= 28  # one stage may make fewer than its share
     assert result.rows[-1]["model"] == "student"
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", STAGED)
 def test_killed_again_and_again_it_ends_with_the_same_bytes(
     done: Callable[[str], Done], recipe: str, tmp_path: Path
 ) -> None:
-    """Every process dies at its seventh write of training, until none is left to die at."""
+    """First in what is not training; then every process dies at its seventh write of training,
+    until none is left to die at.
+    """
     whole = done(recipe)
     places = {"out": tmp_path / "run", "store": tmp_path / "store"}
     arguments, ledger = {**whole.arguments, **places}, tmp_path / "ledger"
-    for kill in OTHERS[recipe]:
+    for kill in ("encode:14", "mine:9", *beside(recipe, "KILLS", ())):
         assert distil_in_child(arguments, ledger, kill_at=kill) == KILLED, kill
     fell: set[str] = set()
     for _ in range(40):
@@ -200,123 +166,111 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
             if not (path.parent / "done.json").exists()
         }
     assert code == 0
-    assert fell >= LATER[recipe], fell
+    trained = trained_in(whole.out)
+    assert len(fell & set(trained[len(trained) // 2 :])) > 1, fell
     for name in ("student", "teacher", "baselines"):
         assert digest_folder(tmp_path / "run" / name) == digest_folder(whole.out / name)
     notes = read_json(tmp_path / "run" / "metrics.json")["notes"]
     assert without_limit(notes) == without_limit(whole.result.notes)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_two_processes_do_what_one_does(
-    done: Callable[[str], Done], recipe: str, tmp_path: Path
-) -> None:
-    whole = done(recipe)
-    asked = {**whole.arguments}
-    settings, data = asked.pop("settings"), asked.pop("data")
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
-    words += [f"--set={key}={value}" for key, value in settings.items()]
-    words += [f"--out={tmp_path / 'two'}", f"--store={tmp_path / 'store'}"]
-    limbeck = str(Path(sys.executable).parent / "limbeck")
-    found = launched(limbeck, "distill", str(data), *words, processes=2)
+@pytest.fixture(scope="module")
+def together(done: Callable[[str], Done], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of each recipe in two processes: RECIPE/stages, RECIPE/metrics.json ..."""
+    folder, lines = tmp_path_factory.mktemp("together"), []
+    for recipe in STAGED:
+        asked = {**done(recipe).arguments}
+        settings, data = asked.pop("settings"), asked.pop("data")
+        words = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
+        words += [f"--set={key}={value}" for key, value in settings.items()]
+        words += [f"--out={folder / recipe}", f"--store={folder / 'store' / recipe}"]
+        lines.append(["distill", str(data), *words])
+    (folder / "commands.json").write_text(json.dumps(lines))
+    script = Path(__file__).parent / "commands.py"
+    found = launched(str(script), str(folder / "commands.json"), processes=2)
     assert found.returncode == 0, found.stderr
-    stages = sorted(path.name for path in whole.out.glob("stages/train-*"))
-    assert sorted(path.name for path in tmp_path.glob("two/stages/train-*")) == stages
+    return folder
+
+
+@pytest.mark.parametrize("recipe", STAGED)
+def test_two_processes_do_what_one_does(
+    done: Callable[[str], Done], recipe: str, together: Path
+) -> None:
+    outs = done(recipe).out, together / recipe
+    stages = trained_in(outs[0])
+    assert trained_in(outs[1]) == stages
     for stage in stages:
-        one, two = (
-            read_json(out / "stages" / stage / "curves.json")["losses"]
-            for out in (whole.out, tmp_path / "two")
-        )
-        for alone, together in zip(one, two, strict=True):
-            assert sum(together.values()) == pytest.approx(sum(alone.values()), rel=1e-5)
-    rows = [read_json(out / "metrics.json")["rows"] for out in (whole.out, tmp_path / "two")]
-    for alone, together in zip(*rows, strict=True):
-        assert together["model"] == alone["model"]
-        assert together["nDCG@10"] == pytest.approx(alone["nDCG@10"], abs=0.02)
+        one, two = (read_json(out / "stages" / stage / "curves.json")["losses"] for out in outs)
+        for alone, both in zip(one, two, strict=True):
+            assert sum(both.values()) == pytest.approx(sum(alone.values()), rel=1e-5)
+    rows = [read_json(out / "metrics.json")["rows"] for out in outs]
+    for alone, both in zip(*rows, strict=True):
+        assert both["model"] == alone["model"]
+        assert both["nDCG@10"] == pytest.approx(alone["nDCG@10"], abs=0.02)
 
 
-def test_a_rung_may_be_a_teacher_of_an_earlier_run(
-    done: Callable[[str], Done], tmp_path: Path
+def kinds_of(recipe: str) -> tuple[str, ...]:
+    """The kinds of teacher that may be fitted for a recipe, before it."""
+    return RECIPES[recipe].takes or tuple(KINDS)
+
+
+@pytest.mark.parametrize("recipe", STAGED)
+def test_a_teacher_is_fitted_for_it_from_any_base(
+    done: Callable[[str], Done], recipe: str, tiny_other_folder: Path, tmp_path: Path
 ) -> None:
-    ranker = done("ar2").out / "teacher"
-    run = done("prod")
-    settings = {**run.arguments["settings"], "ladder": f"dual/2,{ranker}"}
-    places = {"out": tmp_path / "run", "store": tmp_path / "store"}
-    result = pipeline.distill(**{**run.arguments, **places, "settings": settings})
-    [note] = [note for note in result.notes if note.startswith("rung 2")]
-    assert str(ranker) in note
-    stages = {path.name for path in (tmp_path / "run" / "stages").glob("train-*")}
-    assert "train-prod-step-2" in stages
-    assert "train-prod-teacher-2" not in stages
-
-
-@pytest.mark.parametrize(
-    ("recipe", "teacher", "ladder"),
-    [("ar2", "train:cross:BASE", None), ("prod", "train:dual", "dual/2,big=train:cross:BASE")],
-)
-def test_teachers_are_fitted_for_it_from_any_base(
-    done: Callable[[str], Done],
-    recipe: str,
-    teacher: str,
-    ladder: str | None,
-    tiny_other_folder: Path,
-    tmp_path: Path,
-) -> None:
-    """Before the recipe, as `--teacher` says, or as a rung in its turn; both are planned."""
-    run, base = done(recipe), str(tiny_other_folder)
-    settings = {
-        **run.arguments["settings"],
-        "teacher_dual.max_steps": 3,
-        "teacher_cross.max_steps": 3,
-    }
-    settings |= {"ladder": ladder.replace("BASE", base)} if ladder else {}
-    arguments = {**run.arguments, "settings": settings, "teacher": teacher.replace("BASE", base)}
+    """Before the recipe, as `--teacher` says, and it is planned."""
+    run, kind = done(recipe), kinds_of(recipe)[0]
+    steps = {"teacher_dual.max_steps": 3, "teacher_cross.max_steps": 3}
+    settings = {**run.arguments["settings"], **steps}
+    teacher = f"train:{kind}:{tiny_other_folder}"
+    arguments = {**run.arguments, "settings": settings, "teacher": teacher}
     planned = pipeline.plan(**arguments, store=tmp_path / "store")
     result = pipeline.distill(**arguments, out=tmp_path / "run", store=tmp_path / "store")
-    said = "\n".join(result.notes)
     stages = {path.name for path in (tmp_path / "run" / "stages").glob("train-*")}
     assert {part.stage for part in planned.parts if part.updates} == stages
-    if recipe == "ar2":
-        assert stages >= {"train-teacher_dual-larger", "train-teacher_cross-larger"}
-        assert not any("warmup-ranker" in name for name in stages)
-        assert "zero_shot/larger" in [row["model"] for row in result.rows]
-        ranker = load_ranker(tmp_path / "run" / "teacher")
-        assert ranker.transformer.config.hidden_size == 48
-    else:
-        assert {"train-teacher_dual", "train-prod-teacher-2-body"} <= stages
-        assert "rung 2, big: " in said
-        assert "; its base as it comes 0." in said
-        assert "rung 3, dual: " in said
+    assert stages >= {f"train-teacher_{each}-larger" for each in (*KINDS[kind], kind)}
+    assert "zero_shot/larger" in [row["model"] for row in result.rows]
+    if RECIPES[recipe].takes:  # and has no others
+        [left] = load_teacher(str(tmp_path / "run" / "teacher")).leaves()
+        model = load_ranker(tmp_path / "run" / "teacher") if left.kind == "cross" else left.encoder
+        assert model.transformer.config.hidden_size == 48
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--recipe", "ar2", "--teacher", "train:dual"], "ar2 cannot use a teacher that is a dual"),
-        (["--recipe", "prod", "--set", "ladder=train"], "Say which kind to fit"),
-        (["--recipe", "prod", "--budget", "0.1s"], "--budget 0s is too short"),
-        (["--recipe", "prod", "--set", "ladder=dual,no/such"], "no/such"),
-        (["--recipe", "ar2", "--teacher", "ENCODER"], "ar2 cannot use a teacher that is a dual"),
-        (["--recipe", "prod", "--set", "max_steps=3"], "3 steps are too few for 6 stages"),
-    ],
-)
-def test_what_cannot_be_is_refused(
-    invoke: Invoke, data: Path, tiny_encoder_folder: Path, words: list[str], said: str
+REFUSED = [
+    (recipe, teacher, kind)
+    for recipe in STAGED
+    for kind in KINDS
+    if kind not in kinds_of(recipe)
+    for teacher in (f"train:{kind}", *(["ENCODER"] if kind == "dual" else []))
+]
+
+
+@pytest.mark.parametrize(("recipe", "teacher", "kind"), REFUSED)
+def test_a_teacher_of_a_kind_that_it_does_not_take_is_refused(
+    invoke: Invoke, data: Path, tiny_encoder_folder: Path, recipe: str, teacher: str, kind: str
 ) -> None:
-    given = [str(tiny_encoder_folder) if word == "ENCODER" else word for word in words]
-    if "--teacher" not in given:
-        given += ["--teacher", "train"]
+    given = ["--recipe", recipe, "--teacher", teacher.replace("ENCODER", str(tiny_encoder_folder))]
     answer = invoke("distill", data, *given, settings=False)
     assert answer.exit_code == 2, answer.output
-    assert said in answer.stderr
+    assert re.search(rf"{recipe} cannot use a teacher that is an? {kind}", answer.stderr)
 
 
-def test_a_dry_run_names_the_teachers_that_are_fitted(invoke: Invoke, data: Path) -> None:
-    given = ["--recipe", "prod", "--teacher", "train", "--dry-run"]
+def test_a_budget_that_is_too_short_is_refused(invoke: Invoke, data: Path) -> None:
+    given = ["--recipe", STAGED[0], "--teacher", "train", "--budget", "0.1s"]
+    answer = invoke("distill", data, *given, settings=False)
+    assert answer.exit_code == 2, answer.output
+    assert "--budget 0s is too short" in answer.stderr
+
+
+@pytest.mark.parametrize("recipe", STAGED)
+def test_a_dry_run_names_the_teachers_that_are_fitted(
+    invoke: Invoke, data: Path, recipe: str
+) -> None:
+    given = ["--recipe", recipe, "--teacher", "train", "--dry-run"]
     answer = invoke("distill", data, *given, settings=False)
     assert answer.exit_code == 0, answer.output
     lines = answer.stdout.splitlines()
     assert [line for line in lines if line.startswith("fit a teacher: ")] == [
-        f"fit a teacher: {kind}" for kind in ("dual", "dual", "cross", "ensemble")
+        f"fit a teacher: {kind}" for kind in RECIPES[recipe].fits
     ]
-    assert "train the student with prod" in lines
+    assert f"train the student with {recipe}" in lines

@@ -36,6 +36,9 @@ SMALL: dict[str, object] = {
     "rounds": 3,
     "adversarial_weight": 0.5,
 }
+# for the tests that all recipes share (recipes_here.py)
+FAST: dict[str, object] = {"rounds": 2, "ranker_share": 0.4}
+
 PHASES = [f"ar2-{at}-{who}" for at in (1, 2, 3) for who in ("ranker", "retriever")]
 
 Ran = tuple[list[Trained], RecipeResult, Retrieval, Encoder]

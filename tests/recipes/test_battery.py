@@ -15,11 +15,12 @@ import torch
 from typer.testing import CliRunner
 
 from limbeck.cli import app
+from limbeck.config.teacher_spec import KINDS as STANDS_ON
 from limbeck.errors import ConfigError
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import cut_layers
 from limbeck.models.loading import load_encoder
-from limbeck.recipes import Recipe, registry
+from limbeck.recipes import Recipe
 from limbeck.settings import Settings, describe, parse_settings, written
 from limbeck.store import digest, read_json
 from limbeck.tasks import fit
@@ -32,43 +33,19 @@ from limbeck.teachers import (
     load_teacher,
 )
 from limbeck.training import Pass, Run, Stage, Trained, frozen_player, train
+from recipes_here import RECIPES, beside, fast_settings, settings_to_test
 from retrieval_here import a_task, stage_of
 
-RECIPES = registry()
 STUDENT = [name for name, recipe in RECIPES.items() if recipe.makes == "student"]
-TRAINED = [name for name, recipe in RECIPES.items() if "max_steps" in recipe.settings.model_fields]
 # every kind of teacher that a recipe can learn from; "dual" also where it needs none
-TAUGHT = [
-    (name, kind)
-    for name in STUDENT
-    for kind in ("dual", "cross", "ensemble")
-    if kind == "dual" or RECIPES[name].needs & {"teacher", "vectors"} == {"teacher"}
-]
-SMALL = {
-    "max_steps": 2,
-    "batch_size": 5,
-    "texts_per_step": 12,
-    "list_length": 3,
-    "candidates_per_query": 6,
-    "learning_rate": 1e-3,
+KINDS = {
+    name: ["dual", "cross", "ensemble"]
+    if RECIPES[name].needs & {"teacher", "vectors"} == {"teacher"}
+    else ["dual"]
+    for name in RECIPES
 }
-# a recipe of many stages: enough for two updates in some of them, and queries to choose from
-STAGED = {
-    "max_steps": 16,
-    "teacher_max_steps": 4,
-    "ranker_batch_size": 4,
-    "rounds": 2,
-    "student_rank_to": 8,
-    "teacher_rank_to": 8,
-    "strictly": False,
-}
-
-
-def small(recipe: Recipe, **changes: object) -> Settings:
-    """Settings for a run of a moment."""
-    given = {**SMALL, **(STAGED if recipe.fits else {}), **changes}
-    fields = recipe.settings.model_fields
-    return parse_settings(recipe.settings, {k: v for k, v in given.items() if k in fields})
+TAUGHT = [(name, kind) for name in STUDENT for kind in KINDS[name]]
+TO_TEST = settings_to_test()
 
 
 @pytest.fixture
@@ -86,7 +63,8 @@ def arguments(
     if recipe.makes == "student":
         teacher = teachers[kind] if "teacher" in recipe.needs else None
         return task, teacher, cut_layers(encoder, 2)
-    return task, copy.deepcopy(encoder) if recipe.name == "teacher_dual" else teachers["dual"]
+    stands_on = STANDS_ON[recipe.name.removeprefix("teacher_")]
+    return task, *([teachers[kind] for kind in stands_on] or [copy.deepcopy(encoder)])
 
 
 Train = Callable[..., Encoder]
@@ -98,7 +76,7 @@ def trained(tmp_path: Path, tiny_encoder: Encoder, teachers: dict[str, Teacher])
         recipe = RECIPES[name]
         task = a_task(tmp_path / folder, tiny_encoder, seed=seed)
         given = arguments(recipe, task, tiny_encoder, teachers, kind)
-        recipe.function(*given, small(recipe))
+        recipe.function(*given, fast_settings(recipe))
         return given[2]
 
     return trained
@@ -166,13 +144,7 @@ def test_the_seed_decides_the_weights(name: str, trained: Train) -> None:
 # --- every setting counts ------------------------------------------------------------------------
 
 
-NAMED = {
-    "warmup_ratio": 0.5,
-    "eval_steps": 2,
-    "data_rounds": 0,
-    "student_rank_to": 1,
-    "teacher_rank_to": 1,
-}
+OTHERWISE: dict[str, object] = {"warmup_ratio": 0.5, "eval_steps": 2}
 
 
 def another(recipe: Recipe, settings: Settings, name: str) -> object:
@@ -180,8 +152,9 @@ def another(recipe: Recipe, settings: Settings, name: str) -> object:
     value, annotation = getattr(settings, name), recipe.settings.model_fields[name].annotation
     if get_origin(annotation) is Literal:
         return next(choice for choice in get_args(annotation) if choice != value)
-    if name in NAMED:
-        return NAMED[name]
+    for given in (beside(recipe.name, "OTHERWISE", {}), OTHERWISE):
+        if name in given:
+            return given[name]
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):
@@ -255,7 +228,7 @@ class Recorded:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", TO_TEST)
 def test_every_setting_changes_what_a_stage_does(
     name: str,
     tmp_path: Path,
@@ -263,17 +236,15 @@ def test_every_setting_changes_what_a_stage_does(
     teachers: dict[str, Teacher],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The stages of a recipe that has many are looked at when they have been trained."""
+    """With a teacher of some kind; what is inherited from a base class, for one recipe that does.
+    The stages of a recipe that has many are looked at when they have been trained.
+    """
     recipe = RECIPES[name]
-    base = {**SMALL, "max_steps": 12}
-    if recipe.fits:
-        base |= {"max_steps": 32, "data_share": 0.25, "data_passes": 1.0}
-        base |= {"ladder": ("dual/2", "cross")}
+    base = {"max_steps": 12, **beside(name, "ALL_COUNT", {})}
     folders, recorded = itertools.count(), Recorded()
 
-    def found(does: Callable[..., Any], **changes: object) -> list[str]:
-        settings = small(recipe, **{**base, **changes})
-        kind = "cross" if name == "margin_mse" else "dual"
+    def found(does: Callable[..., Any], kind: str, **changes: object) -> list[str]:
+        settings = fast_settings(recipe, **{**base, **changes})
         number = next(folders)
         task = a_task(tmp_path / str(number), tiny_encoder)
         if number:  # what stages were encoded, mined and scored from the same inputs is taken over
@@ -290,61 +261,36 @@ def test_every_setting_changes_what_a_stage_does(
                 stages.append("differs")
         return stages
 
-    plain = found(recorded.train)
-    assert found(recorded.repeat) == plain
-    for setting in recipe.settings.model_fields:
-        value = another(recipe, small(recipe, **base), setting)
-        changed = found(recorded.repeat, **{setting: value})
-        assert changed != plain, f"{setting} = {value} changes nothing"
+    first, *others = KINDS[name]
+    plain = {first: found(recorded.train, first)}
+    assert found(recorded.repeat, first) == plain[first]
+    for setting in TO_TEST[name]:
+        value = another(recipe, fast_settings(recipe, **base), setting)
+        if found(recorded.repeat, first, **{setting: value}) != plain[first]:
+            continue
+        for kind in others:
+            plain[kind] = plain.get(kind) or found(recorded.repeat, kind)
+        assert any(
+            found(recorded.repeat, kind, **{setting: value}) != plain[kind] for kind in others
+        ), f"{setting} = {value} changes nothing"
 
 
 # --- teachers ------------------------------------------------------------------------------------
 
 
-def test_teachers_are_fitted_one_on_the_other_and_can_teach(
-    tmp_path: Path, tiny_encoder: Encoder
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in STUDENT])
+def test_a_teacher_is_fitted_on_others_that_stay_and_is_read_back(
+    name: str, tmp_path: Path, tiny_encoder: Encoder, teachers: dict[str, Teacher]
 ) -> None:
-    task = a_task(tmp_path, tiny_encoder)
-    recipes = {kind: RECIPES[f"teacher_{kind}"] for kind in ("dual", "cross", "ensemble")}
-    assert {name for name, recipe in RECIPES.items() if recipe.makes == "teacher"} == {
-        recipe.name for recipe in recipes.values()
-    }
-    before = tiny_encoder.weights_digest()
-    dual = recipes["dual"].function(task, copy.deepcopy(tiny_encoder), small(recipes["dual"]))
-    assert dual.encoder.weights_digest() != before
-    fitted = dual.encoder.weights_digest()
-    cross = recipes["cross"].function(task, dual, small(recipes["cross"]))
-    both = recipes["ensemble"].function(task, dual, cross, small(recipes["ensemble"]))
-    assert dual.encoder.weights_digest() == fitted  # those it stands on stay as they are
-    assert [teacher.kind for teacher in (dual, cross, both)] == ["dual", "cross", "ensemble"]
-    assert sum(both.weights) == pytest.approx(1)
-    for teacher in (dual, cross, both):
-        student = cut_layers(tiny_encoder, 2)
-        run = a_task(tmp_path / f"taught-{teacher.kind}", tiny_encoder)
-        RECIPES["kl"].function(run, teacher, student, small(RECIPES["kl"]))
-        teacher.save(tmp_path / teacher.kind, card="# card\n", stage="teacher")
-        assert load_teacher(str(tmp_path / teacher.kind)).digest == teacher.digest
-
-
-def test_an_ensembles_weights_are_the_best_on_dev(
-    tmp_path: Path, tiny_encoder: Encoder, teachers: dict[str, Teacher]
-) -> None:
-    """No other of the eleven pairs of weights ranks the pooled dev candidates better."""
-    task = a_task(tmp_path, tiny_encoder)
-    recipe = RECIPES["teacher_ensemble"]
-    members = teachers["dual"], teachers["cross"]
-    for depth in (6, 12):
-        found = recipe.function(task, *members, recipe.settings(candidates_per_query=depth))
-        pools = task.pools(task.split_queries("dev"), depth=depth, miner=members[0])
-        scores = [task.pair_scores(member, task.pool_pairs(pools)) for member in members]
-        qualities = {}
-        for tenths in range(11):
-            weights = (tenths / 10, 1 - tenths / 10)
-            each = EnsembleTeacher.fitted("e", members, weights, scores)
-            results = task.ranked(pools, each.combine(scores))
-            qualities[tenths] = task.quality(results, "dev")["nDCG@10"].mean()
-        assert qualities[round(10 * found.weights[0])] == max(qualities.values())
-        assert found.means == pytest.approx([values.mean() for values in scores], abs=1e-5)
+    recipe = RECIPES[name]
+    task = a_task(tmp_path / "run", tiny_encoder)
+    given = arguments(recipe, task, tiny_encoder, teachers, "")
+    before = {kind: teacher.digest for kind, teacher in teachers.items()}
+    teacher = recipe.function(*given, fast_settings(recipe))
+    assert {kind: each.digest for kind, each in teachers.items()} == before
+    assert name == f"teacher_{teacher.kind}"
+    teacher.save(tmp_path / "saved", card="# card\n", stage="teacher")
+    assert load_teacher(str(tmp_path / "saved")).digest == teacher.digest
 
 
 def test_the_command_line_lists_every_recipe() -> None:

@@ -38,6 +38,23 @@ SMALL: dict[str, object] = {
     "teacher_rank_to": 8,
     "strictly": False,
 }
+# for the tests that all recipes share (recipes_here.py)
+FAST: dict[str, object] = {
+    "max_steps": 16,
+    "teacher_max_steps": 4,
+    "student_rank_to": 8,
+    "teacher_rank_to": 8,
+    "strictly": False,
+}
+ALL_COUNT: dict[str, object] = {
+    "max_steps": 32,
+    "data_share": 0.25,
+    "data_passes": 1.0,
+    "ladder": ("dual/2", "cross"),
+}
+KILLS = ["score:3"]
+OTHERWISE: dict[str, object] = {"data_rounds": 0, "student_rank_to": 1, "teacher_rank_to": 1}
+
 WARMUPS = ["prod-a-teacher", "prod-a-student", "prod-b-teacher", "prod-b-student"]
 WHOLE = [
     *WARMUPS,

@@ -1,5 +1,8 @@
 """Recipes and presets are found by name; a preset that sets nothing there is never recorded."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from limbeck.errors import ConfigError
@@ -34,3 +37,11 @@ def test_a_preset_of_what_a_recipe_does_not_have_is_no_recipe() -> None:
                 "toy", summary="", paper="", settings=TrainingSettings, presets={"wrong": values}
             )
     assert "toy" not in registry.__wrapped__()  # past its cache
+
+
+@pytest.mark.parametrize(
+    "shared", ["recipes_here.py", "recipes/test_battery.py", "pipeline/test_staged.py"]
+)
+def test_what_holds_for_all_recipes_is_tested_without_their_names(shared: str) -> None:
+    text = (Path(__file__).parent.parent / shared).read_text(encoding="utf-8")
+    assert set(re.findall(r"""["'`](\w+)["'`]""", text)) & set(registry()) == set()
