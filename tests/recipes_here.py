@@ -1,4 +1,4 @@
-"""Every recipe by name, and settings with which a run of it takes a moment.
+"""Every recipe by name, those of retrieval, and settings with which a run of it takes a moment.
 
 A recipe that the usual ones do not suit says so beside its own tests. The shared ones find these in
 `tests/recipes/test_NAME.py`, if it is there and has them:
@@ -16,7 +16,9 @@ from typing import Any
 from limbeck.recipes import Recipe, registry
 from limbeck.settings import Settings, parse_settings
 
-RECIPES = registry()
+ALL = registry()
+# those that learn from passages and queries; others have tests beside their task's
+RECIPES = {name: recipe for name, recipe in ALL.items() if recipe.task == "retrieval"}
 STAGED = [name for name, recipe in RECIPES.items() if recipe.fits]  # fit their own teachers
 
 USUAL: dict[str, object] = {

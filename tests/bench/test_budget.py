@@ -11,12 +11,15 @@ from limbeck.bench.budget import (
     systems_of,
 )
 from limbeck.errors import ConfigError
+from limbeck.tasks.task import kind_named
+
+RETRIEVAL = kind_named("retrieval")
 
 
 def test_settings_go_to_the_recipes_that_have_them() -> None:
     """10 queries with lists of 4 are 10 * (1 + 4) = 50 texts, for a recipe without lists."""
     given = {"batch_size": "10", "kl.temperature": "0.1", "teacher_dual.max_steps": "5"}
-    found = equal_settings(["contrastive", "kl", "embed"], given)
+    found = equal_settings(RETRIEVAL, ["contrastive", "kl", "embed"], given)
     assert found == {
         "contrastive": {"max_steps": "300", "batch_size": "10"},
         "kl": {"max_steps": "300", "batch_size": "10", "temperature": "0.1"},
@@ -39,7 +42,7 @@ def test_the_more_particular_setting_wins_whatever_the_order() -> None:
 def test_a_budget_is_the_baselines_where_nothing_is_said() -> None:
     """Lists of `margin_mse` are 8 long by themselves, those of `contrastive` 4."""
     found = equal_settings(
-        ["contrastive", "kl", "margin_mse"], {"contrastive.candidates_per_query": "9"}, 7
+        RETRIEVAL, ["contrastive", "kl", "margin_mse"], {"contrastive.candidates_per_query": "9"}, 7
     )
     assert found["margin_mse"] == {
         "max_steps": "7",
@@ -47,7 +50,7 @@ def test_a_budget_is_the_baselines_where_nothing_is_said() -> None:
         "candidates_per_query": "9",
     }
     assert found["kl"] == {"max_steps": "7", "candidates_per_query": "9"}
-    assert budget_of(found) == {
+    assert budget_of(RETRIEVAL, found) == {
         "max_steps": 7,
         "batch_size": 64,
         "list_length": 4,
@@ -84,19 +87,19 @@ def test_a_budget_is_the_baselines_where_nothing_is_said() -> None:
 )
 def test_what_is_unequal_or_unknown_is_refused(given: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        equal_settings(["contrastive", "kl"], given)
+        equal_settings(RETRIEVAL, ["contrastive", "kl"], given)
 
 
 def test_equal_is_equal_whoever_says_it() -> None:
-    refuse_unequal({"kl": {"max_steps": "5"}, "embed": {"max_steps": "5"}})
+    refuse_unequal(RETRIEVAL, {"kl": {"max_steps": "5"}, "embed": {"max_steps": "5"}})
     with pytest.raises(ConfigError, match="max_steps must be the same"):
-        refuse_unequal({"kl": {"max_steps": "5"}, "embed": {"max_steps": "6"}})
+        refuse_unequal(RETRIEVAL, {"kl": {"max_steps": "5"}, "embed": {"max_steps": "6"}})
 
 
 def test_baselines_take_part_once_and_in_front_unless_named() -> None:
-    assert systems_of(["embed", "embed"]) == ["contrastive", "kl", "embed"]
-    assert systems_of([" kl", "embed", "contrastive"]) == ["kl", "embed", "contrastive"]
-    assert systems_of(["kl:teacher-only"]) == ["contrastive", "kl", "kl:teacher-only"]
+    assert systems_of(["embed", "embed"], "pydocs") == ["contrastive", "kl", "embed"]
+    assert systems_of([" kl", "embed", "contrastive"], "pydocs") == ["kl", "embed", "contrastive"]
+    assert systems_of(["kl:teacher-only"], "pydocs") == ["contrastive", "kl", "kl:teacher-only"]
 
 
 @pytest.mark.parametrize(
@@ -111,4 +114,4 @@ def test_baselines_take_part_once_and_in_front_unless_named() -> None:
 )
 def test_what_cannot_be_compared_is_refused(recipes: list[str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        systems_of(recipes)
+        systems_of(recipes, "pydocs")

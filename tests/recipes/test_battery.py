@@ -33,7 +33,7 @@ from limbeck.teachers import (
     load_teacher,
 )
 from limbeck.training import Pass, Run, Stage, Trained, frozen_player, train
-from recipes_here import RECIPES, beside, fast_settings, settings_to_test
+from recipes_here import ALL, RECIPES, beside, fast_settings, settings_to_test
 from retrieval_here import a_task, stage_of
 
 STUDENT = [name for name, recipe in RECIPES.items() if recipe.makes == "student"]
@@ -85,9 +85,9 @@ def trained(tmp_path: Path, tiny_encoder: Encoder, teachers: dict[str, Teacher])
 # --- settings and docs ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ALL)
 def test_settings_go_through_text_and_back(name: str) -> None:
-    cls = RECIPES[name].settings
+    cls = ALL[name].settings
     described = describe(cls)
     assert [setting.name for setting in described] == list(cls.model_fields)
     for setting in described:
@@ -97,13 +97,13 @@ def test_settings_go_through_text_and_back(name: str) -> None:
     assert cls(**cls().model_dump()) == cls()
     with pytest.raises(ConfigError, match="unknown setting"):
         parse_settings(cls, {"nonsense": 1})
-    for values in RECIPES[name].presets.values():
+    for values in ALL[name].presets.values():
         parse_settings(cls, values)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_recipe_says_what_it_is(name: str) -> None:
-    recipe = RECIPES[name]
+    recipe = ALL[name]
     assert recipe.summary.endswith(".")
     assert "arXiv:" in recipe.paper
     module = __import__(recipe.function.__module__, fromlist=["_"])
@@ -295,7 +295,7 @@ def test_a_teacher_is_fitted_on_others_that_stay_and_is_read_back(
 
 def test_the_command_line_lists_every_recipe() -> None:
     listed = json.loads(CliRunner().invoke(app, ["recipes", "--json"]).stdout)
-    assert [entry["name"] for entry in listed] == list(RECIPES)
+    assert [entry["name"] for entry in listed] == list(ALL)
     for entry in listed:
-        fields = RECIPES[entry["name"]].settings.model_fields
+        fields = ALL[entry["name"]].settings.model_fields
         assert [setting["name"] for setting in entry["settings"]] == list(fields)

@@ -112,13 +112,14 @@ class Arm:
 class BenchPlan:
     """A comparison that may begin: its arms in order, and the budget that all of them have."""
 
+    kind: TaskKind
     arms: Sequence[Arm]
     settings: Mapping[str, Mapping[str, object]]  # by system, presets left out
 
     @property
     def budget(self) -> dict[str, int]:
         """What every recipe may spend."""
-        return budget_of(self.settings)
+        return budget_of(self.kind, self.settings)
 
     def lines(self) -> list[str]:
         """For people: the budget, and a line per arm."""
@@ -174,7 +175,7 @@ class BenchCall:
     recipes: Sequence[str]
     seeds: Sequence[int] = (0, 1, 2)
     max_steps: int = MAX_STEPS
-    teacher: OneTeacher | Sequence[OneTeacher] = "train:dual"
+    teacher: OneTeacher | Sequence[OneTeacher] | None = None  # the first that the task fits
     student: str | Path | SentenceTransformer | Encoder | Loaded | None = None
     student_layers: int | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
@@ -193,7 +194,7 @@ class BenchCall:
         """The folder of all arms and of the results."""
         return Path(self.out)
 
-    def shared(self) -> RunConfig:
+    def shared(self, kind: TaskKind) -> RunConfig:
         """What is asked of every arm, but for its recipe, settings, seed and teacher.
 
         Raises:
@@ -201,7 +202,7 @@ class BenchCall:
         """
         return RunConfig(
             self.data,
-            teacher=self.teacher,
+            teacher=self.teacher or f"{FITTED}:{next(iter(kind.fits))}",
             student=self.student,
             student_layers=self.student_layers,
             labels=self.labels,
@@ -247,7 +248,7 @@ def _results(call: BenchCall, plan: BenchPlan, seconds: Mapping[str, float]) -> 
     record |= {
         "labels": call.labels,
         "student_layers": call.student_layers,
-        "teacher": ", ".join(spec.shown for spec in call.shared().teachers),
+        "teacher": ", ".join(spec.shown for spec in call.shared(plan.kind).teachers),
         "precision": call.precision,
         "seeds": list(call.seeds),
         "assignments": [f"{key}={value}" for key, value in call.settings.items()],
@@ -279,11 +280,11 @@ def _planned(call: BenchCall) -> BenchPlan:
         raise ConfigError(f"--jobs must be at least 1 (got {call.jobs}).")
     if call.max_steps < 1:
         raise ConfigError(f"--max-steps must be at least 1 (got {call.max_steps}).")
-    systems = systems_of(call.recipes)
-    equal = equal_settings(systems, call.settings, call.max_steps)
+    systems = systems_of(call.recipes, call.data)
+    kind = kind_of(systems, call.data)
+    equal = equal_settings(kind, systems, call.settings, call.max_steps)
     fitting = given_to_teachers(call.settings)
-    shared = call.shared()
-    kind = kind_of(systems)
+    shared = call.shared(kind)
     _check_fitting(kind, fitting, shared.teachers)
 
     def arm(name: str, config: RunConfig) -> Arm:
@@ -334,7 +335,7 @@ def _planned(call: BenchCall) -> BenchPlan:
                 f"{data.name} has no judgements for test or dev, so nothing could be compared. "
                 "Add qrels/test.tsv."
             )
-    return BenchPlan(arms, equal)
+    return BenchPlan(kind, arms, equal)
 
 
 def seconds_left(
@@ -442,7 +443,7 @@ def _record(plan: BenchPlan, wall_seconds: Mapping[str, float]) -> dict[str, Any
     for arm in plan.arms:
         if arm.name != TEACHER:
             arms.setdefault(arm.system, []).append(arm.out)
-    kind = kind_of(list(arms))
+    kind = plan.kind
     alone, taught = kind.baselines
     split, units, rows = rows_of(arms, kind.baselines, wall_seconds)
     facts = kind.facts_of(arms[alone][0] / "student")

@@ -17,27 +17,37 @@ from typing import Any
 from limbeck.errors import ConfigError
 from limbeck.recipes import find, find_preset, registry
 from limbeck.settings import parse_settings, renamed
-from limbeck.tasks.task import TaskKind, kind_named
+from limbeck.tasks.task import TaskKind, kind_named, kind_of_recipe
 
 MAX_STEPS = 300  # where nothing is said: what recipes choose for themselves depends on their data
 
 Given = Mapping[str, object]  # settings as `--set` names them: KEY, RECIPE.KEY, RECIPE:PRESET.KEY
 
 
-def kind_of(systems: Sequence[str]) -> TaskKind:
-    """The task that all systems are for.
+def kind_of(systems: Sequence[str], data: object) -> TaskKind:
+    """The task that all systems are for; that of the data where they are for any.
 
     Raises:
         ConfigError: when they are not for one task.
     """
-    tasks = {find_preset(name)[0].task: name for name in systems}
+    found = {name: find_preset(name)[0].task for name in systems}
+    tasks = {task: name for name, task in found.items() if task is not None}
+    if not tasks:
+        return kind_of_recipe(systems[0], None, data)
     if len(tasks) > 1:
         told = " and ".join(f"{name} is for {task}" for task, name in tasks.items())
         raise ConfigError(f"--recipes: {told}. Compare recipes of one task.")
-    return kind_named(next(iter(tasks)))
+    kind = kind_named(next(iter(tasks)))
+    for name, task in found.items():
+        if task is None and not kind.has_rows:
+            raise ConfigError(
+                f"--recipes: {name} learns rows of alternatives, which {kind.name} does not lay "
+                f"out. Use {kind.auto}."
+            )
+    return kind
 
 
-def systems_of(recipes: Sequence[str]) -> list[str]:
+def systems_of(recipes: Sequence[str], data: object) -> list[str]:
     """The baselines that are not named, then everything that is, once each.
 
     Raises:
@@ -52,12 +62,12 @@ def systems_of(recipes: Sequence[str]) -> list[str]:
                 f"--recipes: {name} fits a teacher. Name recipes that train a student; "
                 "`limbeck recipes` lists them."
             )
-    baselines = kind_of(named).baselines
+    baselines = kind_of(named, data).baselines
     return list(dict.fromkeys([*(name for name in baselines if name not in named), *named]))
 
 
 def equal_settings(
-    systems: Sequence[str], given: Given, max_steps: int = MAX_STEPS
+    kind: TaskKind, systems: Sequence[str], given: Given, max_steps: int = MAX_STEPS
 ) -> dict[str, dict[str, object]]:
     """What each system is set to besides its preset: what was given, and the budget.
 
@@ -66,7 +76,7 @@ def equal_settings(
             budget that is not the same for all.
     """
     _check_keys(systems, given)
-    kind, found = kind_of(systems), {}
+    found: dict[str, dict[str, object]] = {}
     for name in systems:
         own = given_to(name, given)
         has_steps = "max_steps" in find_preset(name)[0].settings.model_fields
@@ -82,25 +92,24 @@ def equal_settings(
                 own[key] = str(getattr(equal, key))
         for key, value in kind.equal(equal, recipe.settings).items():
             own.setdefault(key, str(value))
-    refuse_unequal(found)
+    refuse_unequal(kind, found)
     return found
 
 
-def budget_of(settings: Mapping[str, Given]) -> dict[str, int]:
+def budget_of(kind: TaskKind, settings: Mapping[str, Given]) -> dict[str, int]:
     """The budget that all systems have."""
-    kind = kind_of(list(settings))
     parsed = _parsed(kind.baselines[0], settings[kind.baselines[0]])
     return {key: getattr(parsed, key) for key in kind.budget}
 
 
-def refuse_unequal(settings: Mapping[str, Given]) -> None:
+def refuse_unequal(kind: TaskKind, settings: Mapping[str, Given]) -> None:
     """Refuse systems with different budgets; one without a key has no say in it.
 
     Raises:
         ConfigError: naming the first key that differs, and everyone's value.
     """
     parsed = {name: _parsed(name, own) for name, own in settings.items()}
-    for key in kind_of(list(settings)).budget:
+    for key in kind.budget:
         values = {name: getattr(own, key) for name, own in parsed.items() if hasattr(own, key)}
         if len(set(values.values())) > 1:
             told = ", ".join(f"{name} {value}" for name, value in values.items())

@@ -49,7 +49,7 @@ def bench(
             help="One teacher for all, as for `distill`: a model's folder or hub name, or "
             "`train[:dual|cross|ensemble[:BASE]]` to fit one, once; repeat it, and the mean of "
             "several teaches.",
-            show_default="train:dual",
+            show_default="the first kind that its task fits, such as train:dual",
         ),
     ] = None,
     jobs: Annotated[
@@ -79,7 +79,7 @@ def bench(
         "recipes": recipes.split(","),
         "seeds": range(seeds),
         "max_steps": max_steps,
-        "teacher": teacher or "train:dual",
+        "teacher": teacher or None,
         "force": force,
         "jobs": jobs,
     }

@@ -41,7 +41,7 @@ def _as_dict(recipe: "Recipe") -> dict[str, Any]:
         "name": recipe.name,
         "summary": recipe.summary,
         "paper": recipe.paper,
-        "task": recipe.task,
+        "task": recipe.task,  # null: any with rows of alternatives
         "makes": recipe.makes,
         "needs": sorted(recipe.needs),
         "settings": [asdict(setting) for setting in describe(recipe.settings)],
@@ -65,6 +65,7 @@ def _page(recipe: "Recipe") -> str:
     lines = [
         f"{recipe.name}: {recipe.summary}",
         f"Paper: {recipe.paper}",
+        f"For: {recipe.task or 'any task with rows of alternatives, such as classes'}",
         f"Makes: a {recipe.makes}",
         f"Needs: {', '.join(sorted(recipe.needs)) or 'queries and passages only'}",
         "",

@@ -7,8 +7,10 @@ This module knows no vector, and of a run's record only where the data is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -18,7 +20,7 @@ from limbeck.data.derived import DerivedTexts
 from limbeck.data.reading import complete
 from limbeck.errors import ConfigError, DataError
 from limbeck.language import ENGLISH
-from limbeck.record import RECORD, read_record
+from limbeck.record import FIRST_TASK, RECORD, read_record, task_of
 
 MADE_QUERIES = "stages/made-queries"
 INDEX, STUDENT, TEACHER = "index", "student", "teacher"
@@ -45,6 +47,7 @@ def student_of(run: Path) -> str:
     Raises:
         ConfigError: when it is not there.
     """
+    _refuse_other_tasks(run, read_record(run))
     if not (run / STUDENT).is_dir():
         raise ConfigError(
             f"{run} has no student yet: the run is not finished. Repeat the command that made it."
@@ -63,6 +66,7 @@ def data_of(run: Path) -> Collection:
     record = read_record(run)
     if record is None:
         raise ConfigError(f"{run} holds no run: it has no {RECORD}. Name the folder of a run.")
+    _refuse_other_tasks(run, record)
     config = RunConfig.of_record(record["asked"])
     language = str(record["data"].get("language", ENGLISH))
     instead = (
@@ -84,3 +88,16 @@ def data_of(run: Path) -> Collection:
             f"changed since. {instead}"
         )
     return collection
+
+
+def _refuse_other_tasks(run: Path, record: Mapping[str, Any] | None) -> None:
+    """Refuse a run whose student finds nothing.
+
+    Raises:
+        ConfigError: naming its task.
+    """
+    if record is not None and (task := task_of(record)) != FIRST_TASK:
+        raise ConfigError(
+            f"{run} is a run of {task}: its student gives no vectors, so there is nothing to "
+            f"index, search or serve. Name a run of {FIRST_TASK}."
+        )

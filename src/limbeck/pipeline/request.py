@@ -14,7 +14,7 @@ from limbeck.data.dataset import Dataset
 from limbeck.errors import ConfigError
 from limbeck.recipes import Recipe, find, find_preset
 from limbeck.settings import parse_settings
-from limbeck.tasks.task import Method, Opened, TaskKind, kind_named, kind_reading, kinds
+from limbeck.tasks.task import Method, Opened, TaskKind, kind_of_recipe, kind_reading, kinds
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def validate(config: RunConfig) -> Request:
                 f"here. Write --recipe {fitted} and --set {next(iter(values))}=..."
             )
         parse_settings(find(fitted).settings, values, where=f"--set {fitted}.")
-    kind = kind_named(recipe.task)
+    kind = kind_of_recipe(name, recipe.task, config.data)
     _check_data(config, recipe, kind)
     _check_options(config, kind)
     for spec in config.teachers:

@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Concatenate, Protocol, TypeVar, cast
+from typing import Any, Concatenate, Literal, Protocol, TypeVar, cast
 
 from limbeck.errors import ConfigError
 from limbeck.settings import Settings, parse_settings
@@ -46,11 +46,18 @@ class FitsItsTeachers(Protocol):
         """Train the student, and say what taught it."""
 
 
+class LearnsRows(Protocol):
+    """A recipe that trains a student in place on the rows of whatever task has some."""
+
+    def __call__(self, rows: Any, settings: Any, /) -> Any:
+        """Train the student."""
+
+
 # A recipe that fits a teacher: from an encoder, or from the teachers that it stands on; then its
 # settings.
 FitsTeacher = Callable[Concatenate[Any, ...], Any]
 
-Function = TrainsStudent | FitsItsTeachers | FitsTeacher
+Function = TrainsStudent | FitsItsTeachers | LearnsRows | FitsTeacher
 F = TypeVar("F", bound=Function)
 
 
@@ -58,9 +65,10 @@ F = TypeVar("F", bound=Function)
 class Recipe:
     """A method: its name and paper, what can be set, what it needs, and the function that is it.
 
-    `makes` says whether the function trains a student or fits a teacher. `needs` are any of
-    "labels" (judged training queries), "dev" (a dev split), "queries" (training queries, judged or
-    not), "teacher" and "vectors" (a teacher that has them).
+    `task` is the one that it is for; None where it learns rows of alternatives, of any task that
+    has some. `makes` says whether the function trains a student or fits a teacher. `needs` are any
+    of "labels" (judged training queries), "dev" (a dev split), "queries" (training queries, judged
+    or not), "teacher" and "vectors" (a teacher that has them).
     `presets` are settings under a name: an ablation, or the values of the paper.
 
     `fits` are the kinds of teacher that a student's recipe fits itself, by default and in order.
@@ -71,7 +79,7 @@ class Recipe:
     name: str
     summary: str
     paper: str
-    task: str
+    task: str | None
     makes: Makes
     settings: type[Settings]
     needs: frozenset[str]
@@ -82,6 +90,9 @@ class Recipe:
 
     def train(self, task: Any, teacher: Any, student: Any, settings: Any) -> RecipeResult | None:
         """Train a student in place; what is said of the teachers, where the recipe fits them."""
+        if self.task is None:
+            cast(LearnsRows, self.function)(task.rows(student, teacher), settings)
+            return None
         function = cast(TrainsStudent | FitsItsTeachers, self.function)
         return function(task, teacher, student, settings)
 
@@ -101,12 +112,13 @@ def recipe(
     settings: type[Settings],
     needs: frozenset[str] = frozenset(),
     task: str = "retrieval",
+    over: Literal["rows"] | None = None,
     makes: Makes = "student",
     presets: Mapping[str, Mapping[str, object]] | None = None,
     fits: tuple[str, ...] = (),
     takes: tuple[str, ...] = (),
 ) -> Callable[[F], F]:
-    """Record a function as a recipe.
+    """Record a function as a recipe: for a task, or `over` the rows of any.
 
     Raises:
         ConfigError: when a preset sets what the recipe does not have.
@@ -119,7 +131,7 @@ def recipe(
             name,
             summary,
             paper,
-            task,
+            None if over else task,
             makes,
             settings,
             needs,

@@ -34,13 +34,14 @@ class StageEstimate:
 
 @dataclass(slots=True)
 class StageCounts:
-    """What such stages were seen to do: updates made, texts read, pairs scored and queries searched
-    by words among it; the texts and pairs of it that a teacher is `asked` for; the numbers of four
-    bytes that they leave.
+    """What such stages were seen to do: updates made, examples and texts read, pairs scored and
+    queries searched by words among it; the texts and pairs of it that a teacher is `asked` for;
+    the numbers of four bytes that they leave.
     """
 
     seconds: float = 0.0
     updates: int = 0
+    examples: int = 0
     queries: int = 0
     passages: int = 0
     pairs: int = 0
@@ -55,6 +56,8 @@ class StageCounts:
             return f"{self.updates:,} steps"
         if self.searched:
             return f"{self.searched:,} queries searched by words"
+        if self.examples:
+            return f"{self.examples:,} examples"
         parts = [f"scores of {self.pairs:,} pairs"] if self.pairs else []
         if self.passages or self.queries:
             parts.append(f"{self.passages:,} passages and {self.queries:,} queries")

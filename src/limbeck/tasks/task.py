@@ -67,8 +67,8 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a task recognises its data: `holds` looks at names alone, and reads nothing; `words` tell
-    people what it looks for.
+    """How a task recognises its data: `holds` looks at names and, where these say too little, at a
+    first row; `words` tell people what it looks for.
     """
 
     name: str
@@ -287,6 +287,12 @@ class Task(ABC):
         is the student's base.
         """
 
+    def rows(self, student: Any, teacher: Any) -> Any:
+        """The rows that a student learns from, as `limbeck.tasks.rows.Rows`; of a kind that
+        `has_rows`.
+        """
+        raise ConfigError(f"{type(self).__name__} has no rows of alternatives.")
+
     def named(self, teacher: Any, name: str) -> Any:
         """A teacher under another name; itself where it has that."""
         return teacher
@@ -325,6 +331,8 @@ class TaskKind(ABC):
       kinds that each is built on; `fits_on_dev`: those among them that need a dev split
     - `options`: fields of `RunConfig` that this task reads and some other does not
     - `budget`: settings that are the same for all recipes in a fair comparison
+    - `has_rows`: whether recipes over rows run on it
+    - `measures`: those that are known before the data; a task's own may be more
     """
 
     name: ClassVar[str]
@@ -337,6 +345,7 @@ class TaskKind(ABC):
     fits_on_dev: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[frozenset[str]]
     budget: ClassVar[tuple[str, ...]]
+    has_rows: ClassVar[bool] = False
 
     @abstractmethod
     def open(self, config: RunConfig, method: Method) -> Opened:
@@ -449,3 +458,20 @@ def kind_reading(data: object) -> TaskKind:
         )
         raise ConfigError(f"{data} can be read {ways}. Name a --recipe of one of them.")
     return kind_named(FIRST_TASK)  # which says what is wrong with it
+
+
+def kind_of_recipe(name: str, task: str | None, data: object) -> TaskKind:
+    """The kind of task that a recipe runs on: its own or, of one over rows (None), the data's.
+
+    Raises:
+        ConfigError: when the data's task has no rows.
+    """
+    if task is not None:
+        return kind_named(task)
+    kind = kind_reading(data)
+    if not kind.has_rows:
+        raise ConfigError(
+            f"--recipe {name} learns rows of alternatives, which {kind.name} does not lay out. "
+            f"{data} is data of {kind.name}: use --recipe {kind.auto}."
+        )
+    return kind

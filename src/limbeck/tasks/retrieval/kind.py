@@ -12,6 +12,7 @@ from typing import Any
 from limbeck.config import Loaded, RunConfig
 from limbeck.config.teacher_spec import KINDS
 from limbeck.data.collection import Collection
+from limbeck.data.labelled import holds_labelled
 from limbeck.data.reading import LAYOUTS, complete, looks_like_collection
 from limbeck.evaluation.measures import RETRIEVAL
 from limbeck.indexing.runs import data_of
@@ -52,7 +53,7 @@ class RetrievalKind(TaskKind):
         """Whether DATA is named as a collection is, has its files, or is one."""
         if isinstance(data, Loaded):
             return isinstance(data.value, Collection)
-        return super().holds(data)
+        return super().holds(data) and not holds_labelled(str(data))
 
     def open(self, config: RunConfig, method: Method) -> RetrievalRequest:
         """The request of a run, validated as far as that needs no computing."""

@@ -1,0 +1,108 @@
+"""What is classification, to whoever runs any task?
+
+Its layouts, measures, baselines, options and cards. What a run of it does is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from limbeck.config import RunConfig
+from limbeck.data.labelled import LAYOUTS, Labelled, holds_labelled
+from limbeck.errors import ConfigError, DataError
+from limbeck.evaluation.statistics import Mean, Measures
+from limbeck.record import RECORD, read_record
+from limbeck.tasks.classification.opening import (
+    ClassificationRequest,
+    check_reads,
+    open_request,
+    read_data,
+)
+from limbeck.tasks.classification.task import ACCURACY, UNIT, UNITS, ClassTeacher, Net
+from limbeck.tasks.fit import BudgetPlan
+from limbeck.tasks.task import Layout, Method, TaskKind, Teachers
+
+SPARE = 0.85  # share of a budget that is planned
+LEAST, MOST = 30, 1000  # updates
+
+
+class ClassificationKind(TaskKind):
+    """Examples that belong to one of some classes."""
+
+    name = "classification"
+    measures = Measures(unit=UNIT, units=UNITS, measures=(Mean(name=ACCURACY),))
+    alternatives = ("class", "classes")
+    layouts = (Layout("labelled", LAYOUTS, holds_labelled),)
+    auto = "kd"
+    baselines = ("supervised", "kd")
+    fits: ClassVar = {"classifier": ()}
+    options = frozenset({"student_layers", "layer_choice"})
+    budget = ("max_steps", "batch_size")
+    has_rows = True
+
+    def open(self, config: RunConfig, method: Method) -> ClassificationRequest:
+        """A run's request, with everything refused that can be without computing."""
+        return open_request(config, method)
+
+    def read(self, config: RunConfig) -> Labelled:
+        """The dataset, with a dev split."""
+        return read_data(config)
+
+    def open_model(
+        self, model: str, data: Labelled, config: RunConfig
+    ) -> tuple[ClassificationRequest, ClassTeacher]:
+        """A request to measure a classifier of the same classes."""
+        found = self.load(Path(model))
+        check_reads(found, data, model)
+        opened = ClassificationRequest(config, data, found, Teachers(), None, (), {})
+        return opened, ClassTeacher("model", found)
+
+    def data_of(self, run: Path) -> Labelled:
+        """The data of a run, read again."""
+        record = read_record(run)
+        if record is None:
+            raise ConfigError(f"{run} holds no run: it has no {RECORD}. Name the folder of a run.")
+        data = read_data(RunConfig.of_record(record["asked"]))
+        if data.digest != record["data"]["digest"]:
+            raise DataError(
+                f"{data.name} is not what {run} learned from: examples or labels have changed."
+            )
+        return data
+
+    def load(self, student: Path) -> Net:
+        """A `ConvNet`, or a `TextClassifier`."""
+        from limbeck.models.classifier import load_classifier
+
+        return load_classifier(student)
+
+    def fit_budget(
+        self,
+        choices: Sequence[tuple[str, ...]],
+        estimate: Callable[[BudgetPlan], float],
+        seconds: float,
+    ) -> BudgetPlan:
+        """The largest number of updates that fits."""
+        fitted = bool(choices[0])
+        few, many = (estimate(BudgetPlan(count, count)) for count in (LEAST, MOST))
+        left = SPARE * seconds - few
+        if left < 0:
+            raise ConfigError(
+                f"--budget {seconds:.0f}s is too short: this data needs about "
+                f"{few / SPARE:.0f}s for the smallest useful run."
+            )
+        share = left / (many - few) if many - few > left else 1.0
+        updates = LEAST + int(share * (MOST - LEAST))
+        return BudgetPlan(updates, updates if fitted else None)
+
+    def card(self, how: str, teacher: str | None = None) -> str:
+        """A card without times, dates or paths."""
+        what = "A small classifier" if teacher is None else "A teacher"
+        return (
+            "---\ntags:\n- limbeck\n---\n\n"
+            f"# {what}\n\nMade by [Limbeck](https://pypi.org/project/limbeck/): {how}.\n\n"
+            "```python\nfrom limbeck.models.classifier import load_classifier\n\n"
+            'model = load_classifier("path/to/this/folder")\n'
+            "print(model.classes)\n```\n"
+        )
