@@ -181,7 +181,8 @@ def dry_run(call: DistillCall) -> list[str]:
 
 
 def load(path: str | Path) -> Any:
-    """The model in a folder, or the student of a run, as an object of sentence-transformers.
+    """The model in a folder, or the student of a run: as an object of sentence-transformers, or,
+    where it tells classes, as `limbeck.models.classifier` has it.
 
     It is on the CPU in fp32; a `CrossEncoder` gives raw scores. Other than there, a folder whose
     weights are not whole is refused.
@@ -189,8 +190,11 @@ def load(path: str | Path) -> Any:
     Raises:
         ModelError: when there is no model, or it was exported to another runtime.
     """
-    if is_run(Path(path)):
-        path = student_of(Path(path))
+    run = Path(path)
+    if (record := read_record(run)) is not None and (run / "student").is_dir():
+        return kind_named(task_of(record)).load(run / "student")
+    if is_run(run):
+        path = student_of(run)  # which says what is missing
     if is_exported(str(path)):
         raise ModelError(
             f"{path} was exported to {runtime_of(str(path))}. Its README.md shows how to open it."

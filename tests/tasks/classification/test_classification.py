@@ -50,6 +50,7 @@ def test_a_run_fits_a_teacher_and_leaves_a_student(tmp_path: Path) -> None:
     ]
     assert all({"accuracy", "macro-F1"} <= row.keys() for row in result.rows)
     assert isinstance(result.student, ConvNet)
+    assert pipeline.load(out).content_digest() == result.student.content_digest()
     record = read_record(out)
     assert record is not None
     assert record["data"]["task"] == "classification"
