@@ -137,8 +137,8 @@ class RunConfig:
     data: "str | Path | Collection | Loaded" = field(
         metadata=_option(
             "A folder in the layout of BEIR or MS MARCO, or with corpus.jsonl alone; training "
-            "examples in .jsonl; `ir_datasets:NAME`, `hf:NAME`, or `pydocs`. For classes: texts with "
-            "labels in .jsonl or .csv, or `digits`.",
+            "examples in .jsonl; `ir_datasets:NAME`, `hf:NAME`, or `pydocs`. For classes: texts "
+            "with labels in .jsonl or .csv, or `digits`.",
             metavar="DATA",
         )
     )
