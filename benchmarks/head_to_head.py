@@ -28,7 +28,7 @@ from torch import nn
 
 from ledger import Bench, numbers, parser, write_results
 from limbeck import store
-from limbeck.bench.budget import UPDATES
+from limbeck.bench.budget import MAX_STEPS
 from limbeck.bench.page import table
 from limbeck.config.teacher_spec import TeacherSpec
 from limbeck.data import read_collection
@@ -158,7 +158,7 @@ def prepare(asked: Any) -> Setup:
     own = [part.removeprefix("kl.") for part in asked.assignments]
     settings: Any = parse_settings(
         find("kl").settings,
-        {"max_steps": UPDATES, "eval_steps": 0, "keep": "last"}
+        {"max_steps": MAX_STEPS, "eval_steps": 0, "keep": "last"}
         | dict(part.split("=", 1) for part in own if "." not in part.partition("=")[0]),
     )
     collection = read_collection(asked.data, seed=DATA_SEED)
