@@ -415,7 +415,7 @@ def test_a_dry_run_lists_the_arms_and_writes_nothing(
             ["--set", "kl.candidates_per_query=7"],
             ["candidates_per_query must be the same", "contrastive 8, kl 7"],
         ),
-        (["--set", "updatse=7"], ["updatse", "did you mean 'updates'"]),
+        (["--set", "max_stesp=7"], ["max_stesp", "did you mean 'max_steps'"]),
         (["--set", "margin_mse.scale=7"], ["margin_mse is not compared here"]),
         (["--teacher", "train:duel"], ["train:duel", "train:dual"]),
         (["--teacher", "nowhere/at/all"], ["teacher_dual.", "fits no such teacher"]),

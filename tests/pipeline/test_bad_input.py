@@ -105,7 +105,7 @@ def test_no_data_at_all(invoke: Invoke, tmp_path: Path) -> None:
         ("--recipe", "kl:teacheronly", ["no preset", "did you mean 'teacher-only'"]),
         ("--recipe", "embed:paper", ["embed has no preset 'paper'", "Its presets: none"]),
         ("--recipe", "teacher_dual", ["fits a teacher", "--teacher train"]),
-        ("--set", "updatse=3", ["unknown setting 'updatse'", "did you mean 'updates'"]),
+        ("--set", "max_stesp=3", ["unknown setting 'max_stesp'", "did you mean 'max_steps'"]),
         ("--set", "max_steps=many", ["max_steps = 'many'", "int"]),
         ("--set", "teacher_dual.temprature=3", ["teacher_dual", "did you mean 'temperature'"]),
         ("--set", "updates=3", ["--set: updates is now max_steps"]),
