@@ -91,6 +91,10 @@ class Clocked:
     def updates_per_pass(self) -> float:
         return self.source.updates_per_pass
 
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        return self.source.dropped
+
     def batch(self, update: int) -> ListBatch:
         self.times.append(clock())
         return self.source.batch(update)

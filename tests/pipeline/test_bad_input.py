@@ -331,7 +331,7 @@ def test_in_a_process_of_its_own(
 ) -> None:
     if spoilt:
         append("corpus.jsonl", "{")(data)
-    option = ["--set", "updatse=3"] if not spoilt else []
+    option = ["--set", "max_stesp=3"] if not spoilt else []
     found = subprocess.run(
         [Path(sys.executable).with_name("limbeck"), "distill", data, "--out", tmp_path / "run",
          "--store", tmp_path / "store", "--student", tiny_encoder_folder, *option],
@@ -341,5 +341,5 @@ def test_in_a_process_of_its_own(
     assert found.returncode == 2
     assert found.stdout == ""
     assert "Traceback" not in found.stderr
-    expected = f"limbeck: {data}/corpus.jsonl:61: not JSON" if spoilt else "did you mean 'updates'"
+    expected = f"limbeck: {data}/corpus.jsonl:61: not JSON" if spoilt else "did you mean 'max_steps'"
     assert expected in found.stderr
