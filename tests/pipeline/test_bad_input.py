@@ -341,5 +341,7 @@ def test_in_a_process_of_its_own(
     assert found.returncode == 2
     assert found.stdout == ""
     assert "Traceback" not in found.stderr
-    expected = f"limbeck: {data}/corpus.jsonl:61: not JSON" if spoilt else "did you mean 'max_steps'"
+    expected = (
+        f"limbeck: {data}/corpus.jsonl:61: not JSON" if spoilt else "did you mean 'max_steps'"
+    )
     assert expected in found.stderr
