@@ -9,5 +9,6 @@ from pathlib import Path
 
 from limbeck.cli import app
 
-for words in json.loads(Path(sys.argv[1]).read_text()):
-    app(words, standalone_mode=False)
+if __name__ == "__main__":
+    for words in json.loads(Path(sys.argv[1]).read_text()):
+        app(words, standalone_mode=False)

@@ -15,7 +15,7 @@ from limbeck.inference import Engine, check_same, embed, score
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.exported import GRAPHS, load_exported, runtime_of
 from limbeck.models.graph import to_onnx
-from limbeck.pipeline import api, exporting
+from limbeck.pipeline import exporting
 from limbeck.store import MANIFEST
 from limbeck.teachers import load_teacher
 
@@ -178,7 +178,7 @@ def test_an_exported_ranker_is_evaluated_like_its_origin(
     data: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(api, "load_encoder", lambda name: tiny_encoder)
+    monkeypatch.setattr("limbeck.tasks.retrieval.kind.load_encoder", lambda name: tiny_encoder)
     own = pipeline.evaluate(str(tiny_ranker_folder), data, precision="fp32").rows[1]
     row = pipeline.evaluate(str(exported_ranker), data, precision="fp32").rows[1]
     for key in ("nDCG@10", "RR@10", "R@100", "queries"):
@@ -224,7 +224,7 @@ def test_a_ranker_in_int8(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(exporting, "CALIBRATION_TEXTS", 20)
-    monkeypatch.setattr(exporting, "load_encoder", lambda name: tiny_encoder)
+    monkeypatch.setattr("limbeck.tasks.retrieval.kind.load_encoder", lambda name: tiny_encoder)
     out = tmp_path / "int8"
     found = pipeline.export(
         str(tiny_ranker_folder), to="openvino-int8", out=out, data=str(data), force=True

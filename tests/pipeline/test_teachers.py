@@ -408,5 +408,5 @@ def test_evaluate_measures_a_file_only_where_it_covers_the_split(data: Path, sco
 def test_a_dry_run_tells_of_several(data: Path, scored: Write, arguments: dict[str, Any]) -> None:
     given = {**arguments, "teacher": [str(scored()), str(scored(name="other.tsv"))]}
     lines = pipeline.dry_run(data, **given)
-    assert "bring the teachers to one scale, on candidates of training queries" in lines
+    assert "bring the teachers to one scale" in lines
     assert any(line.startswith("other.tsv: 2,400 scores") for line in lines)

@@ -479,5 +479,5 @@ def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path: Path) -> None:
         lambda signals: Loss({"hard": signals.scores["student"].values.sum()}),
         trains=frozenset({"student"}),
     )
-    with pytest.raises(StageError, match=r"update 0: the loss is not finite \(\{'hard': nan\}\)"):
+    with pytest.raises(StageError, match=r"step 0: the loss is not finite \(\{'hard': nan\}\)"):
         train(Stage("nan", [student], Tokens(), [turn], 3), a_run(tmp_path))

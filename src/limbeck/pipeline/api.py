@@ -96,9 +96,10 @@ def distill(call: DistillCall) -> Result:
         StoreError: when `out` is another run's, damaged or not writable.
     """
     out, progress = Path(call.out), call.progress or Logged()
+    asked = call.asked()  # a language that is not covered is refused before any folder
     open_folder(out)
     if found := read_record(out):
-        check_same_run(out, found, call.asked(), force=call.force)
+        check_same_run(out, found, asked, force=call.force)
         if (out / METRICS).exists() and not _to_make_again(out, progress):
             return finished(out)
     request = validate(call)
