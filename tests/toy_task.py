@@ -226,9 +226,6 @@ class ToyTask(Task):
     def for_recipe(self) -> Self:
         return replace(self, trained=[])
 
-    def probe(self, opened: Any, *, fits: bool) -> ToyProbe:
-        return ToyProbe(self)
-
     def alone(self, settings: Any, recipe: type[Settings]) -> Any:
         own = settings.model_dump(include=set(recipe.model_fields))
         return recipe(**own)
@@ -357,6 +354,9 @@ class ToyOpened(Opened):
 
     def stages(self) -> list[str]:
         return ["look at points"]
+
+    def probe(self, task: ToyTask, *, fits: bool) -> ToyProbe:
+        return ToyProbe(task)
 
     def start(self, run: Run, store: Any) -> ToyTask:
         return ToyTask(self.data, run, self.wide, Toy.measures)

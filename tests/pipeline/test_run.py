@@ -325,8 +325,8 @@ def test_a_budget_is_decided_once(
 def test_a_budget_fills_in_what_is_not_given(
     invoke: Invoke, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limbeck.tasks.retrieval.budget.MAX_STEPS", 5)
-    monkeypatch.setattr("limbeck.tasks.retrieval.budget.MIN_STEPS", 1)
+    monkeypatch.setattr("limbeck.tasks.fit.MOST_STEPS", 5)
+    monkeypatch.setattr("limbeck.tasks.fit.FEWEST_STEPS", 1)
     monkeypatch.setattr("limbeck.tasks.retrieval.budget.ENOUGH_STEPS", 4)
     answer = invoke("distill", data, "--budget", "5m", "--force-teacher", settings=False)
     assert answer.exit_code == 0, answer.output

@@ -124,9 +124,9 @@ def test_what_it_will_do_is_estimated(
 def test_a_budget_chooses_the_steps_of_student_and_teachers(
     done: Callable[[str], Done], recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("limbeck.tasks.retrieval.budget.MIN_STEPS", 7)
+    monkeypatch.setattr("limbeck.tasks.fit.FEWEST_STEPS", 7)
     monkeypatch.setattr("limbeck.tasks.retrieval.budget.ENOUGH_STEPS", 20)
-    monkeypatch.setattr("limbeck.tasks.retrieval.budget.MAX_STEPS", 28)
+    monkeypatch.setattr("limbeck.tasks.fit.MOST_STEPS", 28)
     own = ("max_steps", "teacher_max_steps", "list_length", "candidates_per_query")
     given = {key: value for key, value in staged_settings(recipe).items() if key not in own}
     places = {"out": tmp_path / "run", "store": tmp_path / "store"}

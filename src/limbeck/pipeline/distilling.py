@@ -157,7 +157,7 @@ def estimate_run(request: Request, task: Task) -> tuple[BudgetPlan, Plan]:
     """
     choices = fitted_choices(request)
     task.run.progress.say("probing how long the parts of this run take here")
-    probe = task.probe(request.opened, fits=any(choices))
+    probe = request.opened.probe(task, fits=any(choices))
     resident = resident_bytes()  # before any rehearsal
 
     def rehearsed(decided: BudgetPlan) -> RunEstimate:
@@ -283,7 +283,7 @@ class Distillation:
         teacher = given = teachers[0] if teachers else None
         if teacher is not None and "teacher" in request.recipe.needs:
             if opened.teachers.fits:
-                how = f"a {teacher.kind} teacher, fitted on judged queries"
+                how = f"a {teacher.kind} teacher, fitted on judged {task.measures.units}"
                 self.outputs.keep_model(teacher, "teacher", kind.card(how, teacher.kind))
             self._check(teacher, notes)
             alone = self._compare_on_dev(teacher, notes)
@@ -414,7 +414,7 @@ class Distillation:
         if not can_compare(task.data):
             notes.append(
                 "teacher: not compared on dev with a student trained without it, since that needs "
-                "judged training queries and a dev split"
+                f"judged training {task.measures.units} and a dev split"
             )
             return None
         if (reason := task.unmeasured(teacher, "dev")) is not None:

@@ -120,7 +120,7 @@ def _limit(task: Task) -> list[str]:
     told = (
         f"limit: {engine.matmul_rate / 1e9:,.0f} GFLOP/s, the best matrix product of the "
         f"{engine.device} in any precision; read/limit and train/limit are the shares of it "
-        "that a model's layers use to read passages and in its steps, padding not counted"
+        "that a model's layers use to read and in its steps, padding not counted"
     )
     return [told]
 

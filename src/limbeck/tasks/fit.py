@@ -7,7 +7,7 @@ are, what a forward makes of them and how good a model is, the task says; none o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, runtime_checkable
@@ -34,6 +34,8 @@ from limbeck.types import Makes
 
 PASSES = 10  # over the training queries, when the number of steps is not given ...
 MIN_STEPS, MAX_STEPS = 40, 300  # ... within these bounds
+SPARE = 0.85  # share of a budget that is planned: probes are short and machines are shared
+FEWEST_STEPS, MOST_STEPS = 30, 1000  # that a budget chooses
 EVALUATIONS = 3  # on dev, when the steps between them are not given
 AT_THE_END = 2**31 - 1  # eval_steps of stages that are measured on dev after their last step only
 
@@ -80,8 +82,27 @@ class BudgetPlan:
     fits: tuple[str, ...] | None = None
 
 
+def steps_within(seconds: float, estimate: Callable[[int], float]) -> int:
+    """How many steps a run may make in so many seconds, between `FEWEST_STEPS` and `MOST_STEPS`;
+    0 when not even the fewest fit.
+
+    `estimate` gives the seconds of a run of so many steps, which grow by the same for every step.
+
+    Example:
+        >>> steps_within(100, lambda steps: 25 + 0.5 * steps), steps_within(40, lambda n: 25 + n)
+        (120, 0)
+    """
+    least = estimate(FEWEST_STEPS)
+    left = SPARE * seconds - least
+    if left < 0:
+        return 0
+    more = estimate(MOST_STEPS) - least
+    share = left / more if more > left else 1.0
+    return FEWEST_STEPS + int(share * (MOST_STEPS - FEWEST_STEPS))
+
+
 @runtime_checkable
-class Model(Protocol):
+class Trainable(Protocol):
     """What a model says of itself to the stage that trains it."""
 
     def digests(self) -> list[str]:
@@ -212,7 +233,7 @@ def train_stage(
     `inputs` are what the task's examples and signals depend on besides the players, the source and
     the forward's own inputs: a stage begun with other ones is refused.
     """
-    models = [player.model for player in players if isinstance(player.model, Model)]
+    models = [player.model for player in players if isinstance(player.model, Trainable)]
     stage = Stage(
         f"train-{name}",
         players,

@@ -237,6 +237,12 @@ class Opened(ABC):
         """What a run does before it trains, a line each, for `--dry-run`."""
 
     @abstractmethod
+    def probe(self, task: Any, *, fits: bool) -> Probe:
+        """Probe how fast this machine is at what the run of this request does; `task` is what
+        `start` gave. `fits` says whether a teacher may be fitted.
+        """
+
+    @abstractmethod
     def start(self, run: Run, store: ScoreStore | None) -> Task:
         """The task that carries the request out in a run."""
 
@@ -300,12 +306,6 @@ class Task(ABC):
     @abstractmethod
     def for_recipe(self) -> Any:
         """A copy with an empty `trained`, so that what each recipe trains is counted apart."""
-
-    @abstractmethod
-    def probe(self, opened: Any, *, fits: bool) -> Probe:
-        """Probe how fast this machine is at what the run of a request does. `fits` says whether a
-        teacher may be fitted.
-        """
 
     @abstractmethod
     def alone(self, settings: Any, recipe: type[Settings]) -> Any:

@@ -21,11 +21,8 @@ from limbeck.tasks.classification.opening import (
     read_data,
 )
 from limbeck.tasks.classification.task import ACCURACY, UNIT, UNITS, ClassTeacher, Net
-from limbeck.tasks.fit import BudgetPlan
+from limbeck.tasks.fit import FEWEST_STEPS, SPARE, BudgetPlan, steps_within
 from limbeck.tasks.task import Layout, Method, TaskKind, Teachers
-
-SPARE = 0.85  # share of a budget that is planned
-LEAST, MOST = 30, 1000  # updates
 
 
 class ClassificationKind(TaskKind):
@@ -83,18 +80,15 @@ class ClassificationKind(TaskKind):
         estimate: Callable[[BudgetPlan], float],
         seconds: float,
     ) -> BudgetPlan:
-        """The largest number of updates that fits."""
-        fitted = bool(choices[0])
-        few, many = (estimate(BudgetPlan(count, count)) for count in (LEAST, MOST))
-        left = SPARE * seconds - few
-        if left < 0:
+        """The largest number of steps that fits."""
+        steps = steps_within(seconds, lambda steps: estimate(BudgetPlan(steps, steps)))
+        if not steps:
+            least = estimate(BudgetPlan(FEWEST_STEPS, FEWEST_STEPS)) / SPARE
             raise ConfigError(
-                f"--budget {seconds:.0f}s is too short: this data needs about "
-                f"{few / SPARE:.0f}s for the smallest useful run."
+                f"--budget {seconds:.0f}s is too short: this data needs about {least:.0f}s for "
+                "the smallest useful run."
             )
-        share = left / (many - few) if many - few > left else 1.0
-        updates = LEAST + int(share * (MOST - LEAST))
-        return BudgetPlan(updates, updates if fitted else None)
+        return BudgetPlan(steps, steps if choices[0] else None)
 
     def card(self, how: str, teacher: str | None = None) -> str:
         """A card without times, dates or paths."""

@@ -6,7 +6,7 @@ Data and models are loaded, and all is refused that can be before any expensive 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from limbeck.models.classifier import ConvNet, TextClassifier, load_classifier
 from limbeck.models.encoder import Encoder
 from limbeck.models.layers import cut_layers
 from limbeck.models.loading import OFFLINE, load_encoder
+from limbeck.tasks.classification.rehearsal import ClassificationProbe
 from limbeck.tasks.classification.task import Classification, ClassTeacher, Net
 from limbeck.tasks.task import Method, Opened, Teachers, teachers_of, weights_of
 from limbeck.teachers.score_store import ScoreStore
@@ -58,6 +59,10 @@ class ClassificationRequest(Opened):
         labelled, unlabelled = len(data.labelled), len(data.unlabelled)
         what = f"{labelled:,} labelled and {unlabelled:,} unlabelled {data.form}"
         return [f"read {what} of {len(data.classes)} classes"]
+
+    def probe(self, task: Classification, *, fits: bool) -> ClassificationProbe:
+        """A task on which some steps of every stage are timed."""
+        return ClassificationProbe(task)
 
     def start(self, run: Run, store: ScoreStore | None) -> Classification:
         """The request in a run."""
@@ -195,6 +200,3 @@ def _convnet(name: str, data: Labelled, seed: int, option: str) -> ConvNet:
     assert isinstance(images, np.ndarray)
     width = int(found[1] or STUDENT.partition("-")[2])
     return ConvNet.fresh(width, images.shape[1:], data.classes, seed)
-
-
-__all__: Sequence[str] = ["ClassificationRequest", "check_reads", "open_request", "open_teacher"]

@@ -20,7 +20,7 @@ from limbeck.errors import ConfigError, ScoreError
 from limbeck.evaluation.statistics import MacroF1, Mean, Measures, class_counts
 from limbeck.evaluation.table import Cost
 from limbeck.inference import plan_batches
-from limbeck.models.classifier import Classifier, ConvNet, TextClassifier
+from limbeck.models.classifier import ConvNet, TextClassifier
 from limbeck.models.forward import forward as logits_of
 from limbeck.settings import Settings
 from limbeck.sources.order import update_positions
@@ -29,7 +29,7 @@ from limbeck.tasks import fit
 from limbeck.tasks.fit import Examples as ExamplesSource
 from limbeck.tasks.fit import TrainingSettings, default_updates
 from limbeck.tasks.rows import Rows, RowsLoss, RowsSettings, mean_of
-from limbeck.tasks.task import Checked, Combined, Measured, Probe, Task
+from limbeck.tasks.task import Checked, Combined, Measured, Task
 from limbeck.training import Forward, Measure, Pass, Player, Run, Trained, Turn
 from limbeck.types import Makes, Scores, Signals, Split
 
@@ -142,16 +142,20 @@ class Classification(Task):
     ) -> Measured:
         inputs = {"data": self.dataset.digest, "split": split, **inputs}
         stage = f"evaluate-{name.replace('/', '-')}-{split}-{digest(inputs)[:8]}"
-        folder = self.run.stage(stage, inputs)
-        path = folder.path / _RESULTS
-        if not folder.complete:
-            table = given
-            if not isinstance(table, pl.DataFrame):
-                table = self._table(self.logits(table, split).argmax(axis=1), split)
-            write_parquet(path, table, stage=stage)
-            folder.finish()
-        table = read_parquet(path, {self.measures.id: pl.String}, others=pl.Float64)
-        return Measured(name, split, stage, table, cost)
+
+        def work() -> Measured:
+            folder = self.run.stage(stage, inputs)
+            path = folder.path / _RESULTS
+            if not folder.complete:
+                table = given
+                if not isinstance(table, pl.DataFrame):
+                    table = self._table(self.logits(table, split).argmax(axis=1), split)
+                write_parquet(path, table, stage=stage)
+                folder.finish()
+            table = read_parquet(path, {self.measures.id: pl.String}, others=pl.Float64)
+            return Measured(name, split, stage, table, cost)
+
+        return self.run.first(work)
 
     def _table(self, predicted: np.ndarray, split: Split) -> pl.DataFrame:
         """A row per example: whether the class is right, and the counts of F1."""
@@ -303,12 +307,6 @@ class Classification(Task):
         """The same task, with a record of its own of what is trained on it."""
         return replace(self, trained=[])
 
-    def probe(self, opened: Any, *, fits: bool) -> Probe:
-        """A task on which some updates of every stage are timed."""
-        from limbeck.tasks.classification.rehearsal import ClassificationProbe
-
-        return ClassificationProbe(self)
-
     def alone(self, settings: RowsSettings, recipe: type[Settings]) -> Any:
         """What a recipe has in common with the student's settings; as many updates, though of
         labelled examples alone.
@@ -361,6 +359,3 @@ class ClassRows(Rows):
             rate = RATES[data.form]
             settings = settings.model_copy(update={"learning_rate": rate})
         return fit.train_model(task, name, self.student, source, turn, settings, makes=self.makes)
-
-
-__all__ = ["ClassTeacher", "Classification", "Classifier", "measures_of"]

@@ -11,10 +11,9 @@ from functools import cache
 from itertools import product
 
 from limbeck.errors import ConfigError
-from limbeck.tasks.fit import BudgetPlan
+from limbeck.tasks.fit import FEWEST_STEPS, SPARE, BudgetPlan, steps_within
 
-SPARE = 0.85  # share of the budget that is planned: probes are short and machines are shared
-MIN_STEPS, ENOUGH_STEPS, MAX_STEPS = 30, 120, 1000  # enough not to save on the rest
+ENOUGH_STEPS = 120  # not to save on the rest
 LIST_LENGTHS = (8, 4, 2)
 DEPTHS = (64, 32, 16, 8)
 
@@ -39,13 +38,7 @@ def fit_budget(
 
     def updates_for(fits: tuple[str, ...], length: int, depth: int) -> int:
         """How many fit beside what else there is to do; 0 when not even the least number does."""
-        few = seconds_of(fits, length, depth, MIN_STEPS)
-        left = SPARE * seconds - few
-        if left < 0:
-            return 0
-        more = seconds_of(fits, length, depth, MAX_STEPS) - few
-        share = left / more if more > left else 1.0
-        return MIN_STEPS + int(share * (MAX_STEPS - MIN_STEPS))
+        return steps_within(seconds, lambda steps: seconds_of(fits, length, depth, steps))
 
     for fits, length in product(choices, LIST_LENGTHS):
         for depth in DEPTHS if updates_for(fits, length, DEPTHS[-1]) >= ENOUGH_STEPS else ():
@@ -54,7 +47,7 @@ def fit_budget(
     fits, length, depth = choices[-1], LIST_LENGTHS[-1], DEPTHS[-1]
     if updates := updates_for(fits, length, depth):
         return _decided(choices, fits, updates, length, depth)
-    least = seconds_of(fits, length, depth, MIN_STEPS) / SPARE
+    least = seconds_of(fits, length, depth, FEWEST_STEPS) / SPARE
     raise ConfigError(
         f"--budget {seconds:.0f}s is too short: this collection needs about {least:.0f}s for the "
         f"smallest useful run. Try --budget {int(least / 60) + 1}m."

@@ -30,6 +30,7 @@ from limbeck.models.layers import cut_layers, with_dimension
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.models.prompts import missing_prompts, with_prompts
 from limbeck.tasks.retrieval.making import with_kept_queries
+from limbeck.tasks.retrieval.probing import RetrievalProbe
 from limbeck.tasks.retrieval.task import Retrieval
 from limbeck.tasks.task import Method, Opened, Teachers, teachers_of, weights_of
 from limbeck.teachers import DualTeacher, EnsembleTeacher, ScoresTeacher, Teacher, load_teacher
@@ -88,6 +89,10 @@ class RetrievalRequest(Opened):
             "tokenise queries and passages once per tokenizer",
             "mine candidates with BM25 and with vectors",
         ]
+
+    def probe(self, task: Retrieval, *, fits: bool) -> RetrievalProbe:
+        """The speeds of this machine, and stages to rehearse on."""
+        return RetrievalProbe.of(task, self.student, self.given, fits=fits)
 
     def start(self, run: Run, store: ScoreStore | None) -> Retrieval:
         """The request in a run; the queries of a corpus without any are kept there."""

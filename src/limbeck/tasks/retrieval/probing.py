@@ -7,16 +7,13 @@ them. It knows no recipe.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from limbeck.models.encoder import Encoder
 from limbeck.tasks.estimate import RunEstimate
 from limbeck.tasks.retrieval.costs import Speeds, probed
 from limbeck.tasks.retrieval.rehearsal import Rehearsal
-
-if TYPE_CHECKING:
-    from limbeck.tasks.retrieval.opening import RetrievalRequest
-    from limbeck.tasks.retrieval.task import Retrieval
+from limbeck.tasks.retrieval.task import Retrieval
+from limbeck.teachers import Teacher
 
 
 @dataclass(frozen=True)
@@ -29,10 +26,12 @@ class RetrievalProbe:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, task: Retrieval, opened: RetrievalRequest, *, fits: bool) -> RetrievalProbe:
+    def of(
+        cls, task: Retrieval, student: Encoder, teacher: Teacher | None, *, fits: bool
+    ) -> RetrievalProbe:
         """Probe for some seconds; `fits` says whether a teacher may be fitted."""
-        speeds = probed(task, opened.student, opened.given, list(task.bases.values()), fits=fits)
-        given = () if opened.given is None else opened.given.leaves()
+        speeds = probed(task, student, teacher, list(task.bases.values()), fits=fits)
+        given = () if teacher is None else teacher.leaves()
         called = {task.base.digest: "the base's"}
         called |= {base.digest: f"{name}'s" for name, base in task.bases.items()}
         called |= {leaf.digest: "the teacher's" for leaf in given if leaf.first_stage is not None}
@@ -41,7 +40,7 @@ class RetrievalProbe:
             for made_by, name in called.items()
             if speeds.known[made_by]
         )
-        return cls(task, opened.student, speeds, notes)
+        return cls(task, student, speeds, notes)
 
     def stage(self) -> Rehearsal:
         """A task that does no work and notes what it would take."""

@@ -24,7 +24,7 @@ from limbeck.tasks.retrieval import systems
 from limbeck.tasks.retrieval.lists import Listing
 from limbeck.tasks.retrieval.measures import Measuring
 from limbeck.tasks.retrieval.teaching import check_teacher, combine
-from limbeck.tasks.task import Checked, Combined, Measured, Probe, Task
+from limbeck.tasks.task import Checked, Combined, Measured, Task
 from limbeck.teachers import Teacher
 from limbeck.training import Player, Trained, Turn
 from limbeck.types import Split
@@ -110,12 +110,6 @@ class Retrieval(Listing, Measuring, Task):
     def write_results(self, out: Path, systems_: Sequence[Measured]) -> None:
         """Write one TREC run per system."""
         systems.write_runs(self.run.folder, out, systems_)
-
-    def probe(self, opened: Any, *, fits: bool) -> Probe:
-        """The speeds of this machine, and stages to rehearse on."""
-        from limbeck.tasks.retrieval.probing import RetrievalProbe
-
-        return RetrievalProbe.of(self, opened, fits=fits)
 
     def train_stage(
         self,
