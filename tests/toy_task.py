@@ -416,7 +416,7 @@ class Toy(TaskKind):
         assert record is not None
         return self._opened(RunConfig.of_record(record["asked"]), ()).data
 
-    def card(self, how: str, teacher: str | None = None) -> str:
+    def card(self, model: Any, how: str, teacher: str | None = None) -> str:
         return f"# {teacher or 'A student'}\n\n{how}\n"
 
 

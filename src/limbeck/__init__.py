@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from limbeck.pipeline import evaluate as evaluate
     from limbeck.pipeline import load as load
     from limbeck.pipeline import plan as plan
+    from limbeck.pipeline import predict as predict
 
     __version__: str
 
@@ -39,7 +40,9 @@ _ERRORS = (
     *("StageError", "StoreError", "ArmsFailed", "TeacherRefused"),
 )
 _MODULES = {  # where each name is
-    **dict.fromkeys(("distill", "evaluate", "plan", "compare", "load"), "limbeck.pipeline"),
+    **dict.fromkeys(
+        ("distill", "evaluate", "plan", "compare", "load", "predict"), "limbeck.pipeline"
+    ),
     "open_searcher": "limbeck.indexing",
     "read_collection": "limbeck.data",
     "RunConfig": "limbeck.config",
@@ -64,6 +67,7 @@ __all__ = [
     "load",
     "open_searcher",
     "plan",
+    "predict",
     "read_collection",
 ]
 

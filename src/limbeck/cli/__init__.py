@@ -29,6 +29,7 @@ from limbeck.cli import (
     export,
     index,
     plan,
+    predict,
     recipes,
     search,
     serve,
@@ -66,6 +67,7 @@ app = typer.Typer(
 app.command("distill")(distill.distill)
 app.command("plan")(plan.plan)
 app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.command("bench")(bench.bench)
 app.command("export")(export.export)

@@ -305,7 +305,7 @@ def _rows(path: Path, name: str, *, labelled: bool = True) -> Iterator[Row]:
         DataError: at the first that cannot be used.
     """
     empty = True
-    for number, row in _objects(path, name):
+    for number, row in objects(path, name):
         where, empty = f"{name}:{number}", False
         text, label = row.get("text"), row.get("label")
         if not isinstance(text, str):
@@ -323,13 +323,13 @@ def _rows(path: Path, name: str, *, labelled: bool = True) -> Iterator[Row]:
         _refuse(name, "there is no row", _SHAPE)
 
 
-def _objects(path: Path, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def objects(path: Path, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Number of the line, and columns by name."""
 
     def refuse(problem: Problem) -> NoReturn:
         raise DataError(str(problem))
 
-    if _ending(path) != ".csv":
+    if ending(path) != ".csv":
         for number, raw in lines(path, name, refuse):
             row = json_object(raw, f"{name}:{number}", _SHAPE, refuse)
             if row is not None:
@@ -377,18 +377,19 @@ def _file_of(folder: Path, names: Sequence[str]) -> Path | None:
     return there[0] if there else None
 
 
-def _ending(path: Path) -> str:
+def ending(path: Path) -> str:
+    """How a file's name ends, before `.gz`."""
     return Path(path.name.removesuffix(".gz")).suffix
 
 
 def _first_keys(path: Path) -> set[str]:
     """The columns of a file's first row; none where it is no such file."""
-    if _ending(path) not in ENDINGS:
+    if ending(path) not in ENDINGS:
         return set()
     for _, raw in islice(lines(path, path.name, lambda problem: None), 1):
         try:
             text = raw.decode()
-            if _ending(path) == ".csv":
+            if ending(path) == ".csv":
                 return set(next(csv.reader(io.StringIO(text))))
             row = json.loads(text, strict=False)
             return set(row) if isinstance(row, dict) else set()

@@ -232,6 +232,8 @@ def load_classifier(path: str | Path) -> ConvNet | TextClassifier:
         ModelError: when it is none, or not whole.
     """
     folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise ModelError(f"There is no folder {str(path)!r}. Name the folder of a classifier.")
     config = folder / CONFIG
     if not config.is_file():
         raise ModelError(f"There is no classifier in {folder}: it has no {CONFIG}. Name a folder.")

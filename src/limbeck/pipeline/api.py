@@ -17,7 +17,6 @@ from limbeck.config import RunConfig, takes_fields_of
 from limbeck.data.dataset import Dataset, measured_split
 from limbeck.errors import ConfigError, DataError, LimbeckError, ModelError
 from limbeck.indexing import Hit, open_searcher
-from limbeck.indexing.runs import is_run, student_of
 from limbeck.inference import choose_engine
 from limbeck.language import AUTO
 from limbeck.models.exported import is_exported, runtime_of
@@ -39,6 +38,7 @@ from limbeck.pipeline.distilling import (
 from limbeck.pipeline.fitting import fits_of
 from limbeck.pipeline.memory import frees_memory
 from limbeck.pipeline.outputs import RunFolder
+from limbeck.pipeline.predicting import kind_of_model
 from limbeck.pipeline.reporting import (
     METRICS,
     PAGE,
@@ -182,8 +182,8 @@ def dry_run(call: DistillCall) -> list[str]:
 
 
 def load(path: str | Path) -> Any:
-    """The model in a folder, or the student of a run: as an object of sentence-transformers, or,
-    where it tells classes, as `limbeck.models.classifier` has it.
+    """The model in a folder, or the student of a run: as an object of sentence-transformers, or of
+    another task as `predict` takes it.
 
     It is on the CPU in fp32; a `CrossEncoder` gives raw scores. Other than there, a folder whose
     weights are not whole is refused.
@@ -191,11 +191,9 @@ def load(path: str | Path) -> Any:
     Raises:
         ModelError: when there is no model, or it was exported to another runtime.
     """
-    run = Path(path)
-    if (record := read_record(run)) is not None and (run / "student").is_dir():
-        return kind_named(task_of(record)).load(run / "student")
-    if is_run(run):
-        path = student_of(run)  # which says what is missing
+    kind, path = kind_of_model(path)
+    if kind is not None:
+        return kind.load(Path(path))
     if is_exported(str(path)):
         raise ModelError(
             f"{path} was exported to {runtime_of(str(path))}. Its README.md shows how to open it."

@@ -284,7 +284,7 @@ class Distillation:
         if teacher is not None and "teacher" in request.recipe.needs:
             if opened.teachers.fits:
                 how = f"a {teacher.kind} teacher, fitted on judged {task.measures.units}"
-                self.outputs.keep_model(teacher, "teacher", kind.card(how, teacher.kind))
+                self.outputs.keep_model(teacher, "teacher", kind.card(teacher, how, teacher.kind))
             self._check(teacher, notes)
             alone = self._compare_on_dev(teacher, notes)
             if beside:
@@ -306,7 +306,7 @@ class Distillation:
             made = opened.teachers.fits and given is not None and given.digest == teacher.digest
             if result.fitted or made:
                 how = f"a {teacher.kind} teacher, fitted by the recipe `{name}`"
-                self.outputs.keep_model(teacher, "teacher", kind.card(how, teacher.kind))
+                self.outputs.keep_model(teacher, "teacher", kind.card(teacher, how, teacher.kind))
             if beside:
                 systems.append(task.measure("teacher", teacher, beside))
         self._save(student, "student", self._how(teacher))
@@ -460,7 +460,7 @@ class Distillation:
 
     def _save(self, model: Model, name: str, how: str) -> None:
         """Keep a student of the run."""
-        self.outputs.keep_model(model, name, self.request.kind.card(how))
+        self.outputs.keep_model(model, name, self.request.kind.card(model, how))
 
 
 def _preset(request: Request) -> dict[str, dict[str, object]]:

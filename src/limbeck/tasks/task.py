@@ -30,13 +30,14 @@ from limbeck.data.dataset import Dataset
 from limbeck.errors import ConfigError
 from limbeck.evaluation.statistics import Measures
 from limbeck.evaluation.table import Cost
+from limbeck.inference import Engine
 from limbeck.record import FIRST_TASK
 from limbeck.settings import Settings
 from limbeck.tasks.estimate import RunEstimate
 from limbeck.tasks.fit import BudgetPlan
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.training import Run, Trained
-from limbeck.types import Split
+from limbeck.types import Progress, Split
 
 
 class Model(Protocol):
@@ -397,10 +398,29 @@ class TaskKind(ABC):
     def load(self, student: Path) -> Any:
         """The student in this folder, as the object that its user works with."""
 
+    def knows(self, model: object) -> bool:
+        """Whether a folder holds a model of this task and of no other, or an object is what `load`
+        gives of one; never of the first task, which takes what no other knows.
+        """
+        return False
+
+    def predict(
+        self, model: Any, inputs: Any, *, top: int, engine: Engine, progress: Progress
+    ) -> list[dict[str, object]]:
+        """What a model that `load` gave says of new inputs, a JSON object for each, in order: its
+        `id`, and answers under names of the task's own; with `top` above 1 the `top` answers, too.
+        Inputs are the name of a file, or objects in memory.
+
+        Raises:
+            ConfigError, DataError, ModelError: for inputs that cannot be used, or where models of
+                this task are used otherwise.
+        """
+        raise ConfigError(f"Models of {self.name} make no predictions.")
+
     @abstractmethod
-    def card(self, how: str, teacher: str | None = None) -> str:
-        """The README of a student, or of a `teacher` of some kind, and `how` it was made; no times,
-        dates or paths, so that equal models have equal folders.
+    def card(self, model: Any, how: str, teacher: str | None = None) -> str:
+        """The README of a student, or of a `teacher` of some kind: how it is used, and `how` it was
+        made; no times, dates or paths, so that equal models have equal folders.
         """
 
     def equal(self, baseline: Any, settings: type[Settings]) -> Mapping[str, object]:

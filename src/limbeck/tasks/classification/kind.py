@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from limbeck.config import RunConfig
 from limbeck.data.labelled import LAYOUTS, Labelled, holds_labelled
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.statistics import Mean, Measures
+from limbeck.inference import Engine
+from limbeck.models.classifier import TextClassifier, load_classifier
 from limbeck.record import RECORD, read_record
 from limbeck.tasks.classification.opening import (
     ClassificationRequest,
@@ -20,9 +22,11 @@ from limbeck.tasks.classification.opening import (
     open_request,
     read_data,
 )
+from limbeck.tasks.classification.predicting import is_classifier, predict
 from limbeck.tasks.classification.task import ACCURACY, UNIT, UNITS, ClassTeacher, Net
 from limbeck.tasks.fit import FEWEST_STEPS, SPARE, BudgetPlan, steps_within
 from limbeck.tasks.task import Layout, Method, TaskKind, Teachers
+from limbeck.types import Progress
 
 
 class ClassificationKind(TaskKind):
@@ -50,8 +54,9 @@ class ClassificationKind(TaskKind):
     def open_model(
         self, model: str, data: Labelled, config: RunConfig
     ) -> tuple[ClassificationRequest, ClassTeacher]:
-        """A request to measure a classifier of the same classes."""
-        found = self.load(Path(model))
+        """A request to measure a classifier of the same classes, or the student of a run."""
+        folder = Path(model).expanduser()
+        found = self.load(folder / "student" if (folder / RECORD).is_file() else folder)
         check_reads(found, data, model)
         opened = ClassificationRequest(config, data, found, Teachers(), None, (), {})
         return opened, ClassTeacher("model", found)
@@ -70,8 +75,6 @@ class ClassificationKind(TaskKind):
 
     def load(self, student: Path) -> Net:
         """A `ConvNet`, or a `TextClassifier`."""
-        from limbeck.models.classifier import load_classifier
-
         return load_classifier(student)
 
     def fit_budget(
@@ -90,13 +93,44 @@ class ClassificationKind(TaskKind):
             )
         return BudgetPlan(steps, steps if choices[0] else None)
 
-    def card(self, how: str, teacher: str | None = None) -> str:
-        """A card without times, dates or paths."""
+    def knows(self, model: object) -> bool:
+        """Whether it is a classifier, in a folder or loaded."""
+        if isinstance(model, str | Path):
+            return is_classifier(Path(model).expanduser())
+        return isinstance(model, Net)
+
+    def predict(
+        self, model: Net, inputs: Any, *, top: int, engine: Engine, progress: Progress
+    ) -> list[dict[str, object]]:
+        """`label` and `probability` of the most probable class; `top` has some more of them."""
+        return predict(model, inputs, top=top, engine=engine, progress=progress)
+
+    def card(self, model: Any, how: str, teacher: str | None = None) -> str:
+        """A card that shows how the folder is used, by itself and by transformers."""
+        net = model.model if isinstance(model, ClassTeacher) else model
+        reads_texts = isinstance(net, TextClassifier)
+        head = "library_name: transformers\npipeline_tag: text-classification\n"
         what = "A small classifier" if teacher is None else "A teacher"
         return (
-            "---\ntags:\n- limbeck\n---\n\n"
+            f"---\n{head if reads_texts else ''}tags:\n- limbeck\n---\n\n"
             f"# {what}\n\nMade by [Limbeck](https://pypi.org/project/limbeck/): {how}.\n\n"
-            "```python\nfrom limbeck.models.classifier import load_classifier\n\n"
-            'model = load_classifier("path/to/this/folder")\n'
-            "print(model.classes)\n```\n"
+            f"{_OF_TEXTS if reads_texts else _OF_IMAGES}"
         )
+
+
+_LOAD = '```python\nimport limbeck\n\nmodel = limbeck.load("path/to/this/folder")\n'
+_OF_TEXTS = f"""{_LOAD}print(limbeck.predict(model, ["a text"]))
+```
+
+Without Limbeck:
+
+```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", model="path/to/this/folder")
+print(classify(["a text"], truncation=True))
+```
+"""
+_OF_IMAGES = f"""{_LOAD}print(limbeck.predict(model, "digits"))  # or an array of images
+```
+"""

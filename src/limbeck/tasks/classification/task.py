@@ -19,13 +19,12 @@ from limbeck.data.labelled import Examples, Labelled
 from limbeck.errors import ConfigError, ScoreError
 from limbeck.evaluation.statistics import MacroF1, Mean, Measures, class_counts
 from limbeck.evaluation.table import Cost
-from limbeck.inference import plan_batches
 from limbeck.models.classifier import ConvNet, TextClassifier
-from limbeck.models.forward import forward as logits_of
 from limbeck.settings import Settings
 from limbeck.sources.order import update_positions
 from limbeck.store import digest, read_parquet, read_tensors, write_parquet, write_tensors
 from limbeck.tasks import fit
+from limbeck.tasks.classification.predicting import class_logits
 from limbeck.tasks.fit import Examples as ExamplesSource
 from limbeck.tasks.fit import TrainingSettings, default_updates
 from limbeck.tasks.rows import Rows, RowsLoss, RowsSettings, mean_of
@@ -173,21 +172,9 @@ class Classification(Task):
 
     def logits_of(self, model: Net, examples: Examples) -> np.ndarray:
         """The same of any examples."""
-        engine, read = self.run.engine, model.read(examples.inputs)
-        training = model.training
-        model.eval().to(engine.device)
-        found = np.empty((len(examples), len(self.dataset.classes)), dtype=np.float32)
+        found = class_logits(model, examples.inputs, self.run.engine)
         order = [model.classes.index(name) for name in self.dataset.classes]
-        for positions in plan_batches(read.lengths, engine.max_batch_tokens):
-            given = logits_of(
-                model,
-                read.collate(positions),
-                device=engine.device,
-                precision=engine.precision,
-            )
-            found[positions] = given[:, order]
-        model.train(training)
-        return found
+        return np.ascontiguousarray(found[:, order])
 
     # --- teachers ------------------------------------------------------------------------------
 

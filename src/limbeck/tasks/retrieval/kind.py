@@ -14,8 +14,10 @@ from limbeck.config.teacher_spec import KINDS
 from limbeck.data.collection import Collection
 from limbeck.data.labelled import holds_labelled
 from limbeck.data.reading import LAYOUTS, complete, looks_like_collection
+from limbeck.errors import ConfigError
 from limbeck.evaluation.measures import RETRIEVAL
 from limbeck.indexing.runs import data_of
+from limbeck.inference import Engine
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.settings import Settings
 from limbeck.tasks.fit import BudgetPlan
@@ -27,6 +29,7 @@ from limbeck.tasks.retrieval.opening import (
 )
 from limbeck.tasks.task import Layout, Method, TaskKind, Teachers
 from limbeck.teachers import Teacher, load_teacher
+from limbeck.types import Progress
 
 TEXTS = "texts_per_step"  # of a recipe without lists
 
@@ -102,7 +105,21 @@ class RetrievalKind(TaskKind):
         """The largest numbers of steps, passages per list and candidates that fit."""
         return fit_budget(choices, estimate, seconds)
 
-    def card(self, how: str, teacher: str | None = None) -> str:
+    def predict(
+        self, model: Any, inputs: Any, *, top: int, engine: Engine, progress: Progress
+    ) -> list[dict[str, object]]:
+        """Nothing: such models find texts.
+
+        Raises:
+            ConfigError: saying what they are used with.
+        """
+        raise ConfigError(
+            "This is a model of retrieval: it finds passages and predicts nothing. Use `limbeck "
+            "index RUN DATA` and `limbeck search RUN TEXT` instead; in Python, `limbeck."
+            "open_searcher`."
+        )
+
+    def card(self, model: Any, how: str, teacher: str | None = None) -> str:
         """A card that shows how the folder is used.
 
         Of an ensemble every member has it, whatever it is: there it shows no use.

@@ -1,0 +1,65 @@
+"""Which new inputs does a file hold, that no label is known of?
+
+Texts: a `.jsonl` or `.csv` with `text` (and an `id`, if there is one), or a `.txt` with one on each
+line. Images: `digits`, the test images of the built-in data. This module knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from limbeck.data.labelled import DIGITS, ENDINGS, ending, objects, read_labelled
+from limbeck.data.lines import Problem, decoded, lines
+from limbeck.errors import ConfigError, DataError
+
+TEXTS = ".txt"
+FILES = "a .jsonl or .csv with `text`, or a .txt with a text on each line"
+_IDS = ("id", "_id")
+
+
+def read_new_inputs(name: str) -> tuple[Sequence[str], Sequence[str] | np.ndarray]:
+    """The ids and the inputs in a file: an id is the row's own, else the number of its line.
+
+    Raises:
+        ConfigError: when there is no such file, or its name does not say what it holds.
+        DataError: at the first row that cannot be used, naming its place.
+    """
+    if name == DIGITS:
+        test = read_labelled(DIGITS).parts["test"]
+        return test.ids, test.inputs
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise ConfigError(f"There is no file {name!r}. Name {FILES}.")
+    if path.is_dir() or ending(path) not in (*ENDINGS, TEXTS):
+        raise ConfigError(f"{name} is not a file of texts. Name {FILES}.")
+    rows = list(_plain(path) if ending(path) == TEXTS else _rows(path))
+    if not rows:
+        raise DataError(f"{path.name} is empty. Name {FILES}.")
+    return [key for key, _ in rows], [text for _, text in rows]
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str]]:
+    for number, row in objects(path, path.name):
+        text = row.get("text")
+        if not isinstance(text, str):
+            _refuse(f"{path.name}:{number}: there is no `text`. Give every row a text.")
+        if not text.strip():
+            _refuse(f"{path.name}:{number}: its text is empty. Leave the row out.")
+        own = next((row[key] for key in _IDS if row.get(key) is not None), number)
+        yield str(own), text
+
+
+def _plain(path: Path) -> Iterator[tuple[str, str]]:
+    def refuse(problem: Problem) -> NoReturn:
+        _refuse(str(problem))
+
+    for number, raw in lines(path, path.name, refuse):
+        yield str(number), decoded(raw, f"{path.name}:{number}", refuse) or ""
+
+
+def _refuse(message: str) -> NoReturn:
+    raise DataError(message)
