@@ -102,6 +102,9 @@ class Regions:
         x, y = self._at(unit)[0]
         return f"a point at {x:.2f}, {y:.2f}"
 
+    def picture(self, unit: str) -> bytes | None:
+        return None
+
     def alternative(self, name: str) -> str | None:
         return f"region {name}"
 

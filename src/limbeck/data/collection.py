@@ -139,6 +139,9 @@ class Collection:
         """The text of a query; None for an unknown id."""
         return _text_of(self.queries, unit)
 
+    def picture(self, unit: str) -> None:
+        """Nothing: queries are texts."""
+
     def alternative(self, name: str) -> str | None:
         """The text of a passage; None for an unknown id."""
         return _text_of(self.passages, name)

@@ -53,6 +53,9 @@ class Dataset(Protocol):
     def shown(self, unit: str) -> str | None:
         """The text that a report shows for a unit; None when it has none."""
 
+    def picture(self, unit: str) -> bytes | None:
+        """The PNG that a report shows for a unit; None when it is no image."""
+
     def alternative(self, name: str) -> str | None:
         """The text that a report shows for an alternative (`TaskKind.alternatives`); None when it
         has none.

@@ -22,6 +22,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from limbeck.data.lines import Problem, decoded, find, json_object, lines
+from limbeck.data.png import png
 from limbeck.errors import ConfigError, DataError
 from limbeck.store import digest
 from limbeck.types import SPLITS, Split
@@ -132,6 +133,12 @@ class Labelled:
             height, width = inputs.shape[1:3]
             return f"image {unit} of {self.name}, {width} x {height} pixels"
         return inputs[at]
+
+    def picture(self, unit: str) -> bytes | None:
+        """An image as a PNG, of a large one every so many pixels."""
+        place = self._place(unit)
+        inputs = None if place is None else self.parts[place[0]].inputs
+        return png(inputs[place[1]]) if place and isinstance(inputs, np.ndarray) else None
 
     def alternative(self, name: str) -> str | None:
         """A class, by its name."""

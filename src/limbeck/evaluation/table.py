@@ -10,7 +10,7 @@ This module knows no model and no run folder.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Self
 
 import polars as pl
@@ -27,10 +27,12 @@ Row = Mapping[str, object]
 NAMES = {
     "bm25": "BM25",
     "zero_shot": "zero-shot base",
+    "most_frequent": "most frequent class",
     "undistilled": "student, undistilled",
     "student": "student, distilled",
     "teacher": "teacher",
 }
+RIGHT = "right"  # key of the right answers
 DIFFERENCE = "student_minus_this"  # key of a row, by the first measure
 _PROSE = {
     "bm25": "BM25",
@@ -119,6 +121,30 @@ class Cost:
     training_tokens_per_second: float | None = None
     training_useful_flops_per_second: float | None = None
     training_share_of_limit: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A table for a report, with a title and a sentence or two; its first `words` columns hold
+    words. `shades` are how dark each cell is, from 0 to 1, the first column left out.
+    """
+
+    title: str
+    text: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int = 1
+    shades: Sequence[Sequence[float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What a task adds to the report of a run: tables, and what each system answered to each unit,
+    by its id, with what is right under `RIGHT`.
+    """
+
+    blocks: Sequence[Block] = ()
+    answers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def row(
@@ -268,7 +294,9 @@ def _cost(key: str, value: float | None) -> str:
     if value is None:
         return "-"
     if key == "parameters":
-        return f"{value / 1e6:.1f} M"
+        return f"{value / 1e6:.1f} M" if value >= 1e5 else f"{value:,.0f}"
+    if key == "megabytes" and value < 0.1:
+        return f"{value:.3f}"
     if key.endswith("share_of_limit"):
         return f"{value:.0%}"
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"

@@ -223,8 +223,9 @@ def write_page(out: Path, data: Dataset | None) -> None:
     """Write a finished run's page; without its data, ids stand in the place of texts."""
     record = read_record(out)
     assert record is not None  # the run is finished
-    alternatives = kind_named(task_of(record)).alternatives
-    page = run_page(out, data, compared(out), alternatives=alternatives)
+    kind = kind_named(task_of(record))
+    details = kind.details(out, read_json(out / METRICS, Metrics).measures)
+    page = run_page(out, data, compared(out), alternatives=kind.alternatives, details=details)
     write_text(out / PAGE, page, stage="page")
     if (found := read_manifest(out)) is not None:
         advice, files = found

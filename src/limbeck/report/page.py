@@ -40,7 +40,7 @@ def render(template: str, **values: object) -> str:
     style, script = _asset("style.css"), _asset("script.js")
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
+        "img-src data:; base-uri 'none'; form-action 'none'"
     )
     given = {"style": Markup(style), "script": Markup(script), "policy": policy}
     return _environment().get_template(template).render(**given, **values)
@@ -78,6 +78,14 @@ def alternative_text(data: Dataset | None, name: str) -> str | None:
     """The beginning of an alternative, such as a passage; None where texts cannot be had."""
     found = None if data is None else data.alternative(name)
     return None if found is None else clipped(found)
+
+
+def unit_picture(data: Dataset | None, unit: str) -> str | None:
+    """The image of a unit as an address that holds it; None where it has none."""
+    found = None if data is None else data.picture(unit)
+    if found is None:
+        return None
+    return f"data:image/png;base64,{base64.b64encode(found).decode()}"
 
 
 def unit_text(data: Dataset | None, unit: str) -> str | None:

@@ -20,15 +20,17 @@ import polars as pl
 from limbeck.data.dataset import Dataset
 from limbeck.evaluation.measures import read_trec
 from limbeck.evaluation.statistics import Measures
-from limbeck.evaluation.table import split_meant
-from limbeck.report.page import alternative_text, unit_text
+from limbeck.evaluation.table import RIGHT, split_meant
+from limbeck.report.page import alternative_text, unit_picture, unit_text
 from limbeck.store import read_parquet
 from limbeck.types import Split
 
 MAX_QUERIES = 500  # in a page
 TOP_PASSAGES = 3  # of the student, for each query
 MAX_JUDGED = 5  # relevant passages of each query
-FIRST = ("teacher", "contrastive", "zero_shot", "bm25")  # whom the student is compared with first
+FIRST = (  # whom the student is compared with first
+    *("teacher", "contrastive", "supervised", "zero_shot", "bm25", "undistilled"),
+)
 EQUAL = 5e-4  # of a perfect value; smaller differences are none: pages show three digits
 
 
@@ -46,10 +48,14 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class QueryRow:
-    """A query: figures by system, the student's first passages, and relevant ones."""
+    """A query: figures by system, the student's first passages, and relevant ones; of what is no
+    search, what systems answered, the right answer first.
+    """
 
     query: str
     text: str | None
+    picture: str | None
+    answers: Mapping[str, str]
     values_of: Mapping[str, float]
     found: Sequence[Shown]
     judged: Sequence[Shown]
@@ -82,9 +88,14 @@ class Queries:
     equal: float  # smaller differences are none
 
 
-def queries_of(run: Path, data: Dataset | None, measures: Measures) -> Queries | None:
+def queries_of(
+    run: Path,
+    data: Dataset | None,
+    measures: Measures,
+    answers: Mapping[str, Mapping[str, str]] | None = None,
+) -> Queries | None:
     """The queries that a finished run was measured on; None when it measured no student, or
-    nothing beside it.
+    nothing beside it. `answers` are those of `Details`.
     """
     if not (run / measures.file).exists():
         return None
@@ -120,7 +131,7 @@ def queries_of(run: Path, data: Dataset | None, measures: Measures) -> Queries |
         reference,
         outcomes,
         [
-            _row(values, unit, ["student", *frames], split, runs, data)
+            _row(values, unit, ["student", *frames], split, runs, data, answers or {})
             for values in joined[order].to_dicts()
         ],
         len(joined),
@@ -162,6 +173,7 @@ def _row(
     split: str,
     runs: Mapping[str, Mapping[str, Mapping[str, int]]],
     data: Dataset | None,
+    answers: Mapping[str, Mapping[str, str]],
 ) -> QueryRow:
     query = str(values[unit])
     grades = _judgements(data, split, query)
@@ -180,6 +192,8 @@ def _row(
     return QueryRow(
         query,
         unit_text(data, query),
+        unit_picture(data, query),
+        {name: answers[name][query] for name in (RIGHT, *systems) if name in answers},
         {name: float(str(values[name])) for name in systems},
         [shown(passage) for passage in first],
         [shown(passage) for passage in relevant[:MAX_JUDGED]],

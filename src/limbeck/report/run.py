@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from limbeck.data.dataset import Dataset
 from limbeck.evaluation.statistics import Measures
-from limbeck.evaluation.table import DIFFERENCE, NAMES, Metrics, cost_cells, quality_cells
+from limbeck.evaluation.table import DIFFERENCE, NAMES, Details, Metrics, cost_cells, quality_cells
 from limbeck.record import read_record
 from limbeck.report.charts import Interval, Named, intervals, scatter
 from limbeck.report.page import MAX_CHARACTERS, Table, data_facts, render
@@ -32,13 +32,14 @@ def run_page(
     estimated: Sequence[Mapping[str, Any]] = (),
     *,
     alternatives: tuple[str, str] = ("alternative", "alternatives"),
+    details: Details | None = None,
 ) -> str:
     """The page of a finished run, as HTML.
 
     `data` is what the run worked on; without it the page has ids in the place of texts. One of
     what a unit may be answered with, and several, are called `alternatives`: passage, passages.
     `estimated` are the parts of its plan, if it had one: `stage`, `what`, `seconds` and
-    `actual_seconds` of each.
+    `actual_seconds` of each. `details` are what its task adds.
 
     Raises:
         StoreError: when a file of the run is missing or damaged.
@@ -49,7 +50,8 @@ def run_page(
     rows = found.rows
     measures = found.measures
     measure = measures.first.name
-    queries = queries_of(run, data, measures)
+    details = details or Details()
+    queries = queries_of(run, data, measures, details.answers)
     return render(
         "run.html",
         title=f"{record['data']['name']}, {record['asked']['recipe']}",
@@ -63,11 +65,12 @@ def run_page(
         advice=found.advice,
         notes=found.notes,
         quality=_table(quality_cells(rows), words=2),
-        against=_against(rows, queries),
+        against=_against(rows, queries, measures.units),
         quality_pictures=_quality_pictures(rows, measure),
         costs=_table(cost_cells(rows), words=1),
         cost_pictures=_cost_pictures(rows, measure),
         queries=queries,
+        details=details,
         names=NAMES,
         top_passages=TOP_PASSAGES,
         most_characters=MAX_CHARACTERS,
@@ -113,12 +116,12 @@ def _summary(rows: Sequence[Row], measures: Measures) -> str:
     return " ".join(told)
 
 
-def _against(rows: Sequence[Row], queries: Queries | None) -> Table:
+def _against(rows: Sequence[Row], queries: Queries | None, units: str) -> Table:
     """The student against every other system."""
     outcomes = {} if queries is None else {each.other: each for each in queries.outcomes}
     headings = [
         *("system", "student - system", "95 %", "p (Holm)", "visible from"),
-        *("queries won", "equal", "lost"),
+        *(f"{units} won", "equal", "lost"),
     ]
     lines = []
     for row in rows:

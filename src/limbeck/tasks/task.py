@@ -29,7 +29,7 @@ from limbeck.config.teacher_spec import TeacherSpec
 from limbeck.data.dataset import Dataset
 from limbeck.errors import ConfigError
 from limbeck.evaluation.statistics import Measures
-from limbeck.evaluation.table import Cost
+from limbeck.evaluation.table import Cost, Details
 from limbeck.inference import Engine
 from limbeck.record import FIRST_TASK
 from limbeck.settings import Settings
@@ -416,6 +416,12 @@ class TaskKind(ABC):
                 this task are used otherwise.
         """
         raise ConfigError(f"Models of {self.name} make no predictions.")
+
+    def details(self, run: Path, measures: Measures) -> Details:
+        """What the report of a finished run shows besides that which it shows of every task, from
+        the run's files alone; by default nothing.
+        """
+        return Details()
 
     @abstractmethod
     def card(self, model: Any, how: str, teacher: str | None = None) -> str:

@@ -17,24 +17,6 @@ from limbeck.tasks.classification.predicting import is_classifier
 from limbeck.tasks.task import kind_named
 
 CLASSES = ("cat", "dog", "fish")
-FEW: dict[str, Any] = {"max_steps": 4, "batch_size": 16, "eval_steps": 0, "save_steps": 2}
-TEACHER = {f"teacher_classifier.{key}": value for key, value in FEW.items()}
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on digits that fitted a teacher."""
-    out = tmp_path_factory.mktemp("digits") / "run"
-    limbeck.distill(
-        "digits",
-        out=out,
-        recipe="kd",
-        labels=200,
-        precision="fp32",
-        force_teacher=True,
-        settings={**FEW, **TEACHER},
-    )
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +72,15 @@ def test_top_gives_the_most_probable_classes(texts: Path, tmp_path: Path) -> Non
     assert rows(out.read_text(encoding="utf-8"))[0]["top"] == top[:2]
 
 
-def test_a_run_and_its_models_predict_images(images: Path) -> None:
-    by_run = rows(call(images, "digits").stdout)
+def test_a_run_and_its_models_predict_images(digits_run: Path) -> None:
+    by_run = rows(call(digits_run, "digits").stdout)
     assert len(by_run) == 500
     assert by_run[0]["id"] == "digit-2"
-    assert by_run == limbeck.predict(images / "student", "digits")
-    assert by_run == limbeck.predict(limbeck.load(images), "digits")
-    teacher = limbeck.load(images / "teacher")
-    assert limbeck.predict(teacher, "digits") == limbeck.predict(images / "teacher", "digits")
-    metrics = json.loads((images / "metrics.json").read_text(encoding="utf-8"))
+    assert by_run == limbeck.predict(digits_run / "student", "digits")
+    assert by_run == limbeck.predict(limbeck.load(digits_run), "digits")
+    teacher = limbeck.load(digits_run / "teacher")
+    assert limbeck.predict(teacher, "digits") == limbeck.predict(digits_run / "teacher", "digits")
+    metrics = json.loads((digits_run / "metrics.json").read_text(encoding="utf-8"))
     reached = {row["model"]: row["accuracy"] for row in metrics["rows"]}
     from limbeck.data.labelled import read_labelled
 
@@ -106,16 +88,16 @@ def test_a_run_and_its_models_predict_images(images: Path) -> None:
     right = [row["label"] == str(label) for row, label in zip(by_run, test.labels, strict=True)]
     assert np.mean(right) == pytest.approx(reached["student"])
     whole = np.rint(test.inputs[:3] * 255).astype(np.uint8)  # type: ignore[call-overload]
-    assert [row["label"] for row in limbeck.predict(images, whole)] == [
+    assert [row["label"] for row in limbeck.predict(digits_run, whole)] == [
         row["label"] for row in by_run[:3]
     ]
 
 
 @pytest.mark.parametrize("name", ["student", "teacher"])
-def test_the_lines_of_a_card_run_on_images(images: Path, name: str) -> None:
-    printed = run_card(images / name)
+def test_the_lines_of_a_card_run_on_images(digits_run: Path, name: str) -> None:
+    printed = run_card(digits_run / name)
     assert len(printed) == 1
-    assert printed[0] == limbeck.predict(images / name, "digits")
+    assert printed[0] == limbeck.predict(digits_run / name, "digits")
 
 
 def test_the_lines_of_a_card_run_on_texts_and_agree_with_transformers(texts: Path) -> None:
@@ -143,7 +125,7 @@ def test_a_ranker_is_no_classifier(texts: Path, tiny_ranker_folder: Path, tmp_pa
 
 
 def test_what_cannot_be_predicted_is_refused(
-    texts: Path, images: Path, tiny_encoder_folder: Path, tmp_path: Path
+    texts: Path, digits_run: Path, tiny_encoder_folder: Path, tmp_path: Path
 ) -> None:
     def file(name: str, text: str) -> Path:
         path = tmp_path / name
@@ -159,7 +141,7 @@ def test_what_cannot_be_predicted_is_refused(
         ((texts, file("new.pdf", "a cat")), "is not a file of texts"),
         ((texts, tmp_path / "none.txt"), "There is no file"),
         ((texts, "digits"), "reads texts, not images"),
-        ((images, good), "not texts"),
+        ((digits_run, good), "not texts"),
         ((tmp_path / "none", good), "There is no folder"),
         ((tmp_path, good), "is no model"),
         ((tiny_encoder_folder, good), "a model of retrieval"),
@@ -172,7 +154,7 @@ def test_what_cannot_be_predicted_is_refused(
     assert good.read_text(encoding="utf-8") == "a cat\n"
 
 
-def test_objects_that_cannot_be_predicted_are_refused(texts: Path, images: Path) -> None:
+def test_objects_that_cannot_be_predicted_are_refused(texts: Path, digits_run: Path) -> None:
     def refused(says: str, model: object, inputs: object, **more: Any) -> None:
         with pytest.raises(limbeck.LimbeckError, match=says):
             limbeck.predict(model, inputs, **more)
@@ -180,7 +162,7 @@ def test_objects_that_cannot_be_predicted_are_refused(texts: Path, images: Path)
     refused("Input 1 is a int", texts, ["a cat", 7])
     refused("Input 0 is an empty text", texts, [" "])
     refused("one answer at least", texts, ["a cat"], top=0)
-    refused(r"the shape \[8, 8\]", images, np.zeros((8, 8)))
-    refused("numbers from 0 to 16", images, np.full((1, 8, 8, 1), 16.0) * np.eye(8)[..., None])
-    refused("numbers from nan", images, np.full((1, 8, 8, 1), np.nan))
+    refused(r"the shape \[8, 8\]", digits_run, np.zeros((8, 8)))
+    refused("numbers from 0 to 16", digits_run, np.full((1, 8, 8, 1), 16.0) * np.eye(8)[..., None])
+    refused("numbers from nan", digits_run, np.full((1, 8, 8, 1), np.nan))
     refused("a model of retrieval", object(), ["a cat"])

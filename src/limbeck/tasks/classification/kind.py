@@ -13,9 +13,11 @@ from limbeck.config import RunConfig
 from limbeck.data.labelled import LAYOUTS, Labelled, holds_labelled
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.statistics import Mean, Measures
+from limbeck.evaluation.table import Details
 from limbeck.inference import Engine
 from limbeck.models.classifier import TextClassifier, load_classifier
 from limbeck.record import RECORD, read_record
+from limbeck.tasks.classification.details import details
 from limbeck.tasks.classification.opening import (
     ClassificationRequest,
     check_reads,
@@ -104,6 +106,10 @@ class ClassificationKind(TaskKind):
     ) -> list[dict[str, object]]:
         """`label` and `probability` of the most probable class; `top` has some more of them."""
         return predict(model, inputs, top=top, engine=engine, progress=progress)
+
+    def details(self, run: Path, measures: Measures) -> Details:
+        """Precision, recall and F1 of each class, and confusions."""
+        return details(run, measures)
 
     def card(self, model: Any, how: str, teacher: str | None = None) -> str:
         """A card that shows how the folder is used, by itself and by transformers."""
