@@ -14,7 +14,7 @@ INSTALLED := .venv/.installed
 $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -c constraints.txt torch
-	$(BIN)/python -m pip install -c constraints.txt -e '.[offline,openvino,onnx,faiss,serve,ir-datasets,hf,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[offline,openvino,onnx,faiss,serve,ir-datasets,hf,images,dev]'
 	touch $@
 
 demo: $(INSTALLED)

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from limbeck.config import RunConfig
+from limbeck.data.check import Report
 from limbeck.errors import ConfigError
 from limbeck.evaluation.statistics import Mean, Measures
 from limbeck.evaluation.table import Cost
@@ -402,6 +403,10 @@ class Toy(TaskKind):
 
     def read(self, config: RunConfig) -> Regions:
         return self._opened(config, ()).data
+
+    def check(self, config: RunConfig) -> Report:
+        data = self.read(config)
+        return Report(data.name, (), (), data.notes, {"train": {**data.facts}})
 
     def open_model(self, model: str, data: Any, config: RunConfig) -> tuple[Opened, Any]:
         return self._opened(config, ()), Net.load(Path(model))

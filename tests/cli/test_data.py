@@ -41,6 +41,23 @@ def test_unknown_judgements_can_be_left_out(invoke: Invoke, docs: Path) -> None:
     assert invoke("data", "check", docs, "--drop-unknown-judgements").exit_code == 0
 
 
+def test_data_of_classes_is_checked_by_its_own_task(invoke: Invoke, tmp_path: Path) -> None:
+    rows = "".join(f'{{"text": "{at} {of}", "label": "{of}"}}\n' for at in range(9) for of in "xy")
+    path = tmp_path / "rows.jsonl"
+    path.write_text(rows)
+    result = invoke("data", "check", path)
+    assert result.exit_code == 0, result.stderr
+    assert "train: examples 12, unlabelled 0, classes {x: " in result.stdout
+    path.write_text(rows + '{"text": "", "label": "x"}\n')
+    result = invoke("data", "check", path, "--json")
+    assert result.exit_code == 2
+    [error] = json.loads(result.stdout)["errors"]
+    assert error.startswith("rows.jsonl:19: its text is empty")
+    result = invoke("data", "check", path, "--language", "de")
+    assert result.exit_code == 2
+    assert "--language says nothing about classification" in result.stderr
+
+
 def test_a_folder_that_is_not_there_is_one_message(invoke: Invoke, tmp_path: Path) -> None:
     result = invoke("data", "check", tmp_path / "none")
     assert result.exit_code == 2

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from limbeck.data.labelled import Labelled, holds_labelled, read_labelled
@@ -110,6 +113,26 @@ def test_csv_packed_files_and_numbers_as_names(tmp_path: Path) -> None:
     assert holds_labelled(str(tmp_path / "rows.csv"))
 
 
+def test_texts_in_parquet_as_the_hub_has_them(tmp_path: Path) -> None:
+    names = ["lost card", "cash"]
+    about = json.dumps({"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}})
+    table = pa.table({"text": [f"text {at}" for at in range(20)], "label": [0, 1] * 10})
+    path = tmp_path / "data" / "train-00000-of-00001.parquet"
+    path.parent.mkdir()
+    pq.write_table(table.replace_schema_metadata({"huggingface": about}), path)
+    assert holds_labelled(str(tmp_path))
+    found = read_labelled(tmp_path)
+    assert found.classes == ("lost card", "cash")
+    assert found.judged("train", "train-3") == {"cash": 1}
+    one = tmp_path / "one.parquet"
+    pl.DataFrame({"text": ["a", " "], "label": ["x", "y"]}).write_parquet(one)
+    with pytest.raises(DataError, match=r"one.parquet:2: its text is empty"):
+        read_labelled(one)
+    pl.DataFrame({"text": ["a"], "name": ["x"]}).write_parquet(one)
+    with pytest.raises(DataError, match=r"one.parquet: .* with the columns text, label"):
+        read_labelled(one)
+
+
 def test_what_is_named_otherwise_or_has_other_columns_is_something_else(tmp_path: Path) -> None:
     assert holds_labelled("digits")
     assert holds_labelled(str(folder(tmp_path / "data", train=ROWS)))
@@ -148,7 +171,7 @@ def test_splits_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
     refused(DataError, r"test.jsonl:2: label 'dog'", train=ROWS, test=[ROWS[0], ("a", "dog")])
     refused(DataError, r"have the label 'fish'.*two", train=[ROWS[0]] * 4)
-    refused(ConfigError, r"no train.jsonl or train.csv", test=ROWS)
+    refused(ConfigError, r"none of train.jsonl, train.csv, train.parquet", test=ROWS)
     refused(DataError, r"validation.jsonl.*same split", train=ROWS, dev=ROWS, validation=ROWS)
     with pytest.raises(ConfigError, match=r"no file or folder"):
         read_labelled(tmp_path / "none")

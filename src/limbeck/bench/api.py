@@ -178,6 +178,7 @@ class BenchCall:
     teacher: OneTeacher | Sequence[OneTeacher] | None = None  # the first that the task fits
     student: str | Path | SentenceTransformer | Encoder | Loaded | None = None
     student_layers: int | None = None
+    image_size: int | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     labels: int | None = None
     store: str | Path | None = None
@@ -205,6 +206,7 @@ class BenchCall:
             teacher=self.teacher or f"{FITTED}:{next(iter(kind.fits))}",
             student=self.student,
             student_layers=self.student_layers,
+            image_size=self.image_size,
             labels=self.labels,
             store=self.store or self.folder / STORE,
             precision=self.precision,

@@ -1,6 +1,6 @@
 """`limbeck data`: can these files be used, and how do they look in the BEIR layout?
 
-Parses, calls `limbeck.data.check.check` or `limbeck.data.convert.convert`, prints.
+Parses, calls `limbeck.pipeline.request.check_data` or `limbeck.data.convert.convert`, prints.
 """
 
 from pathlib import Path
@@ -21,16 +21,16 @@ def root() -> None:
 
 
 @app.command("check")
-@options.run_options("drop_unknown_judgements", "language")
+@options.run_options("drop_unknown_judgements", "language", "image_size")
 def check(
     data: options.Data,
     run: dict[str, Any],
     as_json: options.Json = False,
 ) -> None:
-    """Count and check a collection; exits 2 only for what `distill` refuses."""
-    from limbeck.data.check import check as look
+    """Count and check data; exits 2 only for what `distill` refuses."""
+    from limbeck.pipeline.request import check_data
 
-    report = look(data, **run)
+    report = check_data(data, **run)
     if as_json:
         print_json(report.to_json())
     else:

@@ -15,7 +15,7 @@ from limbeck.cli.progress import on_stderr
 
 @options.run_options(
     *("seed", "backend", "precision", "workers"),
-    *("drop_unknown_judgements", "keep_own_passage", "language"),
+    *("drop_unknown_judgements", "keep_own_passage", "language", "image_size"),
 )
 def evaluate(
     model: Annotated[

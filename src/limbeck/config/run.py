@@ -138,7 +138,8 @@ class RunConfig:
         metadata=_option(
             "A folder in the layout of BEIR or MS MARCO, or with corpus.jsonl alone; training "
             "examples in .jsonl; `ir_datasets:NAME`, `hf:NAME`, or `pydocs`. For classes: texts "
-            "with labels in .jsonl or .csv, or `digits`.",
+            "with labels in .jsonl, .csv or .parquet, a folder of pictures for each class, or "
+            "`digits`.",
             metavar="DATA",
         )
     )
@@ -177,6 +178,14 @@ class RunConfig:
     )
     layer_choice: Literal["spread", "first"] = field(
         default="spread", metadata=_option("Which layers to keep.")
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata=_option(
+            "Resize images to so many pixels in width and height.",
+            default_shown="the size that all of them have",
+            minimum=1,
+        ),
     )
     dim: int | None = field(
         default=None, metadata=_option("Give the student vectors of this width.", minimum=1)

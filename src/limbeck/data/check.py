@@ -1,4 +1,4 @@
-"""Can this data be used, and what should its owner know about it?
+"""Can this collection be used, and what should its owner know about it?
 
 A `Report` has every kind of error at its first place, warnings, notes and counts. Errors are
 exactly what reading the collection refuses; warnings stop nothing; notes say how it was read.
@@ -25,7 +25,7 @@ LONG_TEXT = 100_000  # characters; models read the first few thousand
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found in a collection.
+    """What was found in a collection, or in other data.
 
     `errors` are what distilling would refuse, one line per kind with its first place and its count;
     `notes` are the collection's own, on what was decided while reading;
@@ -62,6 +62,27 @@ class Report:
         }
 
 
+class Problems:
+    """Collects problems: the first of each kind, and how many there are of it."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, Problem] = {}
+        self.times: Counter[str] = Counter()
+
+    def __call__(self, problem: Problem) -> None:
+        """Take a problem."""
+        self.first.setdefault(problem.kind, problem)
+        self.times[problem.kind] += 1
+
+    def lines(self) -> tuple[str, ...]:
+        """A line for each kind, with its first place."""
+        return tuple(
+            f"{problem}"
+            + (f" ({self.times[kind] - 1:,} more like it)" if self.times[kind] > 1 else "")
+            for kind, problem in self.first.items()
+        )
+
+
 def check(
     data: str | Path, *, drop_unknown_judgements: bool = False, language: str = AUTO
 ) -> Report:
@@ -70,24 +91,14 @@ def check(
     Raises:
         ConfigError: when DATA is nothing that can be read, or the language is not covered.
     """
-    first: dict[str, Problem] = {}
-    times: Counter[str] = Counter()
-
-    def note(problem: Problem) -> None:
-        first.setdefault(problem.kind, problem)
-        times[problem.kind] += 1
-
-    collection = scan(data, note, drop_unknown_judgements=drop_unknown_judgements)
+    problems = Problems()
+    collection = scan(data, problems, drop_unknown_judgements=drop_unknown_judgements)
     collection = with_language(collection, language)
-    if not first:
+    if not problems.first:
         collection = with_queries(collection, seed=0)
-    errors = [
-        f"{problem}" + (f" ({times[kind] - 1:,} more like it)" if times[kind] > 1 else "")
-        for kind, problem in first.items()
-    ]
     return Report(
         str(data),
-        tuple(errors),
+        problems.lines(),
         tuple(_warnings(collection)),
         collection.notes,
         _counts(collection),

@@ -1,56 +1,58 @@
 """Which class is each example of?
 
-Reads texts with labels (`.jsonl` or `.csv`, columns `text` and `label`) and the built-in images
-`digits`. Examples without a label are to be learned from, too, by a teacher's word. What cannot be
-used is refused, naming its place. This module knows no model and no measure.
+DATA is the built-in `digits`, or files in one of several layouts, each of which has a reader of its
+own. Examples without a label are to be learned from, too, by a teacher's word. What cannot be used
+is refused, naming its place. This module knows no model, no measure and no format.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
-from limbeck.data.lines import Problem, decoded, find, json_object, lines
+from limbeck.data import image_arrays, images, labelled_texts
+from limbeck.data.labelled_parts import Form, Part, Parts, first_file
+from limbeck.data.lines import Problem, Report
 from limbeck.data.png import png
+from limbeck.data.reading import looks_like_collection
 from limbeck.errors import ConfigError, DataError
 from limbeck.store import digest
 from limbeck.types import SPLITS, Split
 
 DIGITS = "digits"
-ENDINGS = (".jsonl", ".csv")
 LAYOUTS = (
-    "`digits`, or texts with labels: rows with `text` and `label` in a .jsonl or .csv, or a folder "
-    "with train.jsonl or train.csv (dev, test and unlabelled beside it)"
+    "`digits`; texts: rows with `text` and `label` in a .jsonl, .csv or .parquet, or a folder with "
+    "train.jsonl (dev, test and unlabelled beside it); images: a folder with a folder of pictures "
+    "for each class, or with train/CLASS, an .npz as MedMNIST has, the binary files of CIFAR, idx "
+    "files, or rows with `image` and `label` in a .parquet"
 )
-Form = Literal["images", "texts"]
 
-_NAMES: dict[Split, tuple[str, ...]] = {
-    "train": ("train",),
-    "dev": ("dev", "validation"),
-    "test": ("test",),
-}
-_UNLABELLED = "unlabelled"
-_SHARES = {"test": 0.2, "dev": 0.1}  # of one file that is cut
+_SHARES = {"test": 0.2, "dev": 0.1}  # of data without splits
 _DIGITS_CUT = {"test": 500, "dev": 297}  # of 1,797 images; the rest is for training
-_SHAPE = 'Write each line as {"text": "...", "label": "..."}.'
 _CUT_SEED = 0  # the same data whatever the seed of a run
+
+_Reader = Callable[[Path, Report, int | None], Parts]
+_READERS: Mapping[str, tuple[Callable[[Path], bool], _Reader]] = {
+    "texts": (labelled_texts.holds_texts, labelled_texts.read_texts),
+    "pictures in folders": (images.holds_pictures, images.read_pictures),
+    "pictures in parquet": (images.holds_image_rows, images.read_image_rows),
+    "an .npz of images": (image_arrays.holds_npz, image_arrays.read_npz),
+    "CIFAR's binary files": (image_arrays.holds_cifar, image_arrays.read_cifar),
+    "idx files": (image_arrays.holds_idx, image_arrays.read_idx),
+}
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples in order: ids, what a model reads (texts, or images [n, height, width, channels] in
-    [0, 1]), and the position of each one's class; -1 where it is not known.
+    """Examples in order: ids, what a model reads (texts, or images [n, height, width, channels],
+    of bytes or in [0, 1]), and the position of each one's class; -1 where it is not known.
     """
 
     ids: Sequence[str]
@@ -73,11 +75,12 @@ class Examples:
     def digest(self) -> str:
         """Of ids, inputs and labels."""
         inputs = self.inputs
-        read = (
-            hashlib.sha256(np.ascontiguousarray(inputs).tobytes()).hexdigest()
-            if isinstance(inputs, np.ndarray)
-            else digest(list(inputs))
-        )
+        if isinstance(inputs, np.ndarray):
+            read = hashlib.sha256(np.ascontiguousarray(inputs).data).hexdigest()
+            if inputs.dtype == np.uint8:
+                read = digest([read, list(inputs.shape)])
+        else:
+            read = digest(list(inputs))
         return digest([list(self.ids), read, self.labels.tolist()])
 
 
@@ -169,28 +172,83 @@ class Labelled:
 
 
 def holds_labelled(data: str) -> bool:
-    """Whether DATA is named `digits`, or its first row has a `text` and a `label`."""
+    """Whether DATA is named `digits`, has a `text` and a `label`, or has images; a collection with
+    pictures beside it is none.
+    """
     if data == DIGITS:
         return True
     path = Path(data).expanduser()
     try:
-        file = path if path.is_file() else _train_file(path)
-        return file is not None and _first_keys(file) >= {"text", "label"}
+        if labelled_texts.holds_texts(path):
+            return True
+        found = _layouts(path) or image_arrays.holds_pickles(path)
+        return bool(found) and not looks_like_collection(data)
     except OSError:
         return False
 
 
-def read_labelled(data: str | Path, *, labels: int | None = None) -> Labelled:
+def read_labelled(
+    data: str | Path, *, labels: int | None = None, image_size: int | None = None
+) -> Labelled:
     """The dataset that DATA names, with a dev split; only `labels` of the training examples keep
-    their label, the same ones whatever the seed of a run.
+    their label, the same ones whatever the seed of a run. Images are made of `image_size` pixels in
+    width and height, where that is given.
 
     Raises:
         ConfigError: when DATA is nothing that can be read.
         DataError: at the first thing that cannot be used, naming its place.
     """
-    name = str(data)
-    found = _digits() if name == DIGITS else _texts(Path(name).expanduser())
+
+    def refuse(problem: Problem) -> NoReturn:
+        raise DataError(str(problem))
+
+    found = scan_labelled(data, refuse, image_size=image_size)
     return found if labels is None else _with_labels(found, labels)
+
+
+def scan_labelled(data: str | Path, report: Report, *, image_size: int | None = None) -> Labelled:
+    """What can be used of what DATA names; single examples that cannot go to `report`.
+
+    Raises:
+        ConfigError: when DATA is nothing that can be read.
+        DataError: when it cannot be used as a whole.
+    """
+    if str(data) == DIGITS:
+        _check_size(DIGITS, image_size)
+        return _digits()
+    path = Path(data).expanduser()
+    return _labelled(path.resolve().name, _read(path, report, image_size), report)
+
+
+def _read(path: Path, report: Report, image_size: int | None) -> Parts:
+    """What the reader of the data's layout finds.
+
+    Raises:
+        ConfigError: when there is none, or more than one.
+    """
+    if not path.exists():
+        raise ConfigError(f"There is no file or folder {path}. Data of classes are {LAYOUTS}.")
+    found = _layouts(path)
+    if not found and image_arrays.holds_pickles(path):
+        image_arrays.refuse_pickles(path)
+    if not found and first_file(path, labelled_texts.ENDINGS):
+        found = ["texts"]  # whose reader says what is wrong with them
+    if len(found) != 1:
+        told = f"can be read as {' and as '.join(found)}" if found else "holds nothing of classes"
+        advice = "Keep one of them there." if found else f"Data of classes are {LAYOUTS}."
+        raise ConfigError(f"{path} {told}. {advice}")
+    if found == ["texts"]:
+        _check_size("texts", image_size)
+    return _READERS[found[0]][1](path, report, image_size)
+
+
+def _layouts(path: Path) -> list[str]:
+    return [name for name, (holds, _) in _READERS.items() if holds(path)]
+
+
+def _check_size(what: str, image_size: int | None) -> None:
+    if image_size is not None:
+        raise ConfigError(f"--image-size says nothing about {what}. Leave it out.")
 
 
 def _digits() -> Labelled:
@@ -198,73 +256,86 @@ def _digits() -> Labelled:
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    images = (found.images / 16).astype(np.float32)[..., None]
-    ids = [f"digit-{at}" for at in range(len(images))]
-    every = Examples(ids, images, found.target.astype(np.int64))
+    pixels = (found.images / 16).astype(np.float32)[..., None]
+    ids = [f"digit-{at}" for at in range(len(pixels))]
+    every = Examples(ids, pixels, found.target.astype(np.int64))
     note = "digits: cut into training, dev and test once and for all"
     return Labelled(DIGITS, "images", tuple(map(str, range(10))), _cut(every, _DIGITS_CUT), (note,))
 
 
-def _texts(path: Path) -> Labelled:
-    """Texts with labels, from one file or a folder."""
-    notes: list[str] = []
-    rows: dict[Split, list[Row]] = {}
-    if path.is_file():
-        rows["train"] = list(_rows(path, path.name))
-    elif path.is_dir():
-        for split, names in _NAMES.items():
-            if (file := _file_of(path, names)) is not None:
-                rows[split] = list(_rows(file, file.name))
-        if "train" not in rows:
-            raise ConfigError(f"{path} has no train.jsonl or train.csv to learn from. Add one.")
-    else:
-        raise ConfigError(f"There is no file or folder {path}. Data of classes are {LAYOUTS}.")
-    classes = _classes(rows["train"], path.name)
-    position = {name: at for at, name in enumerate(classes)}
-    parts: dict[Split, Examples] = {}
-    for split, own in rows.items():
-        labels = np.empty(len(own), dtype=np.int64)
-        for at, (where, _, label) in enumerate(own):
-            if label not in position:
-                _refuse(
-                    where,
-                    f"label {label!r} is not among the {len(classes)} of training",
-                    "Correct it, or add examples of it to the training file.",
-                )
-            labels[at] = position[label]
-        texts = [text for _, text, _ in own]
-        parts[split] = Examples([f"{split}-{at}" for at in range(len(own))], texts, labels)
-    name = path.resolve().name
-    if path.is_file():
+def _labelled(name: str, found: Parts, report: Report) -> Labelled:
+    """The dataset of what was read, with a dev split.
+
+    Raises:
+        DataError: when there are no two classes to learn.
+    """
+    notes = list(found.notes)
+    classes = _classes(found.splits["train"].labels, name, found.classes)
+    parts = {split: _examples(part, classes, report) for split, part in found.splits.items()}
+    if found.cut:
         parts = _cut(parts["train"], _SHARES)
-        notes.append(f"{name}: one file, cut into training, dev (10%) and test (20%)")
+        notes.append(f"{name}: no splits, cut into training, dev (10%) and test (20%)")
     elif "dev" not in parts:
         parts |= _cut(parts["train"], {"dev": _SHARES["dev"]})
         notes.append("dev: none, cut from training (10%)")
-    if path.is_dir() and (file := _file_of(path, (_UNLABELLED,))) is not None:
-        parts["train"] = _with_unlabelled(parts["train"], file)
+    if found.unlabelled is not None:
+        parts["train"] = _joined(parts["train"], _examples(found.unlabelled, classes, report))
     known = parts["train"].labels
     counts = np.bincount(known[known >= 0], minlength=len(classes))
     if missing := [classes[at] for at in np.flatnonzero(counts == 0).tolist()]:
         raise DataError(
             f"{name}: no example of {', '.join(missing[:3])} is left for training. Add examples, "
-            "or give dev and test as files of their own."
+            "or give dev and test apart."
         )
     for split in ("dev", "test"):
         if split in parts:
             there = {classes[at] for at in np.unique(parts[split].labels).tolist()}
             if absent := [each for each in classes if each not in there]:
                 notes.append(f"{split}: has no example of {len(absent)} classes ({absent[0]}, ...)")
-    return Labelled(name, "texts", classes, parts, tuple(notes))
+    return Labelled(name, found.form, classes, parts, tuple(notes))
 
 
-def _with_unlabelled(train: Examples, file: Path) -> Examples:
-    texts = [text for _, text, _ in _rows(file, file.name, labelled=False)]
-    ids = [f"{_UNLABELLED}-{at}" for at in range(len(texts))]
-    none = np.full(len(texts), -1, dtype=np.int64)
-    return Examples(
-        [*train.ids, *ids], [*train.inputs, *texts], np.concatenate([train.labels, none])
-    )
+def _examples(part: Part, classes: Sequence[str], report: Report) -> Examples:
+    """A split with the positions of its classes; unknown ones are reported and left out."""
+    position = {"": -1, **{name: at for at, name in enumerate(classes)}}
+    kept = []
+    for at, (where, label) in enumerate(zip(part.places, part.labels, strict=True)):
+        if label in position:
+            kept.append(at)
+            continue
+        found = f"label {label!r} is not among the {len(classes)} of training"
+        advice = "Correct it, or add examples of it to the training split."
+        report(Problem("unknown label", where, found, advice))
+    labels = np.array([position.get(label, -1) for label in part.labels], dtype=np.int64)
+    every = Examples(part.ids, part.inputs, labels)
+    return every if len(kept) == len(labels) else every.at(np.array(kept, dtype=np.int64))
+
+
+def _joined(one: Examples, other: Examples) -> Examples:
+    """Examples of both, in order."""
+    inputs: Sequence[str] | np.ndarray
+    if isinstance(one.inputs, np.ndarray):
+        inputs = np.concatenate([one.inputs, other.inputs])
+    else:
+        inputs = [*one.inputs, *other.inputs]
+    return Examples([*one.ids, *other.ids], inputs, np.concatenate([one.labels, other.labels]))
+
+
+def _classes(labels: Sequence[str], name: str, order: Sequence[str]) -> tuple[str, ...]:
+    """The names of all classes of training, in the order that the data tell; else numbers by size
+    and names by letters.
+    """
+    counts = Counter(labels)
+    if len(counts) < 2:
+        told = f"have the label {next(iter(counts))!r}" if counts else "are missing"
+        raise DataError(
+            f"{name}: all training examples {told}. There must be two classes at least."
+        )
+    if set(counts) <= set(order):
+        return tuple(each for each in order if each in counts)
+    if all(each.isdecimal() for each in counts):
+        return tuple(sorted(counts, key=lambda each: (int(each), each)))
+    return tuple(sorted(counts))
 
 
 def _with_labels(found: Labelled, labels: int) -> Labelled:
@@ -300,110 +371,3 @@ def _cut(every: Examples, shares: Mapping[Any, float]) -> dict[Split, Examples]:
         start += count
     parts["train"] = every.at(np.sort(order[start:]))
     return parts
-
-
-Row = tuple[str, str, str]  # where it stands, its text, its label
-
-
-def _rows(path: Path, name: str, *, labelled: bool = True) -> Iterator[Row]:
-    """The rows of a file, each with its place.
-
-    Raises:
-        DataError: at the first that cannot be used.
-    """
-    empty = True
-    for number, row in objects(path, name):
-        where, empty = f"{name}:{number}", False
-        text, label = row.get("text"), row.get("label")
-        if not isinstance(text, str):
-            _refuse(where, "there is no `text`", _SHAPE)
-        if not text.strip():
-            _refuse(where, "its text is empty", "Leave the row out, or give it a text.")
-        if labelled and (label is None or isinstance(label, float | list | dict | bool)):
-            found = "there is no `label`" if label is None else f"label {label!r} is no name"
-            more = f"Texts without one go into {_UNLABELLED}.jsonl in the folder."
-            _refuse(where, found, f"{_SHAPE} {more}")
-        if labelled and not str(label).strip():
-            _refuse(where, "its label is empty", _SHAPE)
-        yield where, text, str(label).strip()
-    if empty:
-        _refuse(name, "there is no row", _SHAPE)
-
-
-def objects(path: Path, name: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Number of the line, and columns by name."""
-
-    def refuse(problem: Problem) -> NoReturn:
-        raise DataError(str(problem))
-
-    if ending(path) != ".csv":
-        for number, raw in lines(path, name, refuse):
-            row = json_object(raw, f"{name}:{number}", _SHAPE, refuse)
-            if row is not None:
-                yield number, row
-        return
-    place = 0
-
-    def texts() -> Iterator[str]:
-        nonlocal place
-        for number, raw in lines(path, name, refuse):
-            place = number
-            yield f"{decoded(raw, f'{name}:{number}', refuse)}\n"
-
-    try:
-        for row in csv.DictReader(texts(), strict=True):
-            yield place, row
-    except csv.Error as error:
-        _refuse(f"{name}:{place}", f"not CSV ({error})", "Save it as CSV, with text and label.")
-
-
-def _classes(rows: Sequence[Row], name: str) -> tuple[str, ...]:
-    """The names of all classes in order: numbers by size, else by name."""
-    counts = Counter(label for _, _, label in rows)
-    if len(counts) < 2:
-        raise DataError(
-            f"{name}: all training examples have the label {next(iter(counts))!r}. There must be "
-            "two classes at least."
-        )
-    if all(each.isdecimal() for each in counts):
-        return tuple(sorted(counts, key=lambda each: (int(each), each)))
-    return tuple(sorted(counts))
-
-
-def _train_file(folder: Path) -> Path | None:
-    return _file_of(folder, _NAMES["train"]) if folder.is_dir() else None
-
-
-def _file_of(folder: Path, names: Sequence[str]) -> Path | None:
-    """The file of a split; two are refused."""
-    every = [find(folder, f"{name}{ending}", []) for name in names for ending in ENDINGS]
-    there = [file for file in every if file]
-    if len(there) > 1:
-        told = " and ".join(file.name for file in there)
-        raise DataError(f"{folder} has {told}, which are the same split. Keep one of them.")
-    return there[0] if there else None
-
-
-def ending(path: Path) -> str:
-    """How a file's name ends, before `.gz`."""
-    return Path(path.name.removesuffix(".gz")).suffix
-
-
-def _first_keys(path: Path) -> set[str]:
-    """The columns of a file's first row; none where it is no such file."""
-    if ending(path) not in ENDINGS:
-        return set()
-    for _, raw in islice(lines(path, path.name, lambda problem: None), 1):
-        try:
-            text = raw.decode()
-            if ending(path) == ".csv":
-                return set(next(csv.reader(io.StringIO(text))))
-            row = json.loads(text, strict=False)
-            return set(row) if isinstance(row, dict) else set()
-        except (ValueError, RecursionError, csv.Error):
-            return set()
-    return set()
-
-
-def _refuse(where: str, found: str, advice: str) -> NoReturn:
-    raise DataError(f"{where}: {found}. {advice}")

@@ -1,6 +1,6 @@
 """Which new inputs does a file hold, that no label is known of?
 
-Texts: a `.jsonl` or `.csv` with `text` (and an `id`, if there is one), or a `.txt` with one on each
+Texts: a `.jsonl`, `.csv` or `.parquet` with `text` (and an `id`, if there is one), or a `.txt` with one on each
 line. Images: `digits`, the test images of the built-in data. This module knows no model.
 """
 
@@ -12,12 +12,14 @@ from typing import NoReturn
 
 import numpy as np
 
-from limbeck.data.labelled import DIGITS, ENDINGS, ending, objects, read_labelled
+from limbeck.data.labelled import DIGITS, read_labelled
+from limbeck.data.labelled_parts import ending
+from limbeck.data.labelled_texts import ENDINGS, objects
 from limbeck.data.lines import Problem, decoded, lines
 from limbeck.errors import ConfigError, DataError
 
 TEXTS = ".txt"
-FILES = "a .jsonl or .csv with `text`, or a .txt with a text on each line"
+FILES = "a .jsonl, .csv or .parquet with `text`, or a .txt with a text on each line"
 _IDS = ("id", "_id")
 
 
@@ -43,7 +45,7 @@ def read_new_inputs(name: str) -> tuple[Sequence[str], Sequence[str] | np.ndarra
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    for number, row in objects(path, path.name):
+    for number, row in objects(path, _report, labelled=False):
         text = row.get("text")
         if not isinstance(text, str):
             _refuse(f"{path.name}:{number}: there is no `text`. Give every row a text.")
@@ -54,11 +56,12 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _plain(path: Path) -> Iterator[tuple[str, str]]:
-    def refuse(problem: Problem) -> NoReturn:
-        _refuse(str(problem))
+    for number, raw in lines(path, path.name, _report):
+        yield str(number), decoded(raw, f"{path.name}:{number}", _report) or ""
 
-    for number, raw in lines(path, path.name, refuse):
-        yield str(number), decoded(raw, f"{path.name}:{number}", refuse) or ""
+
+def _report(problem: Problem) -> NoReturn:
+    _refuse(str(problem))
 
 
 def _refuse(message: str) -> NoReturn:

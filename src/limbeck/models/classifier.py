@@ -79,9 +79,9 @@ class Images:
         return np.ones(len(self.images), dtype=np.int64)
 
     def collate(self, positions: np.ndarray) -> dict[str, Tensor]:
-        """Channels first."""
-        chosen = torch.from_numpy(self.images[positions])
-        return {"images": chosen.permute(0, 3, 1, 2).contiguous()}
+        """Channels first, numbers in [0, 1]."""
+        chosen = torch.from_numpy(self.images[positions]).permute(0, 3, 1, 2).contiguous()
+        return {"images": chosen / 255 if chosen.dtype == torch.uint8 else chosen}
 
 
 class ConvNet(nn.Module):

@@ -221,6 +221,7 @@ def evaluate(
     drop_unknown_judgements: bool = False,
     keep_own_passage: bool = False,
     language: str = AUTO,
+    image_size: int | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Measure a retriever or ranker on a split, beside BM25.
@@ -251,6 +252,7 @@ def evaluate(
         drop_unknown_judgements=drop_unknown_judgements,
         keep_own_passage=keep_own_passage,
         language=language,
+        image_size=image_size,
     )
     kind = kind_reading(data)
     found = kind.read(config)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from limbeck.config import RunConfig, flag_of
+from limbeck.config import RunConfig, flag_of, takes_fields_of
+from limbeck.data.check import Report
 from limbeck.data.dataset import Dataset
 from limbeck.errors import ConfigError
 from limbeck.recipes import Recipe, find, find_preset
@@ -68,11 +69,23 @@ def validate(config: RunConfig) -> Request:
         parse_settings(find(fitted).settings, values, where=f"--set {fitted}.")
     kind = kind_of_recipe(name, recipe.task, config.data)
     _check_data(config, recipe, kind)
-    _check_options(config, kind)
+    check_options(config, kind)
     for spec in config.teachers:
         spec.check_kind(kind.fits)
     opened = kind.open(config, Method(name, recipe.needs, recipe.fits, recipe.takes))
     return Request(config, kind, recipe, preset, settings, opened, tuple(said))
+
+
+@takes_fields_of(RunConfig)
+def check_data(config: RunConfig) -> Report:
+    """What the task that reads DATA finds in it, as `limbeck data check` prints it.
+
+    Raises:
+        ConfigError: when DATA is nothing that can be read, or an option is another task's.
+    """
+    kind = kind_reading(config.data)
+    check_options(config, kind)
+    return kind.check(config)
 
 
 def _check_data(config: RunConfig, recipe: Recipe, kind: TaskKind) -> None:
@@ -92,7 +105,7 @@ def _check_data(config: RunConfig, recipe: Recipe, kind: TaskKind) -> None:
             )
 
 
-def _check_options(config: RunConfig, kind: TaskKind) -> None:
+def check_options(config: RunConfig, kind: TaskKind) -> None:
     """Refuse options that the task would not look at.
 
     Raises:

@@ -26,6 +26,7 @@ import polars as pl
 
 from limbeck.config import RunConfig
 from limbeck.config.teacher_spec import TeacherSpec
+from limbeck.data.check import Report
 from limbeck.data.dataset import Dataset
 from limbeck.errors import ConfigError
 from limbeck.evaluation.statistics import Measures
@@ -362,6 +363,14 @@ class TaskKind(ABC):
 
         Raises:
             ConfigError, DataError: when it cannot be read.
+        """
+
+    @abstractmethod
+    def check(self, config: RunConfig) -> Report:
+        """Counts and notes of the data that a config names, and what `distill` would refuse.
+
+        Raises:
+            ConfigError: when it is nothing that can be read.
         """
 
     @abstractmethod

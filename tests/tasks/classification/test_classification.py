@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from limbeck import pipeline
@@ -227,6 +228,55 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, texts: Path) -> None:
     with texts.open("a", encoding="utf-8") as file:
         file.write('{"text": "a cow"}\n')
     refused(DataError, r"animals.jsonl:25: there is no `label`", data=str(texts))
+
+
+def test_pictures_are_learned_and_measured_in_one_size(tmp_path: Path) -> None:
+    data = tmp_path / "pictures"
+    for name, colour in (("red", (250, 0, 0)), ("blue", (0, 0, 250))):
+        for at in range(20):
+            file = data / name / f"{at}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (6 + at % 3, 6), colour).save(file)
+    asked: dict[str, Any] = {**ASKED, "labels": None, "settings": STEPS, "recipe": "supervised"}
+    found = pipeline.distill(str(data), out=tmp_path / "run", image_size=6, **asked)
+    record = read_record(tmp_path / "run")
+    assert record is not None
+    assert record["asked"]["image_size"] == 6
+    assert found.student.shape == (6, 6, 3)
+    images = read_labelled(data, image_size=6).parts["test"].inputs
+    read = found.student.read(images).collate(np.arange(2))["images"]
+    assert read.dtype == torch.float32
+    assert 0 <= read.min() <= read.max() <= 1
+    student = str(tmp_path / "run" / "student")
+    again = pipeline.evaluate(student, str(data), image_size=6, precision="fp32")
+    assert again.rows[-1]["accuracy"] == found.rows[-1]["accuracy"]
+    with pytest.raises(ModelError, match=r"reads images of 6 x 6 .*not images of 8 x 8"):
+        pipeline.evaluate(student, str(data), image_size=8, precision="fp32")
+
+
+def test_bad_pictures_end_with_exit_code_2(tmp_path: Path) -> None:
+    """What data cannot be is tested with its readers; here, what a command makes of it."""
+    data = tmp_path / "pictures"
+    for name in ("red", "blue"):
+        (data / name).mkdir(parents=True)
+        Image.new("RGB", (6, 6), name).save(data / name / "0.png")
+
+    def says(*command: object) -> str:
+        found = CliRunner().invoke(app, [str(each) for each in command])
+        assert found.exit_code == 2, command
+        assert not (tmp_path / "run" / "student").exists()
+        return found.output.replace("\n", " ")
+
+    distil = ("distill", data, "--out", tmp_path / "run", "--recipe")
+    assert "kl is for retrieval" in says(*distil, "kl")
+    assert "--dim says nothing about classification" in says(*distil, "supervised", "--dim", 8)
+    assert "no example of" in says(*distil, "supervised")
+    (data / "red" / "1.png").write_bytes(b"no picture")
+    assert "red/1.png: cannot be read" in says(*distil, "supervised")
+    assert "red/1.png: cannot be read" in says("data", "check", data)
+    assert "--image-size says nothing about retrieval" in says(
+        "distill", "pydocs", "--out", tmp_path / "run", "--image-size", 8
+    )
 
 
 def test_the_commands_of_searching_refuse_such_a_run(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from limbeck.config import RunConfig
+from limbeck.data.check import Report
+from limbeck.data.check_labelled import check_labelled
 from limbeck.data.labelled import LAYOUTS, Labelled, holds_labelled
 from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.statistics import Mean, Measures
@@ -41,7 +43,7 @@ class ClassificationKind(TaskKind):
     auto = "kd"
     baselines = ("supervised", "kd")
     fits: ClassVar = {"classifier": ()}
-    options = frozenset({"student_layers", "layer_choice"})
+    options = frozenset({"student_layers", "layer_choice", "image_size"})
     budget = ("max_steps", "batch_size")
     has_rows = True
 
@@ -52,6 +54,10 @@ class ClassificationKind(TaskKind):
     def read(self, config: RunConfig) -> Labelled:
         """The dataset, with a dev split."""
         return read_data(config)
+
+    def check(self, config: RunConfig) -> Report:
+        """Counts of classes in splits, and every kind of problem with examples."""
+        return check_labelled(cast(str, config.data), image_size=config.image_size)
 
     def open_model(
         self, model: str, data: Labelled, config: RunConfig

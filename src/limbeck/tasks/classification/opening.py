@@ -112,7 +112,7 @@ def read_data(config: RunConfig) -> Labelled:
     """
     if isinstance(config.data, Loaded):
         raise ConfigError(f"{config.data.name} is a collection of passages, not data of classes.")
-    return read_labelled(cast(str, config.data), labels=config.labels)
+    return read_labelled(cast(str, config.data), labels=config.labels, image_size=config.image_size)
 
 
 def open_teacher(spec: TeacherSpec, data: Labelled) -> ClassTeacher:

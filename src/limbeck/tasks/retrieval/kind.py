@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from limbeck.config import Loaded, RunConfig
 from limbeck.config.teacher_spec import KINDS
+from limbeck.data.check import Report, check
 from limbeck.data.collection import Collection
 from limbeck.data.labelled import holds_labelled
 from limbeck.data.reading import LAYOUTS, complete, looks_like_collection
@@ -65,6 +66,14 @@ class RetrievalKind(TaskKind):
     def read(self, config: RunConfig) -> Collection:
         """The collection, with a dev split where possible."""
         return complete(config.read_data())
+
+    def check(self, config: RunConfig) -> Report:
+        """Counts of passages, queries and judgements, and every kind of problem with them."""
+        return check(
+            cast(str, config.data),
+            drop_unknown_judgements=config.drop_unknown_judgements,
+            language=config.language,
+        )
 
     def open_model(
         self, model: str, data: Collection, config: RunConfig
