@@ -19,8 +19,8 @@ def predict(
         str,
         typer.Argument(
             metavar="FILE",
-            help="New inputs: a .jsonl or .csv with `text`, a .txt with a text on each line, or "
-            "`digits`.",
+            help="New inputs: a .jsonl, .csv or .parquet with `text`, a .txt with a text on each "
+            "line, or `digits`.",
         ),
     ],
     top: Annotated[int, typer.Option(help="How many answers of each input.", min=1)] = 1,

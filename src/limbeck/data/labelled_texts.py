@@ -99,7 +99,7 @@ def objects(
     """Number of the line or row, and columns by name."""
     kind, name = ending(path), path.name
     if kind == ".parquet":
-        yield from parquet_rows(path, COLUMNS if labelled else COLUMNS[:1])
+        yield from parquet_rows(path, COLUMNS if labelled else None)
     elif kind == ".csv":
         yield from _csv_rows(path, report)
     else:

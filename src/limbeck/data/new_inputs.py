@@ -1,7 +1,8 @@
 """Which new inputs does a file hold, that no label is known of?
 
-Texts: a `.jsonl`, `.csv` or `.parquet` with `text` (and an `id`, if there is one), or a `.txt` with one on each
-line. Images: `digits`, the test images of the built-in data. This module knows no model.
+Texts: a `.jsonl`, `.csv` or `.parquet` with `text` (and an `id`, if there is one), or a `.txt` with
+one on each line. Images: `digits`, the test images of the built-in data. This module knows no
+model.
 """
 
 from __future__ import annotations

@@ -39,19 +39,21 @@ def class_names(path: Path, column: str) -> tuple[str, ...]:
     return tuple(names) if whole else ()
 
 
-def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Number of each row, from 1, and its values; labels by their names.
+def parquet_rows(
+    path: Path, columns: Sequence[str] | None
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Number of each row, from 1, and its values in these columns, or all; labels by their names.
 
     Raises:
         DataError: when the file cannot be read, or lacks a column.
     """
     try:
-        frame = pl.read_parquet(path, columns=list(columns))
+        frame = pl.read_parquet(path, columns=None if columns is None else list(columns))
     except (pl.exceptions.PolarsError, OSError) as error:
         told = f"{error}".splitlines()[0]
+        needs = "" if columns is None else f" with the columns {', '.join(columns)}"
         raise DataError(
-            f"{path.name}: cannot be read ({told}). It must be parquet with the columns "
-            f"{', '.join(columns)}."
+            f"{path.name}: cannot be read ({told}). It must be parquet{needs}."
         ) from error
     names = class_names(path, "label")
     for number, row in enumerate(frame.iter_rows(named=True), start=1):
