@@ -21,6 +21,7 @@ teacher_weights = [0.5, 0.25, 0.25]
 student = "offline"
 student_layers = 2
 layer_choice = "first"
+image_size = 32
 dim = 64
 query_prompt = "query: "
 passage_prompt = ""
