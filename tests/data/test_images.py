@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -247,6 +248,12 @@ def test_a_size_is_of_pictures_alone(tmp_path: Path) -> None:
     path.write_text('{"text": "a", "label": "b"}\n')
     with pytest.raises(ConfigError, match=r"--image-size says nothing about texts"):
         read_labelled(path, image_size=8)
+
+
+def test_without_pillow_the_extra_is_named(animals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ConfigError, match=r"pip install 'limbeck\[images\]'"):
+        read_labelled(animals)
 
 
 def encoded(colour: str) -> bytes:

@@ -20,7 +20,7 @@ def predict(
         typer.Argument(
             metavar="FILE",
             help="New inputs: a .jsonl, .csv or .parquet with `text`, a .txt with a text on each "
-            "line, or `digits`.",
+            "line, a picture or a folder of pictures, or `digits`.",
         ),
     ],
     top: Annotated[int, typer.Option(help="How many answers of each input.", min=1)] = 1,

@@ -122,6 +122,33 @@ def read_image_rows(path: Path, report: Report, size: int | None) -> Parts:
     return _parts(found, more, report, size, classes=classes, cut=path.is_file())
 
 
+def new_pictures(
+    path: Path, shape: tuple[int, int, int], report: Report
+) -> tuple[list[str], np.ndarray]:
+    """The pictures in a file, or in a folder at any depth, and their paths in there: images of
+    bytes of this height, width and number of channels.
+
+    Raises:
+        DataError: when they would not fit into memory.
+    """
+    if path.is_file():
+        pictures = [Picture(path.name, path.name, None, path)]
+    else:
+        root = path.resolve()
+        pictures = list(_below(root, None, root, report, []))
+    height, width, channels = shape
+    check_memory(len(pictures), height, width)
+    images = np.empty((len(pictures), *shape), dtype=np.uint8)
+    used: list[str] = []
+    with quiet_pictures():
+        for picture in pictures:
+            if (image := _opened(picture, report)) is not None:
+                one = resized(image, width, height).convert("L" if channels == 1 else "RGB")
+                images[len(used)] = np.asarray(one).reshape(shape)
+                used.append(picture.id)
+    return used, images[: len(used)]
+
+
 def _of_classes(folder: Path, root: Path, report: Report, skipped: list[str]) -> list[Picture]:
     """The pictures of a split, whose folders are its classes.
 
@@ -264,7 +291,7 @@ class _Reader:
         images, used = np.empty((0, 1, 1, 3), dtype=np.uint8), list[Picture]()
         with quiet_pictures():
             for picture in pictures:
-                image = self._opened(picture)
+                image = _opened(picture, self.report)
                 if image is None:
                     continue
                 if self.shape is None:
@@ -290,17 +317,18 @@ class _Reader:
         check_memory(self.count, height, width)
         return height, width
 
-    def _opened(self, picture: Picture) -> Image.Image | None:
-        """A picture in the mode L or RGB; None after a report."""
-        try:
-            return decoded(picture.source)
-        except HugePicture as error:
-            found = Problem("huge picture", picture.place, str(error), "Save it smaller.")
-        except Exception as error:  # a broken one makes its decoder raise whatever it likes
-            told, advice = f"cannot be read ({error})", "Save it again, or delete it."
-            found = Problem("broken picture", picture.place, told, advice)
-        self.report(found)
-        return None
+
+def _opened(picture: Picture, report: Report) -> Image.Image | None:
+    """A picture in the mode L or RGB; None after a report."""
+    try:
+        return decoded(picture.source)
+    except HugePicture as error:
+        found = Problem("huge picture", picture.place, str(error), "Save it smaller.")
+    except Exception as error:  # a broken one makes its decoder raise whatever it likes
+        told, advice = f"cannot be read ({error})", "Save it again, or delete it."
+        found = Problem("broken picture", picture.place, told, advice)
+    report(found)
+    return None
 
 
 class HugePicture(ValueError):

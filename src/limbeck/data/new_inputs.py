@@ -1,8 +1,8 @@
 """Which new inputs does a file hold, that no label is known of?
 
 Texts: a `.jsonl`, `.csv` or `.parquet` with `text` (and an `id`, if there is one), or a `.txt` with
-one on each line. Images: `digits`, the test images of the built-in data. This module knows no
-model.
+one on each line. Images: a picture, a folder of them, or `digits`, the test images of the built-in
+data. This module knows no model.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from limbeck.data.images import new_pictures
 from limbeck.data.labelled import DIGITS, read_labelled
 from limbeck.data.labelled_parts import ending
 from limbeck.data.labelled_texts import ENDINGS, objects
@@ -21,11 +22,15 @@ from limbeck.errors import ConfigError, DataError
 
 TEXTS = ".txt"
 FILES = "a .jsonl, .csv or .parquet with `text`, or a .txt with a text on each line"
+PICTURES = "a picture, or a folder of pictures"
 _IDS = ("id", "_id")
 
 
-def read_new_inputs(name: str) -> tuple[Sequence[str], Sequence[str] | np.ndarray]:
-    """The ids and the inputs in a file: an id is the row's own, else the number of its line.
+def read_new_inputs(
+    name: str, shape: tuple[int, int, int] | None = None
+) -> tuple[Sequence[str], Sequence[str] | np.ndarray]:
+    """The ids and the inputs in a file: an id is the row's own, else the number of its line. Of
+    images, which are made of this `shape` (height, width, channels), it is the path.
 
     Raises:
         ConfigError: when there is no such file, or its name does not say what it holds.
@@ -36,7 +41,13 @@ def read_new_inputs(name: str) -> tuple[Sequence[str], Sequence[str] | np.ndarra
         return test.ids, test.inputs
     path = Path(name).expanduser()
     if not path.exists():
-        raise ConfigError(f"There is no file {name!r}. Name {FILES}.")
+        told = FILES if shape is None else PICTURES
+        raise ConfigError(f"There is no file {name!r}. Name {told}.")
+    if shape is not None and (path.is_dir() or ending(path) not in (*ENDINGS, TEXTS)):
+        ids, images = new_pictures(path, shape, _report)
+        if not ids:
+            raise DataError(f"There are no pictures in {path}. Name {PICTURES}.")
+        return ids, images
     if path.is_dir() or ending(path) not in (*ENDINGS, TEXTS):
         raise ConfigError(f"{name} is not a file of texts. Name {FILES}.")
     rows = list(_plain(path) if ending(path) == TEXTS else _rows(path))

@@ -250,6 +250,16 @@ def test_pictures_are_learned_and_measured_in_one_size(tmp_path: Path) -> None:
     student = str(tmp_path / "run" / "student")
     again = pipeline.evaluate(student, str(data), image_size=6, precision="fp32")
     assert again.rows[-1]["accuracy"] == found.rows[-1]["accuracy"]
+    given = sorted(data.rglob("*.png"))
+    lines = pipeline.predict(tmp_path / "run", data)
+    assert [row["id"] for row in lines] == [str(each.relative_to(data)) for each in given]
+    assert pipeline.predict(student, given[0])[0]["label"] == lines[0]["label"]
+    (data / "blue" / "x.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"blue/x.png: cannot be read"):
+        pipeline.predict(student, data)
+    (data / "blue" / "x.png").unlink()
+    with pytest.raises(DataError, match=r"no pictures in"):
+        pipeline.predict(student, tmp_path / "run" / "student")
     with pytest.raises(ModelError, match=r"reads images of 6 x 6 .*not images of 8 x 8"):
         pipeline.evaluate(student, str(data), image_size=8, precision="fp32")
 

@@ -50,7 +50,7 @@ def predict(
     Raises:
         ConfigError, DataError, ModelError: for inputs that the model does not read.
     """
-    ids, given = _inputs(inputs)
+    ids, given = _inputs(inputs, getattr(model, "shape", None))  # of images
     logits = class_logits(model, given, engine, progress).astype(np.float64)
     shares = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     order = np.argsort(-shares, axis=1, kind="stable")[:, :top]
@@ -81,7 +81,9 @@ def class_logits(
     return found
 
 
-def _inputs(inputs: Any) -> tuple[Sequence[str], Sequence[str] | np.ndarray]:
+def _inputs(
+    inputs: Any, shape: tuple[int, int, int] | None
+) -> tuple[Sequence[str], Sequence[str] | np.ndarray]:
     """Ids and inputs.
 
     Raises:
@@ -89,7 +91,7 @@ def _inputs(inputs: Any) -> tuple[Sequence[str], Sequence[str] | np.ndarray]:
         DataError: for what cannot be used.
     """
     if isinstance(inputs, str | Path):
-        return read_new_inputs(str(inputs))
+        return read_new_inputs(str(inputs), shape)
     ids = [str(at) for at in range(len(inputs))]
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "fiub":
         return ids, _images(inputs)
