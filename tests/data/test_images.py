@@ -105,7 +105,6 @@ def test_a_missing_dev_is_cut_and_missing_classes_are_noted(animals: Path) -> No
     (animals / "validation").rmdir()
     for file in (animals / "test" / "dog").iterdir():
         file.unlink()
-    (animals / "test" / "dog").rmdir()
     found = read_labelled(animals)
     assert len(found.parts["dev"]) == 2
     assert found.parts["dev"].ids == read_labelled(animals).parts["dev"].ids
@@ -168,6 +167,12 @@ def test_a_picture_that_cannot_be_used_is_refused(animals: Path, content: bytes,
         read_labelled(animals)
 
 
+def test_pixels_that_are_floats_are_refused(animals: Path) -> None:
+    Image.new("F", (4, 6), 0.5).save(animals / "train" / "cat" / "0.tiff")
+    with pytest.raises(DataError, match=r"train/cat/0.tiff: .*its pixels are floats"):
+        read_labelled(animals)
+
+
 def test_a_picture_that_is_cut_short_is_refused(animals: Path) -> None:
     noise = np.random.default_rng(0).integers(256, size=(6, 4, 3), dtype=np.uint8)
     Image.fromarray(noise).save(animals / "train" / "cat" / "0.png")
@@ -216,9 +221,10 @@ def test_folders_that_are_no_classes_are_refused(animals: Path, tmp_path: Path) 
     with pytest.raises(DataError, match=r"test/cow/0.png: label 'cow' is not among the 2"):
         read_labelled(animals)
     (animals / "test" / "cow" / "0.png").unlink()
-    with pytest.raises(DataError, match=r"test/cow: there are no pictures in it"):
+    (animals / "test" / "cow").rename(animals / "train" / "cow")
+    with pytest.raises(DataError, match=r"train/cow: there are no pictures in it"):
         read_labelled(animals)
-    (animals / "test" / "cow").rmdir()
+    (animals / "train" / "cow").rmdir()
     (animals / "val").mkdir()
     with pytest.raises(DataError, match=r"dev/ and val/, which are the same split"):
         read_labelled(animals)

@@ -95,7 +95,7 @@ def read_pictures(path: Path, report: Report, size: int | None) -> Parts:
         told = ", ".join(f"{each.name}/" for each in splits.values())
         raise DataError(f"{path} has {told} and no train/ to learn from. Add train/CLASS/.")
     found = {
-        split: _of_classes(folder, root, report, skipped)
+        split: _of_classes(folder, root, report, skipped, learned=split == "train")
         for split, folder in (splits or {"train": root}).items()
     }
     more = list(_below(root / UNLABELLED, None, root, report, skipped))
@@ -149,8 +149,11 @@ def new_pictures(
     return used, images[: len(used)]
 
 
-def _of_classes(folder: Path, root: Path, report: Report, skipped: list[str]) -> list[Picture]:
-    """The pictures of a split, whose folders are its classes.
+def _of_classes(
+    folder: Path, root: Path, report: Report, skipped: list[str], *, learned: bool
+) -> list[Picture]:
+    """The pictures of a split, whose folders are its classes; where they are `learned`, each of
+    them has some.
 
     Raises:
         DataError: when there is no such folder.
@@ -173,7 +176,7 @@ def _of_classes(folder: Path, root: Path, report: Report, skipped: list[str]) ->
     found = []
     for each in names:
         own = list(_below(each, each.name, root, report, skipped))
-        if not own:
+        if not own and learned:
             advice = "Add some, or delete the folder."
             report(
                 Problem("empty class", _shown(each, root), "there are no pictures in it", advice)
@@ -364,6 +367,8 @@ def _plain(image: Image.Image) -> Image.Image:
     """A picture turned as its camera was held, on white, in the mode L or RGB."""
     from PIL import Image, ImageOps
 
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, and what is white among them is not known")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bits of grey
         return Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))

@@ -181,8 +181,9 @@ def holds_labelled(data: str) -> bool:
     try:
         if labelled_texts.holds_texts(path):
             return True
-        found = _layouts(path) or image_arrays.holds_pickles(path)
-        return bool(found) and not looks_like_collection(data)
+        if looks_like_collection(data):
+            return False
+        return bool(_layouts(path)) or image_arrays.holds_pickles(path)
     except OSError:
         return False
 

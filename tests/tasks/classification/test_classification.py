@@ -13,11 +13,13 @@ from typer.testing import CliRunner
 
 from limbeck import pipeline
 from limbeck.bench import bench
+from limbeck.bench.api import BenchCall
 from limbeck.cli import app
 from limbeck.data.labelled import read_labelled
 from limbeck.errors import ConfigError, DataError, ModelError, TeacherRefused
 from limbeck.models.classifier import ConvNet, TextClassifier, load_classifier
 from limbeck.record import read_record
+from limbeck.tasks.task import kind_named
 
 STEPS = {"max_steps": 6, "batch_size": 16, "eval_steps": 3, "save_steps": 2}
 TEACHER = {f"teacher_classifier.{key}": value for key, value in {**STEPS, "max_steps": 40}.items()}
@@ -204,6 +206,11 @@ def test_recipes_are_compared_with_their_baselines(tmp_path: Path) -> None:
     assert found.record["budget"] == {"max_steps": 4, "batch_size": 32}
     compared = pipeline.compare([tmp_path / "bench" / f"{name}-0" for name in ("kd", "nkd")])
     assert compared.measure == "accuracy"
+
+
+def test_arms_of_a_bench_read_images_of_one_size() -> None:
+    call = BenchCall("pictures", out="bench", recipes=["kd"], image_size=8)
+    assert call.shared(kind_named("classification")).image_size == 8
 
 
 def test_what_cannot_be_used_is_refused(tmp_path: Path, texts: Path) -> None:
