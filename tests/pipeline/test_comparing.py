@@ -141,7 +141,7 @@ def test_runs_that_cannot_be_paired(copy: Copy, invoke: Invoke) -> None:
         if line.startswith("digest")
     )
     replace(other / "run.toml", digest, "0" * 64)
-    refused(invoke, base, other, says=[str(other), digest[:16], "0" * 16, "one collection"])
+    refused(invoke, base, other, says=[str(other), digest[:16], "0" * 16, "the same data"])
     replace(other / "run.toml", "0" * 64, digest)
 
     table = pl.read_parquet(other / "per_query.parquet")

@@ -79,6 +79,7 @@ def build(
     from limbeck.data import read_collection
 
     with on_stderr() as progress:
+        indexing.check_searchable(model)
         found = indexing.build(
             model,
             # only passages are needed

@@ -3,6 +3,7 @@
 from limbeck.indexing.building import Changed, add, build, delete
 from limbeck.indexing.checking import Checked, check
 from limbeck.indexing.files import Index, open_index
+from limbeck.indexing.runs import check_searchable
 from limbeck.indexing.searching import BY, By, Hit, Searcher, find_index, open_searcher
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "add",
     "build",
     "check",
+    "check_searchable",
     "delete",
     "find_index",
     "open_index",

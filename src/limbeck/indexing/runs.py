@@ -55,6 +55,16 @@ def student_of(run: Path) -> str:
     return str(run / STUDENT)
 
 
+def check_searchable(model: str) -> None:
+    """Refuse a run whose student finds nothing, before any data is read.
+
+    Raises:
+        ConfigError: when it is one, or has no student.
+    """
+    if is_run(Path(model)):
+        student_of(Path(model))
+
+
 def data_of(run: Path) -> Collection:
     """The collection that a run learned from, read again.
 

@@ -257,8 +257,8 @@ class Ranker(WrappedModel):
         super().__init__(model)
         if model.num_labels != 1:
             raise ModelError(
-                f"The ranker has {model.num_labels} labels; one score per pair is needed. Name "
-                "another model."
+                f"The model has {model.num_labels} labels; one score per pair is needed. It is a "
+                "classifier, not a ranker: name another model."
             )
         if model.default_prompt_name and model.prompts.get(model.default_prompt_name):
             raise ModelError(

@@ -298,7 +298,7 @@ def _check_same_collection(
         raise ConfigError(
             f"{folder} ran on {own['name']}, digest {own['digest'][:16]}; {first} on "
             f"{theirs['name']}, digest {theirs['digest'][:16]}. Figures of different passages, "
-            "queries, judgements or --labels cannot be paired: compare runs of one collection."
+            "queries, judgements or --labels cannot be paired: compare runs on the same data."
         )
 
 

@@ -45,6 +45,8 @@ from limbeck.models.graph import (
     to_onnx,
     to_openvino,
 )
+from limbeck.pipeline.predicting import kind_of_model
+from limbeck.record import FIRST_TASK
 from limbeck.search import BM25
 from limbeck.store import new_folder
 from limbeck.tasks.task import TaskKind, kind_reading
@@ -109,6 +111,12 @@ def export(
         raise ConfigError("int8 is calibrated and measured on your own texts. Add --data DATA.")
     if is_exported(model):
         raise ConfigError(f"{model} is exported already. Name the model that it came from.")
+    kind, _ = kind_of_model(model)
+    if kind is not None and kind.name != FIRST_TASK:
+        raise ConfigError(
+            f"{model} is a model of {kind.name}; only encoders and rankers of {FIRST_TASK} are "
+            "exported. Use it as it is, with `limbeck predict`."
+        )
     if to == "onnx":
         onnxruntime()  # refused now when it is not there; the converters ask for themselves
     teacher = load_teacher(model)

@@ -10,7 +10,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import limbeck
+from collections_here import made_up
 from limbeck.cli import app
+from limbeck.data.labelled import read_labelled
 from limbeck.models.classifier import TextClassifier
 from limbeck.models.loading import load_encoder
 from limbeck.tasks.classification.predicting import is_classifier
@@ -82,8 +84,6 @@ def test_a_run_and_its_models_predict_images(digits_run: Path) -> None:
     assert limbeck.predict(teacher, "digits") == limbeck.predict(digits_run / "teacher", "digits")
     metrics = json.loads((digits_run / "metrics.json").read_text(encoding="utf-8"))
     reached = {row["model"]: row["accuracy"] for row in metrics["rows"]}
-    from limbeck.data.labelled import read_labelled
-
     test = read_labelled("digits").parts["test"]
     right = [row["label"] == str(label) for row, label in zip(by_run, test.labels, strict=True)]
     assert np.mean(right) == pytest.approx(reached["student"])
@@ -91,6 +91,39 @@ def test_a_run_and_its_models_predict_images(digits_run: Path) -> None:
     assert [row["label"] for row in limbeck.predict(digits_run, whole)] == [
         row["label"] for row in by_run[:3]
     ]
+
+
+def test_pictures_are_made_as_large_as_the_model_reads_them(
+    digits_run: Path, texts: Path, tmp_path: Path
+) -> None:
+    Image = pytest.importorskip("PIL.Image")
+    test = read_labelled("digits").parts["test"]
+    grey = np.rint(np.asarray(test.inputs)[:3, ..., 0] * 255).astype(np.uint8)
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    large = Image.fromarray(grey[2]).resize((64, 64), Image.Resampling.NEAREST)
+    Image.fromarray(grey[0]).save(folder / "a.png")
+    large.convert("RGB").save(folder / "more" / "b.png")
+    Image.fromarray(grey[1]).save(folder / "z.png")
+    (folder / "notes.txt").write_text("no picture", encoding="utf-8")
+    found = rows(call(digits_run, folder).stdout)
+    assert [row["id"] for row in found] == ["a.png", "z.png", "more/b.png"]
+    exact = limbeck.predict(digits_run, grey[..., None])
+    for at in (0, 1):
+        assert found[at]["probability"] == exact[at]["probability"]
+    assert found[2]["probability"] == pytest.approx(exact[2]["probability"], abs=0.05)
+    [alone] = limbeck.predict(digits_run, folder / "a.png")
+    assert alone == found[0]
+    (folder / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "empty").mkdir()
+    for words, says in (
+        ((digits_run, folder), "broken.png: cannot be read"),
+        ((digits_run, tmp_path / "empty"), "no pictures"),
+        ((texts, folder), "is not a file of texts"),
+    ):
+        refused = call(*words)
+        assert refused.exit_code == 2
+        assert says in refused.output
 
 
 @pytest.mark.parametrize("name", ["student", "teacher"])
@@ -152,6 +185,48 @@ def test_what_cannot_be_predicted_is_refused(
         assert found.exit_code == 2, words
         assert says in found.output, words
     assert good.read_text(encoding="utf-8") == "a cat\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("search", "RUN", "hello"), "a run of classification"),
+        (("serve", "RUN"), "a run of classification"),
+        (("index", "RUN", "digits"), "a run of classification"),
+        (("index", "build", "RUN", "no-such-data"), "a run of classification"),
+        (("export", "RUN", "--to", "onnx", "--out", "OUT"), "a model of classification"),
+        (("export", "RUN/student", "--to", "onnx", "--out", "OUT"), "a model of classification"),
+        (("export", "TEXTS", "--to", "openvino", "--out", "OUT"), "a model of classification"),
+        (("index", "RUN/student", "DATA", "--out", "OUT"), "a classifier of images"),
+        (("index", "TEXTS", "DATA", "--out", "OUT"), "a classifier, not a ranker"),
+        (("evaluate", "TEXTS", "digits"), "3 classes and digits has 10"),
+        (("evaluate", "nowhere", "digits"), "There is no folder 'nowhere'"),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, tuple) else "",
+)
+def test_other_commands_refuse_a_classifier_and_say_why(
+    words: tuple[str, ...], says: str, digits_run: Path, texts: Path, tmp_path: Path
+) -> None:
+    data = made_up().write(tmp_path / "data")
+    places = {"RUN": digits_run, "TEXTS": texts, "DATA": data, "OUT": tmp_path / "out"}
+    given = [re.sub("^(RUN|TEXTS|DATA|OUT)", lambda at: str(places[at[0]]), word) for word in words]
+    found = CliRunner().invoke(app, given)
+    assert found.exit_code == 2
+    assert says in found.output
+
+
+def test_a_classifiers_run_is_measured(digits_run: Path) -> None:
+    found = limbeck.evaluate(str(digits_run), "digits", precision="fp32")
+    metrics = json.loads((digits_run / "metrics.json").read_text(encoding="utf-8"))
+    [student] = [row for row in metrics["rows"] if row["model"] == "student"]
+    assert found.rows[0]["accuracy"] == student["accuracy"]
+
+
+def test_an_unfinished_run_says_so(digits_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_bytes((digits_run / "run.toml").read_bytes())
+    found = call(tmp_path, "digits")
+    assert found.exit_code == 2
+    assert "not finished" in found.output
 
 
 def test_objects_that_cannot_be_predicted_are_refused(texts: Path, digits_run: Path) -> None:
