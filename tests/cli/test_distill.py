@@ -37,6 +37,7 @@ def test_what_is_not_given_takes_its_default(invoke: Invoke, pipeline: FakePipel
         "drop_unknown_judgements": False,
         "keep_own_passage": False,
         "language": "auto",
+        "image_size": None,
         "force": False,
     }
 
@@ -53,6 +54,7 @@ def test_every_option_reaches_the_pipeline(
     options += "--recipe kl --labels 500 --seed 7 --budget 1.5h --store kept --backend torch "
     options += "--precision fp32 --workers 4 --force-teacher --drop-unknown-judgements --force "
     options += "--keep-own-passage --candidates a.trec --candidates b.tsv --query-model t5 "
+    options += "--image-size 9 "
     result = invoke(
         *["distill", "docs", "--out", "run", *options.split(), "--settings", file],
         *["--set", "max_steps=5", "--set", "name=a=b"],
@@ -89,6 +91,7 @@ def test_every_option_reaches_the_pipeline(
         "drop_unknown_judgements": True,
         "keep_own_passage": True,
         "language": "auto",
+        "image_size": 9,
         "force": True,
     }
 

@@ -23,6 +23,7 @@ def test_every_option_reaches_the_pipeline(invoke: Invoke, pipeline: FakePipelin
         "drop_unknown_judgements": True,
         "keep_own_passage": True,
         "language": "auto",
+        "image_size": None,
     }
     assert result.stdout.startswith("model    nDCG@10\n")
 
