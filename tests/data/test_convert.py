@@ -60,6 +60,12 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     convert(source, tmp_path / "empty")
 
 
+def test_examples_of_classes_are_no_collection(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"digits holds examples of classes"):
+        convert("digits", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_used_leaves_nothing_behind(tmp_path: Path) -> None:
     source = beir(tmp_path / "source")
     (source / "qrels" / "train.tsv").write_text("q0\tp7\t1\n")

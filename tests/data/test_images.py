@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -272,12 +270,9 @@ def write_parquet(path: Path, labels: list[int], names: list[str] | None = None)
     """A file as the hub has them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [{"bytes": encoded(("red", "blue")[label % 2]), "path": None} for label in labels]
-    table = pa.table({"image": rows, "label": labels})
-    if names is not None:
-        features = {"label": {"names": names, "_type": "ClassLabel"}}
-        about = json.dumps({"info": {"features": features}})
-        table = table.replace_schema_metadata({"huggingface": about})
-    pq.write_table(table, path)
+    features = {"label": {"names": names, "_type": "ClassLabel"}} if names else {}
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    pl.DataFrame({"image": rows, "label": labels}).write_parquet(path, metadata=about)
     return path
 
 

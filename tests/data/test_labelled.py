@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from limbeck.data.labelled import Labelled, holds_labelled, read_labelled
@@ -116,10 +114,10 @@ def test_csv_packed_files_and_numbers_as_names(tmp_path: Path) -> None:
 def test_texts_in_parquet_as_the_hub_has_them(tmp_path: Path) -> None:
     names = ["lost card", "cash"]
     about = json.dumps({"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}})
-    table = pa.table({"text": [f"text {at}" for at in range(20)], "label": [0, 1] * 10})
+    table = pl.DataFrame({"text": [f"text {at}" for at in range(20)], "label": [0, 1] * 10})
     path = tmp_path / "data" / "train-00000-of-00001.parquet"
     path.parent.mkdir()
-    pq.write_table(table.replace_schema_metadata({"huggingface": about}), path)
+    table.write_parquet(path, metadata={"huggingface": about})
     assert holds_labelled(str(tmp_path))
     found = read_labelled(tmp_path)
     assert found.classes == ("lost card", "cash")

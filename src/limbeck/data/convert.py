@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from limbeck.data.collection import Collection, Texts
+from limbeck.data.labelled import holds_labelled
 from limbeck.data.reading import read_as_given
 from limbeck.errors import ConfigError, DataError
 from limbeck.store import new_folder
@@ -29,6 +30,8 @@ def convert(data: str | Path, out: Path, *, drop_unknown_judgements: bool = Fals
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise ConfigError(f"{out} is there already, and nothing is overwritten. Name a new folder.")
+    if holds_labelled(str(data)):
+        raise ConfigError(f"{data} holds examples of classes. Only a collection is converted.")
     collection = read_as_given(data, drop_unknown_judgements=drop_unknown_judgements)
     _check_ids(collection)
     with new_folder(out, stage="convert") as folder:
