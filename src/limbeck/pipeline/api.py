@@ -254,7 +254,9 @@ def evaluate(
         language=language,
         image_size=image_size,
     )
-    kind = kind_reading(data)
+    kind, (of_model, _) = kind_reading(data), kind_of_model(model)
+    if of_model is not None and not kind.holds(data):
+        kind = of_model  # which says what is wrong with the data
     found = kind.read(config)
     if split not in found.splits:
         there = ", ".join(found.splits) or "none"

@@ -499,11 +499,17 @@ def kind_of_recipe(name: str, task: str | None, data: object) -> TaskKind:
     """The kind of task that a recipe runs on: its own or, of one over rows (None), the data's.
 
     Raises:
-        ConfigError: when the data's task has no rows.
+        ConfigError: when the data's task has no rows, or no task reads the data.
     """
     if task is not None:
         return kind_named(task)
     kind = kind_reading(data)
+    if not kind.has_rows and not kind.holds(data):
+        rows = [layout for each in kinds().values() if each.has_rows for layout in each.layouts]
+        raise ConfigError(
+            f"{data} holds no data that --recipe {name} learns from. Name "
+            f"{'; or '.join(layout.words for layout in rows)}."
+        )
     if not kind.has_rows:
         raise ConfigError(
             f"--recipe {name} learns rows of alternatives, which {kind.name} does not lay out. "

@@ -200,6 +200,11 @@ def test_what_cannot_be_predicted_is_refused(
         (("index", "RUN/student", "DATA", "--out", "OUT"), "a classifier of images"),
         (("index", "TEXTS", "DATA", "--out", "OUT"), "a classifier, not a ranker"),
         (("evaluate", "TEXTS", "digits"), "3 classes and digits has 10"),
+        (("evaluate", "TEXTS", "none.jsonl"), "There is no file or folder none.jsonl"),
+        (
+            ("distill", "none", "--recipe", "nkd", "--out", "OUT"),
+            "none holds no data that --recipe",
+        ),
         (("evaluate", "nowhere", "digits"), "There is no folder 'nowhere'"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, tuple) else "",
