@@ -56,6 +56,41 @@ def cosine(warmup: int, total: int) -> Schedule:
     )
 
 
+def stairs(
+    warmup: int, total: int, at: Sequence[float] = (0.625, 0.75, 0.875), factor: float = 0.1
+) -> Schedule:
+    """Rises from 0 to 1 over `warmup` updates, and is multiplied by `factor` at each of these
+    shares of `total`; by default those of 240 epochs of CIFAR-100, at 150, 180 and 210.
+
+    Raises:
+        ValueError: unless 0 <= warmup <= total and total >= 1.
+
+    Example:
+        >>> schedule = stairs(0, 8)
+        >>> [round(schedule(update), 3) for update in range(8)]
+        [1.0, 1.0, 1.0, 1.0, 1.0, 0.1, 0.01, 0.001]
+    """
+    _check(warmup, total)
+    return lambda update: (
+        update / warmup
+        if update < warmup
+        else factor ** sum(update >= share * total for share in at)
+    )
+
+
+def cosine_rise(done: float, total: float) -> float:
+    """(1 - cos(pi done / total)) / 2: rises from 0 to 1 along half a cosine and stays there; 1
+    where `total` is 0.
+
+    Source: the curriculum of Li et al. 2023, arXiv:2211.16231.
+
+    Example:
+        >>> [round(cosine_rise(done, 10), 6) for done in (0, 1, 2, 5, 9, 10, 50)]
+        [0.0, 0.024472, 0.095492, 0.5, 0.975528, 1.0, 1.0]
+    """
+    return 0.5 * (1.0 - math.cos(math.pi * done / total)) if done < total else 1.0
+
+
 def shared_out(total: int, shares: Sequence[float]) -> list[int]:
     """How many of `total` updates each of several stages makes, by its share: whole numbers that
     add up to `total`, at least 1 for every share above 0.

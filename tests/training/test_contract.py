@@ -1,19 +1,21 @@
 """The shapes that every method must fit, each as one small stage that really trains."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck.data.derived import DerivedTexts
 from limbeck.errors import StageError
 from limbeck.objectives.embedding import squared_error
 from limbeck.objectives.listwise import cross_entropy, distillation_kl, kl_divergence
 from limbeck.store import read_json
-from limbeck.training import Scorer, Stage, Turn, forward, frozen_copy, frozen_player, train
+from limbeck.training import Pass, Scorer, Stage, Turn, forward, frozen_copy, frozen_player, train
+from limbeck.training.distributed import Group
 from limbeck.types import Loss, Scores, Signals
 from toys import (
     Bag,
@@ -481,3 +483,55 @@ def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path: Path) -> None:
     )
     with pytest.raises(StageError, match=r"step 0: the loss is not finite \(\{'hard': nan\}\)"):
         train(Stage("nan", [student], Tokens(), [turn], 3), a_run(tmp_path))
+
+
+class ByBatch(nn.Module):
+    """A linear map of word counts, normalised by its batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(nn.Linear(20, 4), nn.BatchNorm1d(4))
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        return self.layers(nn.functional.one_hot(features["ids"], 20).float().mean(dim=1))
+
+
+def test_a_player_with_batch_statistics_reads_its_items_at_once(tmp_path: Path) -> None:
+    """However small micro-batches and memory are, its outputs are those of one whole batch."""
+
+    def trained(name: str, **limits: int) -> nn.Module:
+        player = a_player("student", ByBatch())
+
+        def forward(update, batch):
+            values = outputs(update, "student", batch.passages)
+            return Signals({"student": Scores.of(values)})
+
+        def loss(signals):
+            return Loss({"hard": cross_entropy(signals.scores["student"])})
+
+        turn = Turn(forward, loss, trains=frozenset({"student"}))
+        run = replace(a_run(tmp_path / name), **limits)
+        train(Stage("train", [player], Tokens(), [turn], updates=3), run)
+        return player.model
+
+    whole = trained("whole")
+    assert not torch.equal(whole.layers[1].running_mean, torch.zeros(4))
+    assert same(whole, trained("small", train_tokens=5, activation_bytes=1))
+
+
+def test_several_processes_cannot_share_out_a_batch_that_is_normalised(tmp_path: Path) -> None:
+    player = a_player("student", ByBatch())
+    run = replace(a_run(tmp_path), group=Group(0, 2))
+    update = Pass(
+        run,
+        {"student": player},
+        frozenset({"student"}),
+        stage="train",
+        update=0,
+        progress=0.0,
+        bytes_per_token={},
+    )
+    with pytest.raises(StageError, match=r"normalises by its batch, which 2 processes"):
+        outputs(update, "student", Tokens().batch(0).passages)

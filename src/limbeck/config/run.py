@@ -187,6 +187,13 @@ class RunConfig:
             minimum=1,
         ),
     )
+    augment: Literal["auto", "none", "crop", "crop-flip"] = field(
+        default="auto",
+        metadata=_option(
+            "How training images are varied: cut from the padded image, and mirrored; `auto` does "
+            "both with colour images, and nothing with others.",
+        ),
+    )
     dim: int | None = field(
         default=None, metadata=_option("Give the student vectors of this width.", minimum=1)
     )

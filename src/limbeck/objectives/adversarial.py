@@ -35,6 +35,21 @@ def preference(ranker: Scores) -> Tensor:
     return (-torch.nn.functional.softplus(values - target)).masked_fill(~known, 0.0)
 
 
+def reversed_gradient(values: Tensor, factor: float) -> Tensor:
+    """The values as they are; their gradient times -factor, so that what a loss is minimised by
+    is changed to raise it.
+
+    Source: Ganin and Lempitsky 2015, arXiv:1409.7495, section 3.1.
+
+    Example:
+        >>> x = torch.tensor(2.0, requires_grad=True)
+        >>> (3 * reversed_gradient(x, 0.5)).backward()
+        >>> x.grad
+        tensor(-1.5000)
+    """
+    return values.detach() * (1 + factor) - factor * values
+
+
 def weighted_likelihood(
     retriever: Scores,
     rewards: Tensor,

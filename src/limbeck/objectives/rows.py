@@ -21,17 +21,19 @@ from torch import Tensor
 from limbeck.types import Scores
 
 
-def log_probabilities(values: Tensor, mask: Tensor, temperature: float) -> Tensor:
+def log_probabilities(values: Tensor, mask: Tensor, temperature: float | Tensor) -> Tensor:
     """The logarithm of softmax(values / temperature) over the slots in `mask`, and 0 in the others.
 
     Computed in fp32 at least. A row without any slot gives zeros.
 
-    Shapes: `values`, `mask` and the result [R, A].
+    Shapes: `values`, `mask` and the result [R, A]; a temperature that is learned, [R].
 
     Raises:
         ValueError: when the temperature is not above 0.
     """
-    if not temperature > 0:
+    if isinstance(temperature, Tensor):
+        temperature = temperature.unsqueeze(1)
+    elif not temperature > 0:
         raise ValueError(f"a temperature divides the scores and must be above 0, not {temperature}")
     fill = torch.where(mask.any(dim=1, keepdim=True), -torch.inf, 0.0)  # all -inf would give NaN
     scaled = torch.where(mask, precise(values) / temperature, fill)
@@ -78,8 +80,15 @@ class RowLoss:
         """The mean over the rows that count; 0 when none does."""
         return weighted_mean(self.values, self.weight)
 
-    def __rmul__(self, factor: float) -> RowLoss:
+    def __rmul__(self, factor: float | Tensor) -> RowLoss:
         return RowLoss(factor * self.values, self.weight)
+
+    def __add__(self, other: RowLoss) -> RowLoss:
+        """Both of each row, a row without one of them having the other; it counts by the larger
+        weight.
+        """
+        both = [torch.where(part.weight > 0, part.values, 0.0) for part in (self, other)]
+        return RowLoss(both[0] + both[1], torch.maximum(self.weight, other.weight))
 
 
 def hard(student: Scores, temperature: float = 1.0) -> RowLoss:
@@ -90,8 +99,10 @@ def hard(student: Scores, temperature: float = 1.0) -> RowLoss:
     return RowLoss(rows, known)
 
 
-def kd(teacher: Scores, student: Scores, temperature: float) -> RowLoss:
+def kd(teacher: Scores, student: Scores, temperature: float | Tensor) -> RowLoss:
     """temperature^2 KL(teacher || student), both divided by the same temperature; of every row.
+
+    A temperature that is learned, [R], gets its gradient through both sides and the factor.
 
     Source: Hinton et al. 2015, arXiv:1503.02531, section 2.
     """

@@ -446,7 +446,10 @@ class Distillation:
         return student
 
     def _refuse(self, reason: str, notes: list[str]) -> None:
-        """Stop here, unless the teacher is forced."""
+        """Stop here, unless the teacher is forced or the recipe made for such."""
+        if self.request.recipe.withstands:
+            notes.append(f"teacher: {reason} {self.request.recipe.name} is made to withstand that")
+            return
         if not self.request.config.force_teacher:
             self.outputs.refuse_teacher(reason)
         notes.append(f"teacher: forced. {reason}")

@@ -73,7 +73,8 @@ class Recipe:
 
     `fits` are the kinds of teacher that a student's recipe fits itself, by default and in order.
     Such a recipe also takes a given teacher, of the kinds that it `takes` (none = any kind), or
-    None, and says with `RecipeResult` what became of them.
+    None, and says with `RecipeResult` what became of them. `withstands`: the recipe is made for
+    teachers that are partly wrong, so that one which does not beat the student is not refused.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Recipe:
     presets: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     fits: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
+    withstands: bool = False
 
     def train(self, task: Any, teacher: Any, student: Any, settings: Any) -> RecipeResult | None:
         """Train a student in place; what is said of the teachers, where the recipe fits them."""
@@ -117,6 +119,7 @@ def recipe(
     presets: Mapping[str, Mapping[str, object]] | None = None,
     fits: tuple[str, ...] = (),
     takes: tuple[str, ...] = (),
+    withstands: bool = False,
 ) -> Callable[[F], F]:
     """Record a function as a recipe: for a task, or `over` the rows of any.
 
@@ -139,6 +142,7 @@ def recipe(
             presets or {},
             fits,
             takes,
+            withstands,
         )
         return function
 

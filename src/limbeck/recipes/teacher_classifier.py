@@ -10,7 +10,7 @@ from __future__ import annotations
 from limbeck.objectives.rows import hard
 from limbeck.recipes.registry import recipe
 from limbeck.tasks.classification import Classification, ClassTeacher
-from limbeck.tasks.classification.task import Net
+from limbeck.tasks.classification.teachers import Net
 from limbeck.tasks.rows import RowsSettings
 
 

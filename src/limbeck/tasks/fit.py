@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from limbeck.errors import ConfigError
-from limbeck.schedules import linear_warmup_decay, shared_out
+from limbeck.schedules import cosine, linear_warmup_decay, shared_out, stairs
 from limbeck.settings import Settings
 from limbeck.training import (
     Forward,
@@ -53,7 +53,18 @@ class TrainingSettings(Settings):
     )
     learning_rate: float = Field(2e-4, gt=0, description="peak of the learning rate")
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="share of the steps spent warming up")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decay of matrices")
+    schedule: Literal["linear", "cosine", "steps"] = Field(
+        "linear",
+        description="how the learning rate falls after its peak: in a line to 0, along a cosine to "
+        "0, or to a tenth at 62.5, 75 and 87.5 percent of the steps",
+    )
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="AdamW, or SGD with a momentum of 0.9 (Nesterov's)"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="the optimiser's decay of matrices")
+    clip: float = Field(
+        1.0, gt=0, description="largest norm of a model's gradient; above it, it is scaled down"
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout while training")
     eval_steps: int | None = Field(
         None,
@@ -132,7 +143,7 @@ class Trainer(Protocol):
         name: str,
         players: Sequence[Player],
         source: Examples,
-        turn: Turn,
+        turn: Turn | Sequence[Turn],
         updates: int,
         settings: TrainingSettings,
         *,
@@ -149,6 +160,11 @@ def updates_of(settings: TrainingSettings, updates_per_pass: float) -> int:
 def default_updates(updates_per_pass: float) -> int:
     """How many steps are made when nothing is said: `PASSES` passes, within bounds."""
     return min(max(math.ceil(PASSES * updates_per_pass), MIN_STEPS), MAX_STEPS)
+
+
+def turns_of(turn: Turn | Sequence[Turn]) -> Sequence[Turn]:
+    """The turns of a stage, where one may be given alone."""
+    return [turn] if isinstance(turn, Turn) else turn
 
 
 def share_updates(updates: int, shares: Sequence[float]) -> list[int]:
@@ -178,12 +194,14 @@ def player(
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = settings.dropout
+    falls = {"linear": linear_warmup_decay, "cosine": cosine, "steps": stairs}[settings.schedule]
     return trained_player(
         name,
         module,
         learning_rate=settings.learning_rate,
-        schedule=linear_warmup_decay(int(settings.warmup_ratio * updates), updates),
+        schedule=falls(int(settings.warmup_ratio * updates), updates),
         weight_decay=settings.weight_decay,
+        optimizer=settings.optimizer,
         makes=makes,
     )
 
@@ -193,17 +211,21 @@ def train_model(
     name: str,
     model: nn.Module,
     source: Examples,
-    turn: Turn,
+    turn: Turn | Sequence[Turn],
     settings: TrainingSettings,
     *,
     makes: Makes = "student",
     parts: nn.Module | None = None,
+    parts_learning_rate: float | None = None,
     frozen: Sequence[Player] = (),
 ) -> Trained:
     """Train the player `student` (and `parts`) in place, beside frozen players: one stage of one
     turn. The player has this name whatever it is to become, since its dropout is seeded by it.
     """
     updates = updates_of(settings, source.updates_per_pass)
+    of_parts = settings
+    if parts_learning_rate is not None:
+        of_parts = settings.model_copy(update={"learning_rate": parts_learning_rate})
     return task.train_stage(
         name,
         [player("student", model, settings, updates, makes=makes), *frozen],
@@ -211,7 +233,7 @@ def train_model(
         turn,
         updates,
         settings,
-        parts=None if parts is None else player("parts", parts, settings, updates, makes=None),
+        parts=None if parts is None else player("parts", parts, of_parts, updates, makes=None),
     )
 
 
@@ -220,7 +242,7 @@ def train_stage(
     name: str,
     players: Sequence[Player],
     source: Examples,
-    turn: Turn,
+    turn: Turn | Sequence[Turn],
     updates: int,
     settings: TrainingSettings,
     *,
@@ -228,26 +250,30 @@ def train_stage(
     measure: Measure | None,
     parts: Player | None = None,
 ) -> Trained:
-    """Train players in place, with what they carry from earlier stages: one stage of one turn.
+    """Train players in place, with what they carry from earlier stages: one stage of one turn,
+    or of several.
 
     `inputs` are what the task's examples and signals depend on besides the players, the source and
     the forward's own inputs: a stage begun with other ones is refused.
     """
     models = [player.model for player in players if isinstance(player.model, Trainable)]
+    turns = turns_of(turn)
+    forwards = [each.forward for each in turns if isinstance(each.forward, Forward)]
     stage = Stage(
         f"train-{name}",
         players,
         source,
-        [turn],
+        turns,
         updates,
         parts=parts,
         settings={
             **settings.model_dump(exclude=set(settings.between)),
             "models": [model.digests() for model in models],
-            "signals": dict(turn.forward.inputs) if isinstance(turn.forward, Forward) else {},
+            "signals": {name: value for each in forwards for name, value in each.inputs.items()},
             **inputs,
         },
         measure=measure,
+        clip=settings.clip,
     )
     with ExitStack() as attention:
         for model in models:

@@ -2,7 +2,13 @@
 
 from limbeck.training.loop import Trained, train
 from limbeck.training.passes import Count, Pass
-from limbeck.training.players import Player, frozen_copy, frozen_player, trained_player
+from limbeck.training.players import (
+    Player,
+    frozen_copy,
+    frozen_player,
+    has_batch_statistics,
+    trained_player,
+)
 from limbeck.training.run import Run
 from limbeck.training.stages import Forward, Measure, Scorer, Source, Stage, Turn, forward
 
@@ -21,6 +27,7 @@ __all__ = [
     "forward",
     "frozen_copy",
     "frozen_player",
+    "has_batch_statistics",
     "train",
     "trained_player",
 ]

@@ -29,7 +29,7 @@ from limbeck.inference import Engine, plan_batches
 from limbeck.limit import TRAINED, Effort
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.store import digest
-from limbeck.training.players import Player
+from limbeck.training.players import Player, has_batch_statistics
 from limbeck.training.run import Run
 
 Features = dict[str, Tensor]
@@ -139,6 +139,11 @@ class Pass:
     ) -> Outputs:
         """As `run`, for a `call` that gives several outputs by name, from one forward per item:
         layers, or vectors of spans.
+
+        A player that is trained and has batch statistics reads all items at once and once only.
+
+        Raises:
+            StageError: when there is no item, or several processes would share out such a player's.
         """
         if not len(lengths):
             raise StageError(f"Player {player!r} has no item in an update.")
@@ -146,12 +151,23 @@ class Pass:
         model = self._players[player].model
         training = player in self._trains
         model.train(training)
+        whole = training and has_batch_statistics(model)
+        if whole and group.size > 1:
+            raise StageError(
+                f"Player {player!r} normalises by its batch, which {group.size} processes would "
+                "cut into parts. Run it in one process, or take a model without BatchNorm."
+            )
         order = np.argsort(lengths, kind="stable")
         share = order[group.rank :: group.size]
         slices: list[_MicroBatch] = []
         leaves: Outputs | None = None
         grad = False
-        for chosen in plan_batches(lengths[share], self._run.train_tokens):
+        batches = (
+            [np.arange(len(share))]
+            if whole
+            else plan_batches(lengths[share], self._run.train_tokens)
+        )
+        for chosen in batches:
             positions = share[chosen]
             compute, through = self._computation(player, collate(positions), call)
             self._nested |= through
@@ -159,7 +175,12 @@ class Pass:
             padded = len(positions) * int(lengths[positions].max(initial=1))
             self.counts[player].items += len(positions)
             self.counts[player].padded_tokens += padded
-            outputs = self._outputs(player, compute, padded) if grad else _without_graph(compute)
+            if whole:
+                outputs = compute()
+            elif grad:
+                outputs = self._outputs(player, compute, padded)
+            else:
+                outputs = _without_graph(compute)
             if leaves is None:
                 leaves = _leaves(len(lengths), outputs)
             rows = torch.from_numpy(positions).to(next(iter(outputs.values())).device)

@@ -9,15 +9,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from limbeck.errors import StageError
 from limbeck.schedules import constant
 from limbeck.types import Makes
 
 Schedule = Callable[[int], float]
+Optimizer = Literal["adamw", "sgd"]
+MOMENTUM = 0.9  # of sgd
 
 
 @dataclass(slots=True)
@@ -94,19 +98,26 @@ def trained_player(
     learning_rate: float,
     schedule: Schedule,
     weight_decay: float = 0.0,
+    optimizer: Optimizer = "adamw",
     makes: Makes | None = "student",
 ) -> Player:
-    """A player moved by AdamW; biases and one-dimensional weights are never decayed."""
+    """A player moved by AdamW, or by SGD with Nesterov's momentum; biases and one-dimensional
+    weights are never decayed.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
-    for group in optimizer.param_groups:
+    moves: torch.optim.Optimizer
+    if optimizer == "sgd":
+        moves = torch.optim.SGD(groups, lr=learning_rate, momentum=MOMENTUM, nesterov=True)
+    else:
+        moves = torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+    for group in moves.param_groups:
         group["initial_lr"] = learning_rate
-    return Player(name, model, optimizer, schedule, makes=makes)
+    return Player(name, model, moves, schedule, makes=makes)
 
 
 def frozen_player(name: str, model: nn.Module) -> Player:
@@ -118,6 +129,13 @@ def frozen_player(name: str, model: nn.Module) -> Player:
 def frozen_copy(player: Player, name: str) -> Player:
     """A frozen player that stays what `player` is now, whatever becomes of it."""
     return frozen_player(name, copy.deepcopy(player.model))
+
+
+def has_batch_statistics(model: nn.Module) -> bool:
+    """Whether a model normalises by its batch (BatchNorm): then what it gives for an item while it
+    is trained depends on the items beside it.
+    """
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

@@ -17,7 +17,13 @@ from limbeck.bench.api import BenchCall
 from limbeck.cli import app
 from limbeck.data.labelled import read_labelled
 from limbeck.errors import ConfigError, DataError, ModelError, TeacherRefused
-from limbeck.models.classifier import ConvNet, TextClassifier, load_classifier
+from limbeck.models.classifier import TextClassifier, load_classifier
+from limbeck.models.image_classifier import (
+    ConvNet,
+    ImageClassifier,
+    Shape,
+    fresh_image_classifier,
+)
 from limbeck.record import read_record
 from limbeck.tasks.task import kind_named
 
@@ -26,6 +32,13 @@ TEACHER = {f"teacher_classifier.{key}": value for key, value in {**STEPS, "max_s
 ASKED: dict[str, Any] = {"labels": 200, "precision": "fp32", "settings": {**STEPS, **TEACHER}}
 SHAPE = (8, 8, 1)
 DIGITS = tuple("0123456789")
+
+
+def a_net(
+    width: int, image: tuple[int, int, int], classes: Sequence[str], seed: int
+) -> ImageClassifier:
+    shape = Shape(image, (0.3,) * image[2], (0.4,) * image[2], tuple(classes))
+    return fresh_image_classifier(f"cnn-{width}", shape, seed, "--student")
 
 
 def weights(out: Path) -> bytes:
@@ -65,20 +78,24 @@ def test_a_run_fits_a_teacher_and_leaves_a_student(tmp_path: Path) -> None:
     assert measured.rows[-1]["accuracy"] == result.rows[-1]["accuracy"]
 
 
+@pytest.mark.parametrize("student", ["cnn-4", "wrn-10-1"])
 def test_a_killed_run_ends_with_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, student: str
 ) -> None:
-    asked = {**ASKED, "recipe": "supervised", "settings": STEPS}
+    """Running statistics, the momentum of SGD and varied images included."""
+    settings = {**STEPS, "optimizer": "sgd", "schedule": "steps", "weight_decay": 5e-4}
+    asked = {**ASKED, "recipe": "supervised", "student": student, "augment": "crop"}
+    asked["settings"] = settings
     pipeline.distill("digits", out=tmp_path / "whole", **asked)
-    calls, forward = [], ConvNet.forward
+    calls, forward = [], ImageClassifier.forward
 
-    def killed(self: ConvNet, features: dict[str, torch.Tensor]) -> torch.Tensor:
+    def killed(self: ImageClassifier, features: dict[str, torch.Tensor]) -> torch.Tensor:
         calls.append(self.training)
         if sum(calls) == 5:
             raise KeyboardInterrupt
         return forward(self, features)
 
-    monkeypatch.setattr(ConvNet, "forward", killed)
+    monkeypatch.setattr(ImageClassifier, "forward", killed)
     with pytest.raises(KeyboardInterrupt):
         pipeline.distill("digits", out=tmp_path / "killed", **asked)
     pipeline.distill("digits", out=tmp_path / "killed", **asked)
@@ -87,24 +104,24 @@ def test_a_killed_run_ends_with_the_same_bytes(
 
 @pytest.mark.parametrize("recipe", ["kd", "nkd:not-normalized", "tf_nkd"])
 def test_every_recipe_over_rows_trains(tmp_path: Path, recipe: str) -> None:
-    net = ConvNet.fresh(4, SHAPE, DIGITS[::-1], 1)
+    net = a_net(4, SHAPE, DIGITS[::-1], 1)
     net.save(tmp_path / "teacher", card="", stage="test")
     changed = {**ASKED, "settings": STEPS, "force_teacher": True}
     result = pipeline.distill(
         "digits", out=tmp_path / "run", recipe=recipe, teacher=str(tmp_path / "teacher"), **changed
     )
     assert result.rows[-1]["model"] == "student"
-    plain = ConvNet.fresh(4, SHAPE, DIGITS, 0)
+    plain = a_net(4, SHAPE, DIGITS, 0)
     assert result.student.content_digest() != plain.content_digest()
 
 
 def test_a_teacher_is_asked_by_the_names_of_its_classes(tmp_path: Path) -> None:
     """The same teacher with its classes turned around says the same of every example."""
     data = read_labelled("digits")
-    net = ConvNet.fresh(4, SHAPE, DIGITS, 1)
-    turned = ConvNet.fresh(4, SHAPE, DIGITS[::-1], 1)
+    net = a_net(4, SHAPE, DIGITS, 1)
+    turned = a_net(4, SHAPE, DIGITS[::-1], 1)
     turned.load_state_dict(net.state_dict())
-    last: Any = turned.layers[-1]
+    last: Any = turned.head[-1]
     with torch.no_grad():
         last.weight.copy_(last.weight.flip(0))
         last.bias.copy_(last.bias.flip(0))
@@ -119,7 +136,7 @@ def test_a_teacher_is_asked_by_the_names_of_its_classes(tmp_path: Path) -> None:
 
 
 def test_a_teacher_that_says_nothing_is_refused(tmp_path: Path) -> None:
-    net = ConvNet.fresh(4, SHAPE, DIGITS, 1)
+    net = a_net(4, SHAPE, DIGITS, 1)
     with torch.no_grad():
         for each in net.parameters():
             each.zero_()
@@ -129,7 +146,7 @@ def test_a_teacher_that_says_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_saved_model_is_the_same_to_the_byte(tmp_path: Path) -> None:
-    net = ConvNet.fresh(8, SHAPE, DIGITS, 3)
+    net = a_net(8, SHAPE, DIGITS, 3)
     for name in ("a", "b"):
         net.save(tmp_path / name, card="# card\n", stage="test")
     found = load_classifier(tmp_path / "a")
@@ -218,18 +235,18 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, texts: Path) -> None:
         with pytest.raises(error, match=says):
             pipeline.distill(data, out=tmp_path / "run", **asked)
 
-    ConvNet.fresh(4, SHAPE, "abc", 0).save(tmp_path / "abc", card="", stage="test")
-    ConvNet.fresh(4, (9, 9, 1), DIGITS, 0).save(tmp_path / "nine", card="", stage="test")
+    a_net(4, SHAPE, "abc", 0).save(tmp_path / "abc", card="", stage="test")
+    a_net(4, (9, 9, 1), DIGITS, 0).save(tmp_path / "nine", card="", stage="test")
     refused(ModelError, r"3 classes and digits has 10", teacher=str(tmp_path / "abc"))
     refused(ModelError, r"9 x 9 .*not images of 8 x 8", teacher=str(tmp_path / "nine"))
-    refused(ConfigError, r"one can teach yet", teacher=["a", "b"])
+    refused(ModelError, r"no classifier in a", teacher=["a", "b"])
     refused(ConfigError, r"--student 'mlp'.*cnn-WIDTH", student="mlp")
     refused(ModelError, r"width 6: .*multiple of 4", student="cnn-6")
     refused(ConfigError, r"train:dual.*train:classifier", teacher="train:dual")
     refused(ConfigError, r"--query-prompt says nothing about classification", query_prompt="find: ")
     refused(ConfigError, r"kl is for retrieval.*Use --recipe kd", recipe="kl")
     refused(ConfigError, r"nkd learns rows.*use --recipe kl", data="pydocs", recipe="nkd")
-    refused(ConfigError, r"--student-layers says nothing about a cnn", student_layers=2)
+    refused(ConfigError, r"--student-layers says nothing about a net of images", student_layers=2)
     refused(ConfigError, r"--backend openvino", backend="openvino")
     refused(ConfigError, r"--workers", workers=2)
     with texts.open("a", encoding="utf-8") as file:

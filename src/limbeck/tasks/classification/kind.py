@@ -27,7 +27,8 @@ from limbeck.tasks.classification.opening import (
     read_data,
 )
 from limbeck.tasks.classification.predicting import is_classifier, predict
-from limbeck.tasks.classification.task import ACCURACY, UNIT, UNITS, ClassTeacher, Net
+from limbeck.tasks.classification.task import ACCURACY, UNIT, UNITS
+from limbeck.tasks.classification.teachers import ClassTeacher, Net
 from limbeck.tasks.fit import FEWEST_STEPS, SPARE, BudgetPlan, steps_within
 from limbeck.tasks.task import Layout, Method, TaskKind, Teachers
 from limbeck.types import Progress
@@ -43,7 +44,7 @@ class ClassificationKind(TaskKind):
     auto = "kd"
     baselines = ("supervised", "kd")
     fits: ClassVar = {"classifier": ()}
-    options = frozenset({"student_layers", "layer_choice", "image_size"})
+    options = frozenset({"student_layers", "layer_choice", "image_size", "augment"})
     budget = ("max_steps", "batch_size")
     has_rows = True
 
@@ -66,7 +67,7 @@ class ClassificationKind(TaskKind):
         folder = Path(model).expanduser()
         found = self.load(folder / "student" if (folder / RECORD).is_file() else folder)
         check_reads(found, data, model)
-        opened = ClassificationRequest(config, data, found, Teachers(), None, (), {})
+        opened = ClassificationRequest(config, data, found, Teachers(), None, (), {}, "none")
         return opened, ClassTeacher("model", found)
 
     def data_of(self, run: Path) -> Labelled:
@@ -82,7 +83,7 @@ class ClassificationKind(TaskKind):
         return data
 
     def load(self, student: Path) -> Net:
-        """A `ConvNet`, or a `TextClassifier`."""
+        """An `ImageClassifier`, or a `TextClassifier`."""
         return load_classifier(student)
 
     def fit_budget(

@@ -5,30 +5,37 @@ Data and models are loaded, and all is refused that can be before any expensive 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from limbeck.config import Loaded, RunConfig
 from limbeck.config.teacher_spec import TeacherSpec
+from limbeck.data.augmentation import Augment
 from limbeck.data.labelled import Labelled, read_labelled
 from limbeck.errors import ConfigError, ModelError
-from limbeck.models.classifier import ConvNet, TextClassifier, load_classifier
+from limbeck.models.classifier import TextClassifier, load_classifier
 from limbeck.models.encoder import Encoder
+from limbeck.models.image_classifier import (
+    NAMES,
+    ImageClassifier,
+    Shape,
+    fresh_image_classifier,
+)
 from limbeck.models.layers import cut_layers
 from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.tasks.classification.rehearsal import ClassificationProbe
-from limbeck.tasks.classification.task import Classification, ClassTeacher, Net
+from limbeck.tasks.classification.task import Classification
+from limbeck.tasks.classification.teachers import AnyTeacher, ClassTeacher, MixtureTeacher, Net
 from limbeck.tasks.task import Method, Opened, Teachers, teachers_of, weights_of
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.training import Run
 
 STUDENT, TEACHER = "cnn-4", "cnn-32"  # of images, where nothing is said
 STUDENT_LAYERS = 2  # of the offline model, where texts are read
-_CNN = re.compile(r"cnn(?:-(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -39,9 +46,10 @@ class ClassificationRequest(Opened):
     data: Labelled
     student: Net
     teachers: Teachers
-    given: ClassTeacher | None
+    given: AnyTeacher | None
     notes: tuple[str, ...]
     bases: Mapping[str | None, Net]
+    augment: Augment
 
     @property
     def models(self) -> Mapping[str, Any]:
@@ -66,7 +74,7 @@ class ClassificationRequest(Opened):
 
     def start(self, run: Run, store: ScoreStore | None) -> Classification:
         """The request in a run."""
-        return Classification(self.data, run, self.bases)
+        return Classification(self.data, run, self.bases, self.augment)
 
 
 def open_request(config: RunConfig, method: Method) -> ClassificationRequest:
@@ -82,25 +90,27 @@ def open_request(config: RunConfig, method: Method) -> ClassificationRequest:
     weights_of(config)
     data = read_data(config)
     specs = teachers_of(config, method)
-    if len(specs) > 1:
-        raise ConfigError(
-            f"{len(specs)} teachers are given; of classes one can teach yet. Name one --teacher."
-        )
-    student = _student(config, data)
+    student, augment = _student(config, data), _augment(config, data)
     if not specs:
         notes = (f"teacher: none, {method.name} learns from labels alone",)
-        return ClassificationRequest(config, data, student, Teachers(), None, notes, {})
-    [spec] = specs
-    given = None if spec.path is None else open_teacher(spec, data)
-    names = (spec.name or "teacher",)
+        return ClassificationRequest(config, data, student, Teachers(), None, notes, {}, augment)
+    names = _names(specs)
+    given = tuple(
+        None if spec.path is None else open_teacher(spec, data, name)
+        for spec, name in zip(specs, names, strict=True)
+    )
+    known = [each for each in given if each is not None]
+    weights = weights_of(config)
+    mixture = MixtureTeacher("mixture", tuple(known), weights) if len(known) > 1 else None
     return ClassificationRequest(
         config,
         data,
         student,
-        Teachers(specs, names, (given,), (1.0,)),
-        given,
+        Teachers(specs, names, given, weights),
+        (mixture or known[0]) if len(known) == len(specs) else None,
         (),
-        {} if given is not None else {spec.base: _base(spec.base, config, data)},
+        {spec.base: _base(spec.base, config, data) for spec in specs if spec.fitted},
+        augment,
     )
 
 
@@ -115,7 +125,14 @@ def read_data(config: RunConfig) -> Labelled:
     return read_labelled(cast(str, config.data), labels=config.labels, image_size=config.image_size)
 
 
-def open_teacher(spec: TeacherSpec, data: Labelled) -> ClassTeacher:
+def _names(specs: Sequence[TeacherSpec]) -> tuple[str, ...]:
+    """What teachers are called, where nobody named them after their place."""
+    if len(specs) == 1:
+        return (specs[0].name or "teacher",)
+    return tuple(spec.name or str(at) for at, spec in enumerate(specs, start=1))
+
+
+def open_teacher(spec: TeacherSpec, data: Labelled, name: str) -> ClassTeacher:
     """A teacher that is given, of the same classes, in whatever order it has them.
 
     Raises:
@@ -125,7 +142,7 @@ def open_teacher(spec: TeacherSpec, data: Labelled) -> ClassTeacher:
         raise ConfigError("A loaded model cannot teach classes yet. Give its folder.")
     model = load_classifier(str(spec.path))
     check_reads(model, data, str(spec.path))
-    return ClassTeacher("teacher", model)
+    return ClassTeacher(name, model)
 
 
 def check_reads(model: Net, data: Labelled, where: str) -> None:
@@ -144,7 +161,8 @@ def check_reads(model: Net, data: Labelled, where: str) -> None:
             "classes; their order does not matter."
         )
     try:
-        model.read(data.parts["train"].at(np.arange(1)).inputs)
+        part = data.parts[data.splits[0]]
+        model.read(part.at(np.arange(1)).inputs)
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from error
 
@@ -157,10 +175,12 @@ def _student(config: RunConfig, data: Labelled) -> Net:
     """
     if data.form == "images":
         if config.student_layers is not None:
-            raise ConfigError("--student-layers says nothing about a cnn. Use --student cnn-WIDTH.")
+            raise ConfigError(
+                f"--student-layers says nothing about a net of images. Use --student {NAMES}."
+            )
         if isinstance(config.student, Loaded):
-            raise ConfigError("A loaded encoder reads texts, not images. Use --student cnn-WIDTH.")
-        return _convnet(str(config.student or STUDENT), data, config.seed, "--student")
+            raise ConfigError(f"A loaded encoder reads texts, not images. Use --student {NAMES}.")
+        return _of_images(str(config.student or STUDENT), data, config.seed, "--student")
     encoder = (
         config.student.value
         if isinstance(config.student, Loaded)
@@ -175,13 +195,13 @@ def _student(config: RunConfig, data: Labelled) -> Net:
 
 
 def _base(base: str | None, config: RunConfig, data: Labelled) -> Net:
-    """What a teacher is fitted from: a wide cnn, or the whole encoder.
+    """What a teacher is fitted from: a wide net, or the whole encoder.
 
     Raises:
         ConfigError, ModelError: when there is no such model.
     """
     if data.form == "images":
-        return _convnet(base or TEACHER, data, config.seed, "--teacher train:classifier:")
+        return _of_images(base or TEACHER, data, config.seed, "--teacher train:classifier:")
     if base is None and isinstance(config.student, Loaded):
         encoder: Encoder = config.student.value
     else:
@@ -189,14 +209,33 @@ def _base(base: str | None, config: RunConfig, data: Labelled) -> Net:
     return TextClassifier.of(encoder, data.classes, config.seed)
 
 
-def _convnet(name: str, data: Labelled, seed: int, option: str) -> ConvNet:
-    found = _CNN.fullmatch(name)
-    if found is None or found[1] == "0":
-        raise ConfigError(
-            f"{option} {name!r}: images are read by a cnn. Write cnn, or cnn-WIDTH with a "
-            f"multiple of 4, as in {STUDENT}."
-        )
+def _of_images(name: str, data: Labelled, seed: int, option: str) -> ImageClassifier:
+    """A new net by its name, or the one in a folder.
+
+    Raises:
+        ConfigError, ModelError: when there is none, or it cannot be used.
+    """
+    if Path(name).expanduser().is_dir():
+        found = load_classifier(name)
+        check_reads(found, data, name)
+        assert isinstance(found, ImageClassifier)  # it reads images
+        return found
     images = data.parts["train"].inputs
     assert isinstance(images, np.ndarray)
-    width = int(found[1] or STUDENT.partition("-")[2])
-    return ConvNet.fresh(width, images.shape[1:], data.classes, seed)
+    return fresh_image_classifier(name, Shape.of(images, data.classes), seed, option)
+
+
+def _augment(config: RunConfig, data: Labelled) -> Augment:
+    """How training images are varied.
+
+    Raises:
+        ConfigError: when texts should be.
+    """
+    shape = data.image_shape
+    if shape is None:
+        if config.augment != "auto":
+            raise ConfigError(f"--augment {config.augment} varies images, and these are texts.")
+        return "none"
+    if config.augment == "auto":
+        return "crop-flip" if shape[2] == 3 else "none"
+    return config.augment

@@ -20,7 +20,7 @@ from limbeck.models.forward import forward
 from limbeck.types import Progress, Silent
 
 if TYPE_CHECKING:
-    from limbeck.tasks.classification.task import Net
+    from limbeck.tasks.classification.teachers import Net
 
 _OWN = "limbeck-"  # how the `model_type` of Limbeck's own nets begins
 _HEAD = "ForSequenceClassification"

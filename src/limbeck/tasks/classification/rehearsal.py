@@ -19,7 +19,13 @@ import numpy as np
 from limbeck.data.labelled import Examples
 from limbeck.evaluation.table import Cost
 from limbeck.settings import Settings
-from limbeck.tasks.classification.task import Classification, ClassTeacher, Net
+from limbeck.tasks.classification.task import Classification, mixed
+from limbeck.tasks.classification.teachers import (
+    AnyTeacher,
+    MixtureTeacher,
+    Net,
+    nets_of,
+)
 from limbeck.tasks.estimate import RunEstimate
 from limbeck.tasks.fit import Examples as ExamplesSource
 from limbeck.tasks.fit import TrainingSettings
@@ -42,12 +48,11 @@ class Rehearsal(Classification):
         """Nothing that takes time."""
         return []
 
-    def measure(self, name: str, system: Net | ClassTeacher, split: Split) -> Measured:
+    def measure(self, name: str, system: Net | AnyTeacher, split: Split) -> Measured:
         """A table that is all right of a teacher, and all wrong of others."""
-        model = system.model if isinstance(system, ClassTeacher) else system
         count = len(self.dataset.parts[split])
         counts = self.noted.stages["evaluate"]
-        counts.seconds += count * self.seconds(model, split)
+        counts.seconds += count * sum([self.seconds(each, split) for each in nets_of(system)])
         counts.examples += count
         labels = self.dataset.parts[split].labels
         predicted = labels if name.startswith("teacher") else (labels + 1) % len(self.data.classes)
@@ -66,8 +71,10 @@ class Rehearsal(Classification):
             self.known[key] = (time.perf_counter() - started) / len(some)
         return self.known[key]
 
-    def answers(self, teacher: ClassTeacher) -> np.ndarray:
+    def answers(self, teacher: AnyTeacher) -> np.ndarray:
         """The labels, as logits; a class by chance where there is none."""
+        if isinstance(teacher, MixtureTeacher):
+            return mixed([(self.answers(each), weight) for each, weight in teacher.members])
         train: Examples = self.dataset.parts["train"]
         counts = self.noted.stages[f"score-{teacher.name}"]
         if not counts.asked:
@@ -78,7 +85,7 @@ class Rehearsal(Classification):
         chosen = np.where(train.labels >= 0, train.labels, np.arange(len(train)) % width)
         return np.eye(width, dtype=np.float32)[chosen]
 
-    def check_teacher(self, teacher: ClassTeacher, settings: Settings) -> Checked:
+    def check_teacher(self, teacher: AnyTeacher, settings: Settings) -> Checked:
         """Ask it; it passes."""
         self.answers(teacher)
         return Checked([])
@@ -92,7 +99,7 @@ class Rehearsal(Classification):
         name: str,
         players: Sequence[Player],
         source: ExamplesSource,
-        turn: Turn,
+        turn: Turn | Sequence[Turn],
         updates: int,
         settings: TrainingSettings,
         *,
@@ -136,7 +143,8 @@ class ClassificationProbe:
 
     def stage(self) -> Rehearsal:
         """A task to rehearse on."""
-        return Rehearsal(self.task.dataset, self.task.run, self.task.bases)
+        task = self.task
+        return Rehearsal(task.dataset, task.run, task.bases, task.augment)
 
     def estimate(self, stage: Rehearsal) -> RunEstimate:
         """What was noted on it."""

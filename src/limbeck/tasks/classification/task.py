@@ -9,37 +9,40 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
 import torch
 
+from limbeck.data.augmentation import Augment
 from limbeck.data.labelled import Examples, Labelled
-from limbeck.errors import ConfigError, ScoreError
+from limbeck.errors import ScoreError
 from limbeck.evaluation.statistics import MacroF1, Mean, Measures, class_counts
 from limbeck.evaluation.table import Cost
-from limbeck.models.classifier import ConvNet, TextClassifier
 from limbeck.settings import Settings
-from limbeck.sources.order import update_positions
 from limbeck.store import digest, read_parquet, read_tensors, write_parquet, write_tensors
 from limbeck.tasks import fit
 from limbeck.tasks.classification.predicting import class_logits
+from limbeck.tasks.classification.teachers import (
+    AnyTeacher,
+    ClassTeacher,
+    MixtureTeacher,
+    Net,
+    nets_of,
+)
 from limbeck.tasks.fit import Examples as ExamplesSource
 from limbeck.tasks.fit import TrainingSettings, default_updates
-from limbeck.tasks.rows import Rows, RowsLoss, RowsSettings, mean_of
+from limbeck.tasks.rows import Rows, RowsSettings
 from limbeck.tasks.task import Checked, Combined, Measured, Task
-from limbeck.training import Forward, Measure, Pass, Player, Run, Trained, Turn
-from limbeck.types import Makes, Scores, Signals, Split
+from limbeck.training import Measure, Player, Run, Trained, Turn
+from limbeck.types import Makes, Split
 
 ACCURACY = "accuracy"
 MACRO_F1 = "macro-F1"
 UNIT, UNITS = "example", "examples"
-RATES = {"images": 3e-3, "texts": 2e-4}  # of learning, where nothing is said
 _RESULTS = "per_example.parquet"
 _ANSWERS = "logits.safetensors"
-
-Net = ConvNet | TextClassifier
 
 
 def measures_of(classes: Sequence[str]) -> Measures:
@@ -51,49 +54,6 @@ def measures_of(classes: Sequence[str]) -> Measures:
     )
 
 
-@dataclass(frozen=True)
-class ClassTeacher:
-    """A classifier that teaches."""
-
-    name: str
-    model: Net
-    kind: ClassVar[str] = "classifier"
-
-    @property
-    def digest(self) -> str:
-        """What its answers depend on."""
-        return self.model.content_digest()
-
-    def save(self, folder: Any, *, card: str, stage: str) -> None:
-        """Write it into a folder."""
-        self.model.save(folder, card=card, stage=stage)
-
-
-@dataclass(frozen=True)
-class Shuffled:
-    """Positions of training examples, all of them in every epoch, as many in every update."""
-
-    count: int
-    size: int
-    seed: int
-    of: str  # the digest of the examples
-    dropped: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def digest(self) -> str:
-        """What the batches depend on."""
-        return digest([self.count, self.size, self.seed, self.of])
-
-    @property
-    def updates_per_pass(self) -> float:
-        """How many updates see everything once."""
-        return self.count / self.size
-
-    def batch(self, update: int) -> np.ndarray:
-        """The positions of one update."""
-        return update_positions(self.count, self.size, seed=self.seed, update=update)[:, 0]
-
-
 @dataclass
 class Classification(Task):
     """A dataset in a run. `bases` are the models that teachers are fitted from, by name; None is
@@ -103,6 +63,7 @@ class Classification(Task):
     dataset: Labelled
     run: Run
     bases: Mapping[str | None, Net]
+    augment: Augment = "none"
     trained: list[Trained] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -123,20 +84,24 @@ class Classification(Task):
         table = self._table(np.full(count, most), split)
         return [self._measured("most_frequent", {"class": most}, split, table, Cost())]
 
-    def measure(self, name: str, system: Net | ClassTeacher, split: Split) -> Measured:
-        """A classifier on a split."""
-        model = system.model if isinstance(system, ClassTeacher) else system
-        cost = Cost(parameters=model.parameter_count(), megabytes=model.size_bytes() / 1e6)
-        return self._measured(
-            name, {"model": model.content_digest(), **self.run.engine.key()}, split, model, cost
+    def measure(self, name: str, system: Net | AnyTeacher, split: Split) -> Measured:
+        """A classifier, or several as one, on a split."""
+        models = nets_of(system)
+        cost = Cost(
+            parameters=sum([each.parameter_count() for each in models]),
+            megabytes=sum([each.size_bytes() for each in models]) / 1e6,
         )
+        seen = digest([each.content_digest() for each in models])
+        if isinstance(system, MixtureTeacher):
+            seen = system.digest
+        return self._measured(name, {"model": seen, **self.run.engine.key()}, split, system, cost)
 
     def _measured(
         self,
         name: str,
         inputs: Mapping[str, object],
         split: Split,
-        given: pl.DataFrame | Net,
+        given: pl.DataFrame | Net | AnyTeacher,
         cost: Cost,
     ) -> Measured:
         inputs = {"data": self.dataset.digest, "split": split, **inputs}
@@ -148,7 +113,8 @@ class Classification(Task):
             if not folder.complete:
                 table = given
                 if not isinstance(table, pl.DataFrame):
-                    table = self._table(self.logits(table, split).argmax(axis=1), split)
+                    said = self.logits_of(table, self.dataset.parts[split])
+                    table = self._table(said.argmax(axis=1), split)
                 write_parquet(path, table, stage=stage)
                 folder.finish()
             table = read_parquet(path, {self.measures.id: pl.String}, others=pl.Float64)
@@ -166,24 +132,28 @@ class Classification(Task):
         columns = {self.measures.id: list(part.ids), ACCURACY: right}
         return pl.DataFrame(columns).hstack(counts)
 
-    def logits(self, model: Net, split: Split) -> np.ndarray:
-        """A model's logits of a split, [examples, classes], the classes in the data's order."""
-        return self.logits_of(model, self.dataset.parts[split])
-
-    def logits_of(self, model: Net, examples: Examples) -> np.ndarray:
-        """The same of any examples."""
-        found = class_logits(model, examples.inputs, self.run.engine)
-        order = [model.classes.index(name) for name in self.dataset.classes]
+    def logits_of(self, system: Net | AnyTeacher, examples: Examples) -> np.ndarray:
+        """What a model says of examples, [examples, classes], the classes in the data's order:
+        logits; of several as one, the logarithm of their mean probability.
+        """
+        if isinstance(system, ClassTeacher):
+            return self.logits_of(system.model, examples)
+        if isinstance(system, MixtureTeacher):
+            return mixed([(self.logits_of(each, examples), w) for each, w in system.members])
+        found = class_logits(system, examples.inputs, self.run.engine)
+        order = [system.classes.index(name) for name in self.dataset.classes]
         return np.ascontiguousarray(found[:, order])
 
     # --- teachers ------------------------------------------------------------------------------
 
-    def answers(self, teacher: ClassTeacher) -> np.ndarray:
+    def answers(self, teacher: AnyTeacher) -> np.ndarray:
         """A teacher's logits of all training examples, asked for once and then read back.
 
         Raises:
             ScoreError: when one is not finite.
         """
+        if isinstance(teacher, MixtureTeacher):
+            return mixed([(self.answers(each), weight) for each, weight in teacher.members])
         inputs = {
             "data": self.dataset.digest,
             "teacher": teacher.digest,
@@ -195,7 +165,7 @@ class Classification(Task):
             folder = self.run.stage(stage, inputs)
             path = folder.path / _ANSWERS
             if not folder.complete:
-                found = self.logits(teacher.model, "train")
+                found = self.logits_of(teacher, self.dataset.parts["train"])
                 write_tensors(path, {"logits": torch.from_numpy(found)}, stage=stage)
                 folder.finish(teacher_forwards=len(found), hits=0, answers=len(found))
             values: np.ndarray = read_tensors(path)["logits"].numpy()
@@ -210,7 +180,7 @@ class Classification(Task):
             )
         return found
 
-    def check_teacher(self, teacher: ClassTeacher, settings: Settings) -> Checked:
+    def check_teacher(self, teacher: AnyTeacher, settings: Settings) -> Checked:
         """How often it is right on training examples, and how sure."""
         logits, labels = self.answers(teacher), self.dataset.parts["train"].labels
         chosen, known = logits.argmax(axis=1), labels >= 0
@@ -226,14 +196,12 @@ class Classification(Task):
         return Checked(lines)
 
     def combine(self, teachers: Sequence[ClassTeacher], weights: Sequence[float]) -> Combined:
-        """One teacher as it is.
-
-        Raises:
-            ConfigError: for several.
-        """
-        if len(teachers) > 1:
-            raise ConfigError("Several teachers of classes cannot be combined yet. Name one.")
-        return Combined(teachers[0])
+        """Several teachers as the weighted mean of their probabilities; one alone as it is."""
+        if len(teachers) == 1:
+            return Combined(teachers[0])
+        mixture = MixtureTeacher("mixture", tuple(teachers), tuple(weights))
+        scale = {each.name: {"weight": weight} for each, weight in mixture.members}
+        return Combined(mixture, teachers, scale)
 
     def named(self, teacher: ClassTeacher, name: str) -> ClassTeacher:
         """A teacher under another name."""
@@ -245,8 +213,15 @@ class Classification(Task):
 
     # --- training ------------------------------------------------------------------------------
 
-    def rows(self, student: Net, teacher: ClassTeacher | None, makes: Makes = "student") -> Rows:
+    def rows(
+        self,
+        student: Net,
+        teacher: AnyTeacher | None,
+        makes: Makes = "student",
+    ) -> Rows:
         """A row per example, whose alternatives are the classes."""
+        from limbeck.tasks.classification.rows import ClassRows
+
         return ClassRows(self, student, teacher, makes)
 
     def train_stage(
@@ -254,7 +229,7 @@ class Classification(Task):
         name: str,
         players: Sequence[Player],
         source: ExamplesSource,
-        turn: Turn,
+        turn: Turn | Sequence[Turn],
         updates: int,
         settings: TrainingSettings,
         *,
@@ -285,7 +260,8 @@ class Classification(Task):
 
         def value(players: Mapping[str, Player]) -> float:
             model: Any = players[player.name].model
-            return float((self.logits(model, "dev").argmax(axis=1) == labels).mean())
+            said = self.logits_of(model, self.dataset.parts["dev"])
+            return float((said.argmax(axis=1) == labels).mean())
 
         every = settings.eval_every(updates)
         return Measure(f"dev {ACCURACY}", value, player.name, every, settings.keep)
@@ -307,42 +283,11 @@ class Classification(Task):
         return found
 
 
-@dataclass(frozen=True)
-class ClassRows(Rows):
-    """Training examples as rows of classes."""
-
-    task: Classification
-    student: Net
-    teacher: ClassTeacher | None
-    makes: Makes
-
-    def train(
-        self, name: str, loss: RowsLoss, settings: RowsSettings, *, labelled: bool = False
-    ) -> Trained:
-        """Train the student in place, by the mean of each part over the examples of an update."""
-        task, data = self.task, self.task.dataset
-        examples, said = data.parts["train"], None
-        if self.teacher is not None:
-            said = torch.from_numpy(task.answers(self.teacher))
-        if labelled:
-            known = np.flatnonzero(examples.labels >= 0)
-            examples, said = examples.at(known), None if said is None else said[known]
-        size = min(settings.batch_size, len(examples))
-        source = Shuffled(len(examples), size, task.run.seed, examples.digest)
-        read = self.student.read(examples.inputs)
-        lengths, labels = read.lengths, torch.from_numpy(examples.labels)
-
-        def signals(update: Pass, chosen: np.ndarray) -> Signals:
-            values = update.run("student", lengths[chosen], lambda some: read.collate(chosen[some]))
-            target = labels[chosen].to(values.device)
-            scores = {"student": Scores.of(values, target=target)}
-            if said is not None:
-                scores["teacher"] = Scores.of(said[chosen].to(values.device), target=target)
-            return Signals(scores, progress=update.progress, step=update.step)
-
-        inputs = {} if self.teacher is None else {"teacher": self.teacher.digest}
-        turn = Turn(Forward(signals, inputs=inputs), mean_of(loss), frozenset({"student"}))
-        if settings.learning_rate is None:
-            rate = RATES[data.form]
-            settings = settings.model_copy(update={"learning_rate": rate})
-        return fit.train_model(task, name, self.student, source, turn, settings, makes=self.makes)
+def mixed(said: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
+    """The logarithm of the weighted mean of probabilities, of logits [examples, classes] each."""
+    log = [
+        logits - np.logaddexp.reduce(logits, axis=1, keepdims=True) + np.log(weight)
+        for logits, weight in said
+    ]
+    found: np.ndarray = np.logaddexp.reduce(np.stack(log), axis=0).astype(np.float32)
+    return found

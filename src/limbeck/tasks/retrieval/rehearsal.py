@@ -27,7 +27,7 @@ from limbeck.models.encoder import Encoder, Ranker
 from limbeck.sources import ListBatch, TextBatch
 from limbeck.store import digest
 from limbeck.tasks.estimate import RunEstimate
-from limbeck.tasks.fit import Examples, TrainingSettings
+from limbeck.tasks.fit import Examples, TrainingSettings, turns_of
 from limbeck.tasks.retrieval.costs import Speeds
 from limbeck.tasks.retrieval.measures import DEV_POOL
 from limbeck.tasks.retrieval.systems import (
@@ -265,7 +265,7 @@ class Rehearsal(Retrieval):
         name: str,
         players: Sequence[Player],
         source: Examples,
-        turn: Turn,
+        turn: Turn | Sequence[Turn],
         updates: int,
         settings: TrainingSettings,
         *,
@@ -286,7 +286,7 @@ class Rehearsal(Retrieval):
             probed, times = self.speeds.nearest(model, trained=True)
             tokens = float(np.mean([_tokens_in(model, batch, probed.tokens) for batch in sampled]))
             seconds = updates * probed.train * times * tokens / group
-            if player.name not in turn.trains:
+            if not any(player.name in each.trains for each in turns_of(turn)):
                 counts.seconds += _FORWARD * seconds
                 continue
             counts.seconds += seconds

@@ -116,7 +116,7 @@ class Retrieval(Listing, Measuring, Task):
         name: str,
         players: Sequence[Player],
         source: Examples,
-        turn: Turn,
+        turn: Turn | Sequence[Turn],
         updates: int,
         settings: TrainingSettings,
         *,

@@ -1,0 +1,140 @@
+"""Several teachers, each weighted in each example by how right it is there.
+
+    e_k = -log softmax(t_k)[c]                       of teacher k, c the right alternative
+    w_k = (1 - softmax(e)_k) / (K - 1)               of K teachers; they add up to 1
+    L   = H(label, S)  +  alpha sum_k w_k T^2 KL( softmax(t_k / T) || softmax(s / T) )
+          +  beta sum_k v_k mean( (r_k(f) - F_k)^2 )
+
+The last term is of feature maps, where models have them: F_k are teacher k's, r_k(f) the student's,
+brought to their size and mapped by a convolution that is trained beside it; v_k are weights as w_k,
+of what teacher k's own head makes of r_k(f) (Zhang et al. 2022, arXiv:2201.00007).
+
+Departures: an example without a label has equal weights. The losses are weighted averages; the
+published code divides them by K once more (`ca_mkd:code` does). v is detached: else a student
+lowers its loss by spoiling what a teacher's head makes of its maps. Maps are learned from only in
+`ca_mkd:features`, and from the first step. The trained map is a 1 x 1 convolution and ReLU, without
+BatchNorm.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from limbeck.objectives.rows import RowLoss, hard, kd
+from limbeck.objectives.weighting import by_confidence, by_entropy
+from limbeck.recipes.registry import recipe
+from limbeck.tasks.rows import Maps, Parts, Rows, RowsSettings
+from limbeck.types import Scores, Signals
+
+
+class CAMKDSettings(RowsSettings):
+    """Settings of `ca_mkd`."""
+
+    temperature: float = Field(4.0, gt=0, description="T: divides both sides' scores")
+    alpha: float = Field(1.0, ge=0, description="weight of the teachers' scores")
+    feature_weight: float = Field(0.0, ge=0, description="beta: weight of the feature maps")
+    weights: Literal["confidence", "entropy", "equal"] = Field(
+        "confidence", description="of teachers: by how right, or, baselines, how sure they are"
+    )
+    detached: bool = Field(True, description="no gradient through the weights of feature maps")
+
+
+class Adapters(nn.Module):
+    """The student's feature maps, brought to the size and channels of each teacher's."""
+
+    def __init__(self, own: Maps, theirs: dict[str, Maps]) -> None:
+        super().__init__()
+        self.sizes = [(each.height, each.width) for each in theirs.values()]
+        self.maps = nn.ModuleList(
+            [nn.Conv2d(own.channels, each.channels, 1) for each in theirs.values()]
+        )
+
+    def forward(self, maps: Tensor) -> list[Tensor]:
+        """[R, C, h, w] as each teacher has them."""
+        found = []
+        for size, convolution in zip(self.sizes, self.maps, strict=True):
+            resized = maps
+            if maps.shape[2] > size[0]:
+                resized = functional.adaptive_avg_pool2d(maps, size)
+            elif maps.shape[2] < size[0]:
+                resized = functional.interpolate(maps, size, mode="bilinear", align_corners=False)
+            found.append(torch.relu(convolution(resized)))
+        return found
+
+
+@recipe(
+    "ca_mkd",
+    summary="Several teachers, each weighted in each example by how right it is.",
+    paper="Zhang et al. 2022, arXiv:2201.00007",
+    settings=CAMKDSettings,
+    needs=frozenset({"teacher"}),
+    presets={
+        "features": {"feature_weight": 16.7},
+        "code": {"feature_weight": 16.7, "alpha": 0.3333, "detached": False},
+        "entropy": {"weights": "entropy"},
+        "equal": {"weights": "equal"},
+    },
+    over="rows",
+    withstands=True,
+)
+def ca_mkd(rows: Rows, settings: CAMKDSettings) -> None:
+    """Train the student in place."""
+    adapters, theirs = None, {}
+    if settings.feature_weight:
+        theirs = {name: rows.maps(name) for name in rows.teachers}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            adapters = Adapters(rows.maps("student"), theirs)
+
+    def loss(signals: Signals) -> dict[str, RowLoss | Tensor]:
+        student = signals.scores["student"]
+        teachers = [signals.scores[name] for name in rows.teachers]
+        # 1. Weights of the teachers, and their scores.
+        w = _weights(teachers, settings)
+        kds = [kd(each, student, settings.temperature) for each in teachers]
+        taught = torch.stack([each.values for each in kds])
+        parts: dict[str, RowLoss | Tensor] = {
+            "hard": hard(student),
+            "kd": settings.alpha * RowLoss((w * taught).sum(dim=0), student.weight),
+        }
+        for name, weight in zip(rows.teachers, w, strict=True):
+            parts[f"weight of {name}"] = weight.mean()
+        # 2. Their feature maps.
+        if adapters is not None:
+            adapted = adapters(signals.embeddings["student"])
+            judged = [
+                Scores.of(theirs[name].head(own), target=student.target)
+                for name, own in zip(rows.teachers, adapted, strict=True)
+            ]
+            v = _weights(judged, settings)
+            v = v.detach() if settings.detached else v
+            errors = [
+                (own - signals.embeddings[name]).pow(2).mean(dim=(1, 2, 3))
+                for name, own in zip(rows.teachers, adapted, strict=True)
+            ]
+            both = RowLoss((v * torch.stack(errors)).sum(dim=0), student.weight)
+            parts["features"] = settings.feature_weight * both
+        return parts
+
+    parts = None if adapters is None else Parts(adapters)
+    rows.train("ca_mkd", loss, settings, parts=parts, maps=adapters is not None)
+
+
+def _weights(teachers: list[Scores], settings: CAMKDSettings) -> Tensor:
+    """The weights of K teachers, [K, R]; equal ones in rows without a label."""
+    equal = torch.full(
+        (len(teachers), len(teachers[0].values)),
+        1 / len(teachers),
+        device=teachers[0].values.device,
+    )
+    if settings.weights == "equal":
+        return equal
+    if settings.weights == "entropy":
+        return by_entropy(teachers)
+    losses = torch.stack([hard(each).values for each in teachers])
+    return torch.where(teachers[0].target >= 0, by_confidence(losses), equal)
