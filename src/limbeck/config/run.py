@@ -187,11 +187,11 @@ class RunConfig:
             minimum=1,
         ),
     )
-    augment: Literal["auto", "none", "crop", "crop-flip"] = field(
-        default="auto",
+    augment: Literal["none", "crop", "crop-flip"] | None = field(
+        default=None,
         metadata=_option(
-            "How training images are varied: cut from the padded image, and mirrored; `auto` does "
-            "both with colour images, and nothing with others.",
+            "How training images are varied: cut from the padded image, and mirrored.",
+            default_shown="crop-flip for colour images, else none",
         ),
     )
     dim: int | None = field(

@@ -20,15 +20,16 @@ from torch import Tensor
 
 from limbeck.objectives.rows import RowLoss, hard, kd
 from limbeck.objectives.weighting import Pace, self_paced
-from limbeck.recipes.kd import KDSettings
 from limbeck.recipes.registry import recipe
-from limbeck.tasks.rows import Rows
+from limbeck.tasks.rows import Rows, RowsSettings
 from limbeck.types import Signals
 
 
-class SelfPacedSettings(KDSettings):
+class SelfPacedSettings(RowsSettings):
     """Settings of `self_paced`."""
 
+    temperature: float = Field(2.0, gt=0, description="T: divides both sides' scores")
+    alpha: float = Field(0.9, ge=0, le=1, description="a: share of the teacher; the rest is labels")
     pace: Pace = Field("log", description="how an example's weight falls with its loss")
     first_quantile: float = Field(
         0.5, gt=0, le=1, description="lambda at the first step, as a quantile of the step's losses"

@@ -239,7 +239,7 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, texts: Path) -> None:
     a_net(4, (9, 9, 1), DIGITS, 0).save(tmp_path / "nine", card="", stage="test")
     refused(ModelError, r"3 classes and digits has 10", teacher=str(tmp_path / "abc"))
     refused(ModelError, r"9 x 9 .*not images of 8 x 8", teacher=str(tmp_path / "nine"))
-    refused(ModelError, r"no classifier in a", teacher=["a", "b"])
+    refused(ModelError, r"no folder 'a'", teacher=["a", "b"])
     refused(ConfigError, r"--student 'mlp'.*cnn-WIDTH", student="mlp")
     refused(ModelError, r"width 6: .*multiple of 4", student="cnn-6")
     refused(ConfigError, r"train:dual.*train:classifier", teacher="train:dual")

@@ -233,9 +233,7 @@ def _augment(config: RunConfig, data: Labelled) -> Augment:
     """
     shape = data.image_shape
     if shape is None:
-        if config.augment != "auto":
+        if config.augment is not None:
             raise ConfigError(f"--augment {config.augment} varies images, and these are texts.")
         return "none"
-    if config.augment == "auto":
-        return "crop-flip" if shape[2] == 3 else "none"
-    return config.augment
+    return config.augment or ("crop-flip" if shape[2] == 3 else "none")
