@@ -38,6 +38,7 @@ def test_what_is_not_given_takes_its_default(invoke: Invoke, pipeline: FakePipel
         "keep_own_passage": False,
         "language": "auto",
         "image_size": None,
+        "augment": None,
         "force": False,
     }
 
@@ -54,7 +55,7 @@ def test_every_option_reaches_the_pipeline(
     options += "--recipe kl --labels 500 --seed 7 --budget 1.5h --store kept --backend torch "
     options += "--precision fp32 --workers 4 --force-teacher --drop-unknown-judgements --force "
     options += "--keep-own-passage --candidates a.trec --candidates b.tsv --query-model t5 "
-    options += "--image-size 9 "
+    options += "--image-size 9 --augment crop "
     result = invoke(
         *["distill", "docs", "--out", "run", *options.split(), "--settings", file],
         *["--set", "max_steps=5", "--set", "name=a=b"],
@@ -92,6 +93,7 @@ def test_every_option_reaches_the_pipeline(
         "keep_own_passage": True,
         "language": "auto",
         "image_size": 9,
+        "augment": "crop",
         "force": True,
     }
 

@@ -38,8 +38,9 @@ def test_every_field_arrives(
     kinds = [kind for kind in get_args(field.type) if kind is not type(None)] or [field.type]
     if field.type is bool:
         words = [flag]
-    elif get_origin(field.type) is Literal:
-        words = [flag, get_args(field.type)[-1]]
+    elif get_origin(kinds[0]) is Literal or get_origin(field.type) is Literal:
+        literal = field.type if get_origin(field.type) is Literal else kinds[0]
+        words = [flag, get_args(literal)[-1]]
     else:
         words = [flag, WRITTEN.get(name, "7" if kinds[0] is int else "text")]
     result = invoke(*command, *words)

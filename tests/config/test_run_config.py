@@ -22,6 +22,7 @@ student = "offline"
 student_layers = 2
 layer_choice = "first"
 image_size = 32
+augment = "crop"
 dim = 64
 query_prompt = "query: "
 passage_prompt = ""

@@ -179,6 +179,7 @@ class BenchCall:
     student: str | Path | SentenceTransformer | Encoder | Loaded | None = None
     student_layers: int | None = None
     image_size: int | None = None
+    augment: Literal["none", "crop", "crop-flip"] | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     labels: int | None = None
     store: str | Path | None = None
@@ -207,6 +208,7 @@ class BenchCall:
             student=self.student,
             student_layers=self.student_layers,
             image_size=self.image_size,
+            augment=self.augment,
             labels=self.labels,
             store=self.store or self.folder / STORE,
             precision=self.precision,

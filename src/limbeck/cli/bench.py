@@ -14,7 +14,16 @@ from limbeck.cli.progress import on_stderr
 
 
 @options.run_options(
-    *("student", "student_layers", "image_size", "settings", "labels", "store", "precision"),
+    *(
+        "student",
+        "student_layers",
+        "image_size",
+        "augment",
+        "settings",
+        "labels",
+        "store",
+        "precision",
+    ),
     *("drop_unknown_judgements", "keep_own_passage", "language"),
     settings="A setting of every recipe that has it; RECIPE.KEY=VALUE of one; repeatable.",
     store="The folder of kept teacher scores, instead of OUT/store.",
