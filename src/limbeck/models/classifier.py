@@ -45,6 +45,10 @@ class Classifier(Protocol):
     def classes(self) -> tuple[str, ...]:
         """The names of its classes, in the order of its logits."""
 
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Height, width and channels of the images that it reads; None of texts."""
+
     def read(self, inputs: Inputs) -> Read:
         """Inputs as it reads them."""
 
@@ -83,6 +87,8 @@ class TextClassifier(WrappedModel):
     What pools the tokens is the head's own: for BERT the pooler on the first token, whose weights
     are new where the encoder comes without.
     """
+
+    image_shape: None = None  # it reads none
 
     @classmethod
     def of(cls, encoder: Encoder, classes: Sequence[str], seed: int) -> TextClassifier:

@@ -99,6 +99,11 @@ class ImageClassifier(nn.Module):
         return self.reads.classes
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images that it reads."""
+        return self.reads.image
+
+    @property
     def sizes(self) -> dict[str, int]:
         """The numbers that say how it is built."""
         raise NotImplementedError

@@ -266,7 +266,7 @@ def test_pictures_are_learned_and_measured_in_one_size(tmp_path: Path) -> None:
     record = read_record(tmp_path / "run")
     assert record is not None
     assert record["asked"]["image_size"] == 6
-    assert found.student.shape == (6, 6, 3)
+    assert found.student.image_shape == (6, 6, 3)
     images = read_labelled(data, image_size=6).parts["test"].inputs
     read = found.student.read(images).collate(np.arange(2))["images"]
     assert read.dtype == torch.float32

@@ -50,7 +50,7 @@ def predict(
     Raises:
         ConfigError, DataError, ModelError: for inputs that the model does not read.
     """
-    ids, given = _inputs(inputs, _shape_of(model))
+    ids, given = _inputs(inputs, model.image_shape)
     logits = class_logits(model, given, engine, progress).astype(np.float64)
     shares = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     order = np.argsort(-shares, axis=1, kind="stable")[:, :top]
@@ -79,12 +79,6 @@ def class_logits(
             done(len(positions))
     model.train(training)
     return found
-
-
-def _shape_of(model: Any) -> tuple[int, int, int] | None:
-    """The height, width and channels of the images that a model reads; None of one of texts."""
-    shape: tuple[int, int, int] | None = getattr(getattr(model, "reads", model), "image", None)
-    return shape or getattr(model, "shape", None)
 
 
 def _inputs(
