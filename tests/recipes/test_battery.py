@@ -109,7 +109,8 @@ def test_a_recipe_says_what_it_is(name: str) -> None:
     module = __import__(recipe.function.__module__, fromlist=["_"])
     assert "arXiv:" in module.__doc__
     lines = Path(module.__file__).read_text().splitlines()
-    assert len(lines) <= (240 if recipe.fits else 110)  # a page; a long one for many stages
+    long = recipe.fits or recipe.data_free  # many stages, or two players that learn
+    assert len(lines) <= (240 if long else 110)  # a page
     assert recipe.needs <= {"labels", "queries", "teacher", "vectors", "dev"}
 
 
@@ -144,7 +145,7 @@ def test_the_seed_decides_the_weights(name: str, trained: Train) -> None:
 # --- every setting counts ------------------------------------------------------------------------
 
 
-OTHERWISE: dict[str, object] = {"warmup_ratio": 0.5, "eval_steps": 2}
+OTHERWISE: dict[str, object] = {"warmup_ratio": 0.5, "eval_steps": 2, "clip": 1e-3}
 
 
 def another(recipe: Recipe, settings: Settings, name: str) -> object:
@@ -173,6 +174,7 @@ def fingerprint(stage: Stage, run: Any) -> str:
         groups = [] if player.optimizer is None else player.optimizer.param_groups
         players.append(
             [
+                type(player.optimizer).__name__,
                 [[group["initial_lr"], group["weight_decay"]] for group in groups],
                 [player.schedule(step) for step in range(stage.updates + 1)],
                 [part.p for part in player.model.modules() if isinstance(part, torch.nn.Dropout)],
@@ -185,7 +187,9 @@ def fingerprint(stage: Stage, run: Any) -> str:
         signals = turn.forward(Pass(run, frozen, frozenset(), **place), stage.source.batch(0))
         parts = {name: float(part) for name, part in turn.loss(signals).parts.items()}
     measure = stage.measure and [stage.measure.every, stage.measure.keep]
-    return digest([players, parts, stage.source.digest, stage.updates, measure, run.save_steps])
+    return digest(
+        [players, parts, stage.source.digest, stage.updates, measure, run.save_steps, stage.clip]
+    )
 
 
 class _Differs(Exception):

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from limbeck import pipeline
 from limbeck.models.image_classifier import ImageClassifier, Shape, fresh_image_classifier
+from limbeck.models.map_adapters import MapAdapters
 from limbeck.objectives.rows import RowLoss, kd
-from limbeck.recipes.ca_mkd import Adapters, CAMKDSettings, ca_mkd
+from limbeck.recipes.ca_mkd import CAMKDSettings, ca_mkd
 from limbeck.store import read_json
 from limbeck.tasks.rows import Maps
 from limbeck.types import Scores, Signals
@@ -109,8 +110,7 @@ def test_a_gradient_passes_through_a_teachers_head_only_where_weights_are_not_de
 
 
 def test_maps_are_brought_to_the_size_of_each_teachers() -> None:
-    own = Maps(3, 4, 4, lambda given: given)
-    adapters = Adapters(own, {"a": Maps(5, 2, 2, own.head), "b": Maps(2, 8, 8, own.head)})
+    adapters = MapAdapters(3, [(5, 2, 2), (2, 8, 8)])
     found = adapters(torch.rand(6, 3, 4, 4))
     assert [tuple(each.shape) for each in found] == [(6, 5, 2, 2), (6, 2, 8, 8)]
 

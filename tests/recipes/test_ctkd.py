@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from limbeck.models.temperature import LearnedTemperature
 from limbeck.objectives.rows import kd
-from limbeck.recipes.ctkd import CTKDSettings, Temperature
 from limbeck.types import Scores
 
 TEACHER, STUDENT = [[4.0, 0.0, -2.0]], [[1.0, 0.0, 0.0]]
@@ -14,8 +14,8 @@ def scores(rows: list[list[float]]) -> Scores:
     return Scores.of(torch.tensor(rows, dtype=torch.float64))
 
 
-def at(theta: float, **settings: object) -> Temperature:
-    found = Temperature(CTKDSettings(**settings)).double()  # type: ignore[arg-type]
+def at(theta: float, *, per_row: bool = False) -> LearnedTemperature:
+    found = LearnedTemperature(1.0, 20.0, 4.0, per_row=per_row).double()
     with torch.no_grad():
         found.theta.fill_(theta)
     return found
@@ -52,7 +52,7 @@ def test_the_temperature_keeps_its_bounds() -> None:
     for theta, tau in ((1.0, 15.621172), (0.0, 11.0), (-50.0, 1.0), (50.0, 21.0)):
         found = at(theta)(scores(TEACHER), scores(STUDENT), 1.0)
         assert found.tolist() == pytest.approx([tau], abs=1e-6)
-    first = Temperature(CTKDSettings())(scores(TEACHER), scores(STUDENT), 1.0)
+    first = LearnedTemperature(1.0, 20.0, 4.0)(scores(TEACHER), scores(STUDENT), 1.0)
     assert first.tolist() == pytest.approx([4.0])
 
 

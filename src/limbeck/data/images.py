@@ -91,9 +91,6 @@ def read_pictures(path: Path, report: Report, size: int | None) -> Parts:
             raise DataError(f"{path} has {told}, which are the same split. Keep one of them.")
         if there:
             splits[split] = there[0]
-    if splits and "train" not in splits:
-        told = ", ".join(f"{each.name}/" for each in splits.values())
-        raise DataError(f"{path} has {told} and no train/ to learn from. Add train/CLASS/.")
     found = {
         split: _of_classes(folder, root, report, skipped, learned=split == "train")
         for split, folder in (splits or {"train": root}).items()

@@ -165,6 +165,8 @@ class Labelled:
         return {} if label < 0 else {self.classes[label]: 1}
 
     def _training(self, *, known: bool) -> list[str]:
+        if "train" not in self.parts:
+            return []
         train = self.parts["train"]
         return [train.ids[at] for at in np.flatnonzero((train.labels >= 0) == known).tolist()]
 
@@ -198,11 +200,16 @@ def holds_labelled(data: str) -> bool:
 
 
 def read_labelled(
-    data: str | Path, *, labels: int | None = None, image_size: int | None = None
+    data: str | Path,
+    *,
+    labels: int | None = None,
+    image_size: int | None = None,
+    learned: bool = True,
 ) -> Labelled:
     """The dataset that DATA names, with a dev split; only `labels` of the training examples keep
     their label, the same ones whatever the seed of a run. Images are made of `image_size` pixels in
-    width and height, where that is given.
+    width and height, where that is given. A folder of images that is not `learned` from may have a
+    test split alone.
 
     Raises:
         ConfigError: when DATA is nothing that can be read.
@@ -212,11 +219,13 @@ def read_labelled(
     def refuse(problem: Problem) -> NoReturn:
         raise DataError(str(problem))
 
-    found = scan_labelled(data, refuse, image_size=image_size)
+    found = scan_labelled(data, refuse, image_size=image_size, learned=learned)
     return found if labels is None else _with_labels(found, labels)
 
 
-def scan_labelled(data: str | Path, report: Report, *, image_size: int | None = None) -> Labelled:
+def scan_labelled(
+    data: str | Path, report: Report, *, image_size: int | None = None, learned: bool = True
+) -> Labelled:
     """What can be used of what DATA names; single examples that cannot go to `report`.
 
     Raises:
@@ -227,7 +236,13 @@ def scan_labelled(data: str | Path, report: Report, *, image_size: int | None = 
         _check_size(DIGITS, image_size)
         return _digits()
     path = Path(data).expanduser()
-    return _labelled(path.resolve().name, _read(path, report, image_size), report)
+    found = _read(path, report, image_size)
+    if "train" not in found.splits and learned:
+        told = " and ".join(found.splits)
+        raise DataError(
+            f"{path} has examples of {told} and none to learn from. Add the split train."
+        )
+    return _labelled(path.resolve().name, found, report)
 
 
 def _read(path: Path, report: Report, image_size: int | None) -> Parts:
@@ -280,11 +295,14 @@ def _labelled(name: str, found: Parts, report: Report) -> Labelled:
         DataError: when there are no two classes to learn.
     """
     notes = list(found.notes)
-    classes = _classes(found.splits["train"].labels, name, found.classes)
+    told = found.splits.get("train") or next(iter(found.splits.values()))
+    classes = _classes(told.labels, name, found.classes)
     parts = {split: _examples(part, classes, report) for split, part in found.splits.items()}
     if found.cut:
         parts = _cut(parts["train"], _SHARES)
         notes.append(f"{name}: no splits, cut into training, dev (10%) and test (20%)")
+    elif "train" not in parts:
+        return Labelled(name, found.form, classes, parts, tuple(notes))
     elif "dev" not in parts:
         parts |= _cut(parts["train"], {"dev": _SHARES["dev"]})
         notes.append("dev: none, cut from training (10%)")

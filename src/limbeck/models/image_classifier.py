@@ -113,6 +113,16 @@ class ImageClassifier(nn.Module):
         maps: Tensor = self.body((features["images"] - self.means) / self.deviations)
         return maps
 
+    def kept_statistics(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The mean and variance [C] that each BatchNorm layer keeps of its data, by its name."""
+        return {
+            name: (module.running_mean.clone(), module.running_var.clone())
+            for name, module in self.named_modules()
+            if isinstance(module, nn.BatchNorm2d)
+            and module.running_mean is not None
+            and module.running_var is not None
+        }
+
     def map_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of its feature maps."""
         height, width, channels = self.reads.image
@@ -279,6 +289,30 @@ class _Block(nn.Module):
         found: Tensor = self.conv_in(active)
         found = self.conv_out(self.dropout(functional.relu(self.second(found))))
         return found + beside
+
+
+def with_statistics(model: nn.Module, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The `logits` of a batch, and of every image the mean (`mean/LAYER`, [B, C]) and the mean
+    square (`square/LAYER`) of what each BatchNorm layer reads: their means over images give those
+    of the batch.
+    """
+    found: dict[str, Tensor] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+
+            def note(_: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
+                maps = given[0].float()
+                found[f"mean/{name}"] = maps.mean(dim=(2, 3))
+                found[f"square/{name}"] = maps.square().mean(dim=(2, 3))
+
+            hooks.append(module.register_forward_pre_hook(note))
+    try:
+        found["logits"] = model(features)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def fresh_image_classifier(name: str, shape: Shape, seed: int, option: str) -> ImageClassifier:

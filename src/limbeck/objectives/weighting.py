@@ -6,15 +6,17 @@ are made of. This module knows no method.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from limbeck.objectives.rows import log_probabilities
+from limbeck.objectives.rows import hard, log_probabilities
 from limbeck.types import Scores
 
 Pace = Literal["log", "linear", "hard"]
+Trust = Literal["confidence", "entropy", "equal"]
 
 
 def by_confidence(losses: Tensor) -> Tensor:
@@ -33,7 +35,7 @@ def by_confidence(losses: Tensor) -> Tensor:
     return (1 - torch.softmax(losses, dim=0)) / (len(losses) - 1)
 
 
-def by_entropy(teachers: list[Scores]) -> Tensor:
+def by_entropy(teachers: Sequence[Scores]) -> Tensor:
     """w_k = (1 - H_k / sum_j H_j) / (K - 1), [K, R], with H the entropy of teacher k in a row: the
     surer a teacher is, the larger its weight, right or wrong. Weights of a row add up to 1; one
     teacher alone has 1.
@@ -50,6 +52,21 @@ def by_entropy(teachers: list[Scores]) -> Tensor:
     total = stacked.sum(dim=0).clamp(min=torch.finfo(stacked.dtype).tiny)
     share = torch.where(stacked.sum(dim=0) > 0, stacked / total, 1 / len(teachers))
     return (1 - share) / (len(teachers) - 1)
+
+
+def of_teachers(teachers: Sequence[Scores], trust: Trust) -> Tensor:
+    """The weights [K, R] of K teachers in each row, by their cross-entropy with the label, by their
+    entropy, or equal ones; these also where a row has no label to be right about.
+    """
+    first = teachers[0]
+    equal = torch.full((len(teachers), len(first.values)), 1 / len(teachers))
+    equal = equal.to(first.values.device)
+    if trust == "equal":
+        return equal
+    if trust == "entropy":
+        return by_entropy(teachers)
+    losses = torch.stack([hard(each).values for each in teachers])
+    return torch.where(first.target >= 0, by_confidence(losses), equal)
 
 
 def self_paced(losses: Tensor, threshold: float | Tensor, pace: Pace = "log") -> Tensor:

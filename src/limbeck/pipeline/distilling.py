@@ -285,8 +285,10 @@ class Distillation:
             if opened.teachers.fits:
                 how = f"a {teacher.kind} teacher, fitted on judged {task.measures.units}"
                 self.outputs.keep_model(teacher, "teacher", kind.card(teacher, how, teacher.kind))
-            self._check(teacher, notes)
-            alone = self._compare_on_dev(teacher, notes)
+            alone = None
+            if not request.recipe.data_free:
+                self._check(teacher, notes)
+                alone = self._compare_on_dev(teacher, notes)
             if beside:
                 names = ["teacher", *(f"teacher/{each.name}" for each in teachers[1:])]
                 for name, each in zip(names, teachers, strict=True):
@@ -301,8 +303,9 @@ class Distillation:
         name = request.recipe.name
         result = self._train(request.recipe, teacher, student, settings)
         if result is not None:
-            teacher = result.teacher
             notes += result.notes
+        if result is not None and result.teacher is not None:
+            teacher = result.teacher
             made = opened.teachers.fits and given is not None and given.digest == teacher.digest
             if result.fitted or made:
                 how = f"a {teacher.kind} teacher, fitted by the recipe `{name}`"

@@ -72,7 +72,9 @@ def validate(config: RunConfig) -> Request:
     check_options(config, kind)
     for spec in config.teachers:
         spec.check_kind(kind.fits)
-    opened = kind.open(config, Method(name, recipe.needs, recipe.fits, recipe.takes))
+    opened = kind.open(
+        config, Method(name, recipe.needs, recipe.fits, recipe.takes, recipe.data_free)
+    )
     return Request(config, kind, recipe, preset, settings, opened, tuple(said))
 
 

@@ -18,17 +18,15 @@ BatchNorm.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
+from limbeck.models.map_adapters import MapAdapters
 from limbeck.objectives.rows import RowLoss, hard, kd
-from limbeck.objectives.weighting import by_confidence, by_entropy
+from limbeck.objectives.weighting import Trust, of_teachers
 from limbeck.recipes.registry import recipe
-from limbeck.tasks.rows import Maps, Parts, Rows, RowsSettings
+from limbeck.tasks.rows import Parts, Rows, RowsSettings
 from limbeck.types import Scores, Signals
 
 
@@ -38,33 +36,10 @@ class CAMKDSettings(RowsSettings):
     temperature: float = Field(4.0, gt=0, description="T: divides both sides' scores")
     alpha: float = Field(1.0, ge=0, description="weight of the teachers' scores")
     feature_weight: float = Field(0.0, ge=0, description="beta: weight of the feature maps")
-    weights: Literal["confidence", "entropy", "equal"] = Field(
+    weights: Trust = Field(
         "confidence", description="of teachers: by how right, or, baselines, how sure they are"
     )
     detached: bool = Field(True, description="no gradient through the weights of feature maps")
-
-
-class Adapters(nn.Module):
-    """The student's feature maps, brought to the size and channels of each teacher's."""
-
-    def __init__(self, own: Maps, theirs: dict[str, Maps]) -> None:
-        super().__init__()
-        self.sizes = [(each.height, each.width) for each in theirs.values()]
-        self.maps = nn.ModuleList(
-            [nn.Conv2d(own.channels, each.channels, 1) for each in theirs.values()]
-        )
-
-    def forward(self, maps: Tensor) -> list[Tensor]:
-        """[R, C, h, w] as each teacher has them."""
-        found = []
-        for size, convolution in zip(self.sizes, self.maps, strict=True):
-            resized = maps
-            if maps.shape[2] > size[0]:
-                resized = functional.adaptive_avg_pool2d(maps, size)
-            elif maps.shape[2] < size[0]:
-                resized = functional.interpolate(maps, size, mode="bilinear", align_corners=False)
-            found.append(torch.relu(convolution(resized)))
-        return found
 
 
 @recipe(
@@ -89,13 +64,14 @@ def ca_mkd(rows: Rows, settings: CAMKDSettings) -> None:
         theirs = {name: rows.maps(name) for name in rows.teachers}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            adapters = Adapters(rows.maps("student"), theirs)
+            sizes = [(each.channels, each.height, each.width) for each in theirs.values()]
+            adapters = MapAdapters(rows.maps("student").channels, sizes)
 
     def loss(signals: Signals) -> dict[str, RowLoss | Tensor]:
         student = signals.scores["student"]
         teachers = [signals.scores[name] for name in rows.teachers]
         # 1. Weights of the teachers, and their scores.
-        w = _weights(teachers, settings)
+        w = of_teachers(teachers, settings.weights)
         kds = [kd(each, student, settings.temperature) for each in teachers]
         taught = torch.stack([each.values for each in kds])
         parts: dict[str, RowLoss | Tensor] = {
@@ -111,7 +87,7 @@ def ca_mkd(rows: Rows, settings: CAMKDSettings) -> None:
                 Scores.of(theirs[name].head(own), target=student.target)
                 for name, own in zip(rows.teachers, adapted, strict=True)
             ]
-            v = _weights(judged, settings)
+            v = of_teachers(judged, settings.weights)
             v = v.detach() if settings.detached else v
             errors = [
                 (own - signals.embeddings[name]).pow(2).mean(dim=(1, 2, 3))
@@ -123,18 +99,3 @@ def ca_mkd(rows: Rows, settings: CAMKDSettings) -> None:
 
     parts = None if adapters is None else Parts(adapters)
     rows.train("ca_mkd", loss, settings, parts=parts, maps=adapters is not None)
-
-
-def _weights(teachers: list[Scores], settings: CAMKDSettings) -> Tensor:
-    """The weights of K teachers, [K, R]; equal ones in rows without a label."""
-    equal = torch.full(
-        (len(teachers), len(teachers[0].values)),
-        1 / len(teachers),
-        device=teachers[0].values.device,
-    )
-    if settings.weights == "equal":
-        return equal
-    if settings.weights == "entropy":
-        return by_entropy(teachers)
-    losses = torch.stack([hard(each).values for each in teachers])
-    return torch.where(teachers[0].target >= 0, by_confidence(losses), equal)

@@ -17,20 +17,16 @@ knows no order of alternatives.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from limbeck.objectives.adversarial import reversed_gradient
-from limbeck.objectives.rows import RowLoss, hard, kd, log_probabilities
+from limbeck.models.temperature import LearnedTemperature
+from limbeck.objectives.rows import RowLoss, hard, kd
 from limbeck.recipes.registry import recipe
 from limbeck.schedules import cosine_rise
 from limbeck.tasks.rows import Parts, Rows, RowsSettings
-from limbeck.types import Scores, Signals
-
-HIDDEN = 16  # units of the network that gives each row its temperature
+from limbeck.types import Signals
 
 
 class CTKDSettings(RowsSettings):
@@ -46,30 +42,6 @@ class CTKDSettings(RowsSettings):
     ramp_ratio: float = Field(
         0.1, ge=0, le=1, description="share of the steps in which lambda rises to 1; 0 = 1 at once"
     )
-
-
-class Temperature(nn.Module):
-    """tau [R] of rows, by one theta, or by a network of a row's numbers."""
-
-    def __init__(self, settings: CTKDSettings) -> None:
-        super().__init__()
-        self.low, self.range = settings.lowest_temperature, settings.temperature_range
-        share = (settings.first_temperature - self.low) / self.range
-        theta = math.log(share / (1 - share))
-        self.theta = nn.Parameter(torch.tensor([theta]))
-        self.network: nn.Module | None = None
-        if settings.per_row:
-            last = nn.Linear(HIDDEN, 1, bias=False)
-            nn.init.zeros_(last.weight)  # theta alone at the first step
-            self.network = nn.Sequential(nn.Linear(4, HIDDEN), nn.ReLU(), last)
-
-    def forward(self, teacher: Scores, student: Scores, strength: float) -> Tensor:
-        """The temperature of each row; -strength multiplies the gradient that it gets."""
-        theta = self.theta.expand(len(student.values))
-        if self.network is not None:
-            theta = theta + self.network(_numbers(teacher, student)).squeeze(1)
-        theta = reversed_gradient(theta, strength)
-        return self.low + self.range * torch.sigmoid(theta)
 
 
 @recipe(
@@ -90,7 +62,12 @@ def ctkd(rows: Rows, settings: CTKDSettings) -> None:
     """Train the student in place."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        temperature = Temperature(settings)
+        temperature = LearnedTemperature(
+            settings.lowest_temperature,
+            settings.temperature_range,
+            settings.first_temperature,
+            per_row=settings.per_row,
+        )
 
     def loss(signals: Signals) -> dict[str, RowLoss | Tensor]:
         teacher, student = signals.scores["teacher"], signals.scores["student"]
@@ -104,14 +81,3 @@ def ctkd(rows: Rows, settings: CTKDSettings) -> None:
 
     parts = Parts(temperature, settings.temperature_learning_rate)
     rows.train("ctkd", loss, settings, parts=parts)
-
-
-def _numbers(teacher: Scores, student: Scores) -> Tensor:
-    """What a row's temperature is made of, [R, 4], without a gradient to student or teacher."""
-    mask = teacher.mask & student.mask
-    p = log_probabilities(teacher.values.detach(), mask, 1.0)
-    q = log_probabilities(student.values.detach(), mask, 1.0)
-    entropies = [-(log.exp() * log).sum(dim=1) for log in (p, q)]
-    divergence = (p.exp() * (p - q)).sum(dim=1)
-    first = p.exp().masked_fill(~mask, 0.0).amax(dim=1)
-    return torch.stack([*entropies, first, divergence], dim=1)

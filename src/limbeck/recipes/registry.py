@@ -23,8 +23,8 @@ from limbeck.types import Makes
 class RecipeResult:
     """What a recipe that fits its own teachers has to say when it is done.
 
-    `teacher` is the one that taught last, `fitted` whether this run made it, and `notes` are lines
-    for the report.
+    `teacher` is the one that taught last, None where that is the one that was given, `fitted`
+    whether this run made it, and `notes` are lines for the report.
     """
 
     teacher: Any
@@ -75,6 +75,7 @@ class Recipe:
     Such a recipe also takes a given teacher, of the kinds that it `takes` (none = any kind), or
     None, and says with `RecipeResult` what became of them. `withstands`: the recipe is made for
     teachers that are partly wrong, so that one which does not beat the student is not refused.
+    `data_free`: it reads no training data, whether there are any or not, and needs a given teacher.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Recipe:
     fits: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
     withstands: bool = False
+    data_free: bool = False
 
     def train(self, task: Any, teacher: Any, student: Any, settings: Any) -> RecipeResult | None:
         """Train a student in place; what is said of the teachers, where the recipe fits them."""
@@ -120,6 +122,7 @@ def recipe(
     fits: tuple[str, ...] = (),
     takes: tuple[str, ...] = (),
     withstands: bool = False,
+    data_free: bool = False,
 ) -> Callable[[F], F]:
     """Record a function as a recipe: for a task, or `over` the rows of any.
 
@@ -143,6 +146,7 @@ def recipe(
             fits,
             takes,
             withstands,
+            data_free,
         )
         return function
 

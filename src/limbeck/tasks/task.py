@@ -80,14 +80,15 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What a task has to know of a recipe: its name, and its `needs`, `fits` and `takes`, which
-    `recipes.Recipe` explains.
+    """What a task has to know of a recipe: its name, and its `needs`, `fits`, `takes` and
+    `data_free`, which `recipes.Recipe` explains.
     """
 
     name: str
     needs: frozenset[str]
     fits: tuple[str, ...]
     takes: tuple[str, ...]
+    data_free: bool = False
 
 
 @dataclass(frozen=True, slots=True)

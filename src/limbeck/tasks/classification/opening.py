@@ -32,9 +32,10 @@ from limbeck.tasks.classification.task import Classification
 from limbeck.tasks.classification.teachers import AnyTeacher, ClassTeacher, MixtureTeacher, Net
 from limbeck.tasks.task import Method, Opened, Teachers, teachers_of, weights_of
 from limbeck.teachers.score_store import ScoreStore
-from limbeck.training import Run
+from limbeck.training import Run, has_batch_statistics
 
 STUDENT, TEACHER = "cnn-4", "cnn-32"  # of images, where nothing is said
+DATA_FREE_STUDENT = "wrn-10-1"
 STUDENT_LAYERS = 2  # of the offline model, where texts are read
 
 
@@ -88,8 +89,10 @@ def open_request(config: RunConfig, method: Method) -> ClassificationRequest:
     if config.workers is not None:
         raise ConfigError("--workers share out texts of retrieval. Leave it out.")
     weights_of(config)
-    data = read_data(config)
+    data = read_data(config, learned=not method.data_free)
     specs = teachers_of(config, method)
+    if method.data_free:
+        return _without_data(config, data, method, specs)
     student, augment = _student(config, data), _augment(config, data)
     if not specs:
         notes = (f"teacher: none, {method.name} learns from labels alone",)
@@ -114,15 +117,47 @@ def open_request(config: RunConfig, method: Method) -> ClassificationRequest:
     )
 
 
-def read_data(config: RunConfig) -> Labelled:
-    """The dataset of a config.
+def _without_data(
+    config: RunConfig, data: Labelled, method: Method, specs: Sequence[TeacherSpec]
+) -> ClassificationRequest:
+    """The request of a run whose training reads no data.
+
+    Raises:
+        ConfigError: when there is no teacher that remembers some.
+    """
+    if len(specs) != 1 or specs[0].path is None:
+        raise ConfigError(
+            f"{method.name} learns from one given teacher and from no data. Name its folder with "
+            "--teacher; a wide residual net is fitted with --recipe supervised --student wrn-16-1."
+        )
+    teacher = open_teacher(specs[0], data, specs[0].name or "teacher")
+    model = teacher.model
+    if not isinstance(model, ImageClassifier) or not has_batch_statistics(model):
+        raise ConfigError(
+            f"{method.name} learns from what BatchNorm keeps of the data, and {specs[0].path} has "
+            "none. Give a net of images that has, such as wrn-16-1."
+        )
+    name = str(config.student or DATA_FREE_STUDENT)
+    student = _of_images(name, data, config.seed, "--student", model.reads)
+    teachers = Teachers(tuple(specs), (teacher.name,), (teacher,), (1.0,))
+    notes = (f"training examples: {method.name} reads none",)
+    return ClassificationRequest(config, data, student, teachers, teacher, notes, {}, "none")
+
+
+def read_data(config: RunConfig, *, learned: bool = True) -> Labelled:
+    """The dataset of a config, which may lack training examples where none is `learned` from.
 
     Raises:
         ConfigError, DataError: when it cannot be read.
     """
     if isinstance(config.data, Loaded):
         raise ConfigError(f"{config.data.name} is a collection of passages, not data of classes.")
-    return read_labelled(cast(str, config.data), labels=config.labels, image_size=config.image_size)
+    return read_labelled(
+        cast(str, config.data),
+        labels=config.labels,
+        image_size=config.image_size,
+        learned=learned,
+    )
 
 
 def _names(specs: Sequence[TeacherSpec]) -> tuple[str, ...]:
@@ -209,8 +244,10 @@ def _base(base: str | None, config: RunConfig, data: Labelled) -> Net:
     return TextClassifier.of(encoder, data.classes, config.seed)
 
 
-def _of_images(name: str, data: Labelled, seed: int, option: str) -> ImageClassifier:
-    """A new net by its name, or the one in a folder.
+def _of_images(
+    name: str, data: Labelled, seed: int, option: str, shape: Shape | None = None
+) -> ImageClassifier:
+    """A new net by its name, of a shape (else that of the training images), or one of a folder.
 
     Raises:
         ConfigError, ModelError: when there is none, or it cannot be used.
@@ -220,9 +257,11 @@ def _of_images(name: str, data: Labelled, seed: int, option: str) -> ImageClassi
         check_reads(found, data, name)
         assert isinstance(found, ImageClassifier)  # it reads images
         return found
-    images = data.parts["train"].inputs
-    assert isinstance(images, np.ndarray)
-    return fresh_image_classifier(name, Shape.of(images, data.classes), seed, option)
+    if shape is None:
+        images = data.parts["train"].inputs
+        assert isinstance(images, np.ndarray)
+        shape = Shape.of(images, data.classes)
+    return fresh_image_classifier(name, shape, seed, option)
 
 
 def _augment(config: RunConfig, data: Labelled) -> Augment:

@@ -78,6 +78,8 @@ class Classification(Task):
 
     def reference_systems(self, split: Split) -> list[Measured]:
         """The class that is the most frequent in training, for every example."""
+        if "train" not in self.dataset.parts:
+            return []
         labels = self.dataset.parts["train"].labels
         most = int(np.bincount(labels[labels >= 0]).argmax())
         count = len(self.dataset.parts[split])
