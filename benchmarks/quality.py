@@ -4,6 +4,7 @@ What `limbeck bench` does, with results among those of the other benchmarks, and
 models that read fewer tokens than they could.
 
     python benchmarks/quality.py DATA --work DIR --labels 500 --name nl2bash-500
+    python benchmarks/quality.py DATA --work DIR --recipes ca_mkd --teacher a=PATH,b=PATH
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def main() -> int:
             out=common.work,
             recipes=asked.recipes.split(","),
             seeds=asked.seeds,
-            teacher=asked.teacher,
+            teacher=asked.teacher.split(","),
             student=common.student,
             student_layers=common.student_layers,
             settings=common.settings,

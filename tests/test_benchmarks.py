@@ -18,6 +18,7 @@ SCRIPTS = {
     "head_to_head": "--burst",
     "serve_load": "--clients",
     "unmoved": "--against",
+    "noisy_teachers": "--noise",
 }
 
 

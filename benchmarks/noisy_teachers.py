@@ -1,0 +1,113 @@
+"""Does it help to weigh teachers when one of them learned from wrong labels?
+
+Two classifiers learn from all labels of `digits`, a third from labels of which a share was given
+out by chance; the three teach small students by several recipes, at equal steps, over several
+seeds. The oracle is taught by the two good ones alone.
+
+    python benchmarks/noisy_teachers.py --work DIR --noise 0.4
+
+Everything below `--work` is a run: the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ledger import RESULTS, numbers, write_results
+from limbeck.bench import bench
+from limbeck.cli.progress import on_stderr
+from limbeck.data.labelled import read_labelled
+from limbeck.errors import LimbeckError
+from limbeck.pipeline import distill
+
+RECIPES = "supervised,kd,nkd,ctkd,self_paced,ca_mkd,ca_mkd:equal,ca_mkd:entropy"
+STUDENT, TEACHER = "cnn-4", "cnn-32"
+STEPS = 300
+_NOISE_SEED = 0
+
+
+def main() -> int:
+    asked = options()
+    good = {name: str(fitted(asked, name, "digits", seed)) for name, seed in (("a", 1), ("b", 2))}
+    percent = round(100 * asked.noise)
+    noisy = with_wrong_labels(asked.work / f"noisy-{percent}.npz", asked.noise)
+    bad = fitted(asked, f"bad-{percent}", str(noisy), 3)
+    name = f"digits-noisy-{percent}"
+    for suffix, recipes, teachers in (
+        ("", asked.recipes.split(","), {**good, "bad": str(bad)}),
+        ("-oracle", ["kd", "ca_mkd"], good),
+    ):
+        with on_stderr() as progress:
+            found = bench(
+                "digits",
+                out=asked.work / f"{name}{suffix}",
+                recipes=recipes,
+                seeds=asked.seeds,
+                max_steps=STEPS,
+                teacher=[f"{each}={path}" for each, path in teachers.items()],
+                student=STUDENT,
+                precision="fp32",
+                jobs=asked.jobs,
+                progress=progress,
+            )
+        record = {**found.record, "wrong_labels_of_the_bad_teacher": asked.noise}
+        write_results(asked.results, f"{name}{suffix}", record, found.page)
+    return 0
+
+
+def fitted(asked: Any, name: str, data: str, seed: int) -> Path:
+    """The folder of a teacher that learned from data."""
+    out: Path = asked.work / name
+    settings = {"max_steps": STEPS}
+    distill(
+        data,
+        out=out,
+        recipe="supervised",
+        student=TEACHER,
+        seed=seed,
+        settings=settings,
+        precision="fp32",
+    )
+    return out / "student"
+
+
+def with_wrong_labels(path: Path, share: float) -> Path:
+    """`digits` in a file, a share of whose training labels were replaced by others."""
+    data, random = read_labelled("digits"), np.random.default_rng(_NOISE_SEED)
+    arrays: dict[str, Any] = {}
+    for split, part in data.parts.items():
+        key, labels = {"dev": "val"}.get(split, split), part.labels.copy()
+        if split == "train":
+            wrong = random.random(len(labels)) < share
+            moved = random.integers(1, len(data.classes), len(labels))
+            labels = np.where(wrong, (labels + moved) % len(data.classes), labels)
+        images = np.rint(np.asarray(part.inputs)[..., 0] * 255).astype(np.uint8)
+        arrays |= {f"{key}_images": images, f"{key}_labels": labels.astype(np.uint8)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+    return path
+
+
+def options() -> Any:
+    asked = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    asked.add_argument("--work", type=Path, required=True, help="folder of the runs; resumable")
+    asked.add_argument("--noise", type=float, default=0.4, help="share of wrong labels")
+    asked.add_argument("--seeds", type=numbers, default=list(range(10)))
+    asked.add_argument("--recipes", default=RECIPES)
+    asked.add_argument("--jobs", type=int, default=1, help="arms at once, of one thread each")
+    asked.add_argument("--results", type=Path, default=RESULTS, help="benchmarks/results")
+    return asked.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except LimbeckError as error:
+        sys.exit(str(error))
