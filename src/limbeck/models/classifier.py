@@ -23,6 +23,7 @@ from limbeck.models.encoder import Encoder, WrappedModel
 from limbeck.models.image_classifier import CONFIG, ImageClassifier, load_image_classifier
 from limbeck.models.layers import fresh_head
 from limbeck.models.loading import IMAGE_NETS, load_sequence_classifier
+from limbeck.models.pretrained_images import HEAD, load_pretrained_images
 
 Inputs = Sequence[str] | np.ndarray
 
@@ -141,4 +142,6 @@ def load_classifier(path: str | Path) -> ImageClassifier | TextClassifier:
         raise ModelError(f"{config} cannot be read ({error}). Name another folder.") from error
     if kind in IMAGE_NETS:
         return load_image_classifier(folder, about)
+    if any(str(name).endswith(HEAD) for name in about.get("architectures") or ()):
+        return load_pretrained_images(folder)
     return TextClassifier(load_sequence_classifier(folder))

@@ -27,6 +27,7 @@ from limbeck.models.image_classifier import (
 )
 from limbeck.models.layers import cut_layers
 from limbeck.models.loading import OFFLINE, load_encoder
+from limbeck.models.pretrained_images import PretrainedImages
 from limbeck.tasks.classification.rehearsal import ClassificationProbe
 from limbeck.tasks.classification.task import Classification
 from limbeck.tasks.classification.teachers import AnyTeacher, ClassTeacher, MixtureTeacher, Net
@@ -254,6 +255,8 @@ def _of_images(
     """
     if Path(name).expanduser().is_dir():
         found = load_classifier(name)
+        if isinstance(found, PretrainedImages) and set(found.classes) != set(data.classes):
+            found = found.with_classes(data.classes, seed)
         check_reads(found, data, name)
         assert isinstance(found, ImageClassifier)  # it reads images
         return found

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from limbeck.tasks.classification.teachers import Net
 
 _OWN = "limbeck-"  # how the `model_type` of Limbeck's own nets begins
-_HEAD = "ForSequenceClassification"
+_HEADS = ("ForSequenceClassification", "ForImageClassification")
 
 
 def is_classifier(folder: Path) -> bool:
@@ -38,7 +38,7 @@ def is_classifier(folder: Path) -> bool:
     if str(about.get("model_type")).startswith(_OWN):
         return True
     labels = about.get("id2label") or range(2)  # which transformers does not write of two
-    return len(labels) > 1 and any(str(each).endswith(_HEAD) for each in architectures)
+    return len(labels) > 1 and any(str(each).endswith(_HEADS) for each in architectures)
 
 
 def predict(
