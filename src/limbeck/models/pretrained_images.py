@@ -74,13 +74,14 @@ class PretrainedImages(ImageClassifier):
 
     def with_classes(self, classes: Sequence[str], seed: int) -> PretrainedImages:
         """The same body under a fresh head for other classes, the same for the same seed."""
-        config = copy.deepcopy(self.model.config)
+        theirs: Any = self.model
+        config = copy.deepcopy(theirs.config)
         config.id2label = dict(enumerate(classes))
         config.label2id = {name: at for at, name in enumerate(classes)}
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = type(self.model)(config)  # type: ignore[arg-type]
-        new, own = model.state_dict(), self.model.state_dict()
+            model = type(theirs)(config)
+        new, own = model.state_dict(), theirs.state_dict()
         kept = {name: own[name] for name in new if new[name].shape == own[name].shape}
         model.load_state_dict(kept, strict=False)
         reads = self.reads
