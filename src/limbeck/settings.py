@@ -47,6 +47,13 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a method needs with these values besides what it always does, such as "maps", models
+        with feature maps.
+        """
+        return frozenset()
+
     @model_validator(mode="before")
     @classmethod
     def _old_names(cls, values: Any) -> Any:

@@ -34,9 +34,9 @@ def test_the_more_particular_setting_wins_whatever_the_order() -> None:
         "kl.temperature": "0.2",
         "temperature": "0.1",
     }
-    assert given_to("contrastive", given) == {"temperature": "0.1"}
-    assert given_to("kl", given) == {"temperature": "0.2"}
-    assert given_to("kl:teacher-only", given) == {"temperature": "0.3"}
+    assert given_to(RETRIEVAL, "contrastive", given) == {"temperature": "0.1"}
+    assert given_to(RETRIEVAL, "kl", given) == {"temperature": "0.2"}
+    assert given_to(RETRIEVAL, "kl:teacher-only", given) == {"temperature": "0.3"}
 
 
 def test_a_budget_is_the_baselines_where_nothing_is_said() -> None:

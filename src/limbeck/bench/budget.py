@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limbeck.errors import ConfigError
-from limbeck.recipes import find, find_preset, registry
+from limbeck.recipes import Recipe, find, find_preset, registry
 from limbeck.settings import parse_settings, renamed
 from limbeck.tasks.task import TaskKind, kind_named, kind_of_recipe
 
@@ -32,18 +32,16 @@ def kind_of(systems: Sequence[str], data: object) -> TaskKind:
     """
     found = {name: find_preset(name)[0].task for name in systems}
     tasks = {task: name for name, task in found.items() if task is not None}
-    if not tasks:
-        return kind_of_recipe(systems[0], None, data)
     if len(tasks) > 1:
         told = " and ".join(f"{name} is for {task}" for task, name in tasks.items())
         raise ConfigError(f"--recipes: {told}. Compare recipes of one task.")
-    kind = kind_named(next(iter(tasks)))
+    if tasks:
+        kind = kind_named(next(iter(tasks)))
+    else:
+        kind = kind_of_recipe(find_preset(systems[0])[0].name, None, data)
     for name, task in found.items():
-        if task is None and not kind.has_rows:
-            raise ConfigError(
-                f"--recipes: {name} learns rows of alternatives, which {kind.name} does not lay "
-                f"out. Use {kind.auto}."
-            )
+        if task is None:
+            kind.check_rows(find_preset(name)[0].name, "--recipes")
     return kind
 
 
@@ -75,17 +73,17 @@ def equal_settings(
         ConfigError: for a key that nothing compared here has, a value that does not fit, or a
             budget that is not the same for all.
     """
-    _check_keys(systems, given)
+    _check_keys(kind, systems, given)
     found: dict[str, dict[str, object]] = {}
     for name in systems:
-        own = given_to(name, given)
-        has_steps = "max_steps" in find_preset(name)[0].settings.model_fields
+        own = given_to(kind, name, given)
+        has_steps = "max_steps" in _found(kind, name)[0].settings.model_fields
         found[name] = {**({"max_steps": str(max_steps)} if has_steps else {}), **own}
     first = kind.baselines[0]
-    equal = _parsed(first, found[first])
+    equal = _parsed(kind, first, found[first])
     for name, own in found.items():
-        recipe, preset = find_preset(name)
-        parsed = _parsed(name, own)
+        recipe, preset = _found(kind, name)
+        parsed = _parsed(kind, name, own)
         for key in kind.budget:
             said = key in own or key in preset
             if hasattr(parsed, key) and not said and getattr(parsed, key) != getattr(equal, key):
@@ -98,7 +96,7 @@ def equal_settings(
 
 def budget_of(kind: TaskKind, settings: Mapping[str, Given]) -> dict[str, int]:
     """The budget that all systems have."""
-    parsed = _parsed(kind.baselines[0], settings[kind.baselines[0]])
+    parsed = _parsed(kind, kind.baselines[0], settings[kind.baselines[0]])
     return {key: getattr(parsed, key) for key in kind.budget}
 
 
@@ -108,7 +106,7 @@ def refuse_unequal(kind: TaskKind, settings: Mapping[str, Given]) -> None:
     Raises:
         ConfigError: naming the first key that differs, and everyone's value.
     """
-    parsed = {name: _parsed(name, own) for name, own in settings.items()}
+    parsed = {name: _parsed(kind, name, own) for name, own in settings.items()}
     for key in kind.budget:
         values = {name: getattr(own, key) for name, own in parsed.items() if hasattr(own, key)}
         if len(set(values.values())) > 1:
@@ -119,11 +117,11 @@ def refuse_unequal(kind: TaskKind, settings: Mapping[str, Given]) -> None:
             )
 
 
-def given_to(name: str, given: Given) -> dict[str, object]:
+def given_to(kind: TaskKind, name: str, given: Given) -> dict[str, object]:
     """What is said to one system: `KEY` where it has the key, overruled by `RECIPE.KEY`, and that
     by `RECIPE:PRESET.KEY`.
     """
-    recipe, _ = find_preset(name)
+    recipe, _ = _found(kind, name)
     found = {key: value for key, value in given.items() if key in recipe.settings.model_fields}
     for addressed in dict.fromkeys((recipe.name, name)):
         for key, value in given.items():
@@ -139,15 +137,21 @@ def given_to_teachers(given: Given) -> dict[str, object]:
     return {key: value for key, value in given.items() if key.rpartition(".")[0] in teachers}
 
 
-def _parsed(name: str, own: Given) -> Any:
-    """A system's settings, its preset's included."""
+def _found(kind: TaskKind, name: str) -> tuple[Recipe, Given]:
+    """A system's recipe, as it is on the task, and what its preset sets."""
     recipe, preset = find_preset(name)
+    return recipe.on(kind.rows_settings), preset
+
+
+def _parsed(kind: TaskKind, name: str, own: Given) -> Any:
+    """A system's settings, its preset's included."""
+    recipe, preset = _found(kind, name)
     return parse_settings(recipe.settings, {**preset, **own}, where=f"--set, for {name}")
 
 
-def _check_keys(systems: Sequence[str], given: Given) -> None:
+def _check_keys(kind: TaskKind, systems: Sequence[str], given: Given) -> None:
     """Refuse a setting that nothing compared here would look at."""
-    recipes = {name: find_preset(name)[0] for name in systems}
+    recipes = {name: _found(kind, name)[0] for name in systems}
     known = {key for recipe in recipes.values() for key in recipe.settings.model_fields}
     compared = {*recipes, *(recipe.name for recipe in recipes.values())}
     for key, value in given.items():

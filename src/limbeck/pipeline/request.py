@@ -58,8 +58,10 @@ def validate(config: RunConfig) -> Request:
             f"settings are {type(config.settings).__name__}, and {name} takes "
             f"{recipe.settings.__name__}. Give those, or a mapping of names to values."
         )
+    kind = kind_of_recipe(name, recipe.task, config.data)
+    recipe = recipe.on(kind.rows_settings)
     own, of_teachers = split_settings(settings)
-    parse_settings(recipe.settings, own)
+    needs = recipe.needs | parse_settings(recipe.settings, own).needs
     for fitted, values in of_teachers.items():
         if find(fitted).makes != "teacher":
             raise ConfigError(
@@ -67,14 +69,14 @@ def validate(config: RunConfig) -> Request:
                 f"here. Write --recipe {fitted} and --set {next(iter(values))}=..."
             )
         parse_settings(find(fitted).settings, values, where=f"--set {fitted}.")
-    kind = kind_of_recipe(name, recipe.task, config.data)
     _check_data(config, recipe, kind)
     check_options(config, kind)
     for spec in config.teachers:
         spec.check_kind(kind.fits)
-    opened = kind.open(
-        config, Method(name, recipe.needs, recipe.fits, recipe.takes, recipe.data_free)
+    method = Method(
+        name, needs, recipe.fits, recipe.takes, recipe.data_free, rows=recipe.task is None
     )
+    opened = kind.open(config, method)
     return Request(config, kind, recipe, preset, settings, opened, tuple(said))
 
 

@@ -41,6 +41,11 @@ class CAMKDSettings(RowsSettings):
     )
     detached: bool = Field(True, description="no gradient through the weights of feature maps")
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Feature maps, where they count."""
+        return frozenset({"maps"} if self.feature_weight else ())
+
 
 @recipe(
     "ca_mkd",

@@ -10,9 +10,11 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Concatenate, Literal, Protocol, TypeVar, cast
+
+from pydantic import create_model
 
 from limbeck.errors import ConfigError
 from limbeck.settings import Settings, parse_settings
@@ -92,6 +94,12 @@ class Recipe:
     withstands: bool = False
     data_free: bool = False
 
+    def on(self, rows_settings: type[Settings] | None) -> Recipe:
+        """The recipe on a task; one over rows also has the settings that rows have there."""
+        if self.task is not None or rows_settings is None:
+            return self
+        return replace(self, settings=_both(rows_settings, self.settings))
+
     def train(self, task: Any, teacher: Any, student: Any, settings: Any) -> RecipeResult | None:
         """Train a student in place; what is said of the teachers, where the recipe fits them."""
         if self.task is None:
@@ -103,6 +111,12 @@ class Recipe:
     def fit(self, task: Any, stands_on: Sequence[Any], settings: Any) -> Any:
         """The teacher that is fitted from an encoder, or from the teachers that it stands on."""
         return cast(FitsTeacher, self.function)(task, *stands_on, settings)
+
+
+@cache
+def _both(first: type[Settings], second: type[Settings]) -> type[Settings]:
+    """A class with the fields of both; those of the first where both have one of a name."""
+    return create_model(second.__name__, __base__=(first, second))
 
 
 _found: dict[str, Recipe] = {}

@@ -81,7 +81,8 @@ class Layout:
 @dataclass(frozen=True, slots=True)
 class Method:
     """What a task has to know of a recipe: its name, and its `needs`, `fits`, `takes` and
-    `data_free`, which `recipes.Recipe` explains.
+    `data_free`, which `recipes.Recipe` explains; `needs` are also those of its settings. `rows`: it
+    learns rows.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Method:
     fits: tuple[str, ...]
     takes: tuple[str, ...]
     data_free: bool = False
+    rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +336,8 @@ class TaskKind(ABC):
       kinds that each is built on; `fits_on_dev`: those among them that need a dev split
     - `options`: fields of `RunConfig` that this task reads and some other does not
     - `budget`: settings that are the same for all recipes in a fair comparison
-    - `has_rows`: whether recipes over rows run on it
+    - `has_rows`: whether recipes over rows run on it; they have the `rows_settings` of the task
+      besides their own. `instead` names the task's own recipes in whose place some would be
     - `measures`: those that are known before the data; a task's own may be more
     """
 
@@ -349,6 +352,8 @@ class TaskKind(ABC):
     options: ClassVar[frozenset[str]]
     budget: ClassVar[tuple[str, ...]]
     has_rows: ClassVar[bool] = False
+    rows_settings: ClassVar[type[Settings] | None] = None
+    instead: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def open(self, config: RunConfig, method: Method) -> Opened:
@@ -447,6 +452,23 @@ class TaskKind(ABC):
         """What the record of a bench says of its students, read from the folder of one."""
         return {}
 
+    def check_rows(self, recipe: str, flag: str) -> None:
+        """Refuse a recipe over rows that does not run on this task.
+
+        Raises:
+            ConfigError: naming one that does.
+        """
+        if not self.has_rows:
+            raise ConfigError(
+                f"{flag} {recipe} learns rows of alternatives, which {self.name} does not lay out. "
+                f"Use {flag} {self.auto}."
+            )
+        if recipe in self.instead:
+            raise ConfigError(
+                f"{flag} {recipe}: {self.name} has a recipe of its own for that. Use {flag} "
+                f"{self.instead[recipe]}."
+            )
+
     def holds(self, data: object) -> bool:
         """Whether this task reads such data, by its name and the names of its files."""
         return any(layout.holds(str(data)) for layout in self.layouts)
@@ -505,15 +527,11 @@ def kind_of_recipe(name: str, task: str | None, data: object) -> TaskKind:
     if task is not None:
         return kind_named(task)
     kind = kind_reading(data)
-    if not kind.has_rows and not kind.holds(data):
+    if not kind.holds(data):
         rows = [layout for each in kinds().values() if each.has_rows for layout in each.layouts]
         raise ConfigError(
             f"{data} holds no data that --recipe {name} learns from. Name "
             f"{'; or '.join(layout.words for layout in rows)}."
         )
-    if not kind.has_rows:
-        raise ConfigError(
-            f"--recipe {name} learns rows of alternatives, which {kind.name} does not lay out. "
-            f"{data} is data of {kind.name}: use --recipe {kind.auto}."
-        )
+    kind.check_rows(name, "--recipe")
     return kind

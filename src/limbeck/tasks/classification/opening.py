@@ -91,6 +91,11 @@ def open_request(config: RunConfig, method: Method) -> ClassificationRequest:
         raise ConfigError("--workers share out texts of retrieval. Leave it out.")
     weights_of(config)
     data = read_data(config, learned=not method.data_free)
+    if "maps" in method.needs and data.form != "images":
+        raise ConfigError(
+            f"{method.name} would learn from feature maps, and models of texts have none. Set "
+            "feature_weight=0."
+        )
     specs = teachers_of(config, method)
     if method.data_free:
         return _without_data(config, data, method, specs)

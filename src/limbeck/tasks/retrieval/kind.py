@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from limbeck.config import Loaded, RunConfig
 from limbeck.config.teacher_spec import KINDS
@@ -28,6 +28,7 @@ from limbeck.tasks.retrieval.opening import (
     open_request,
     prompt_notes,
 )
+from limbeck.tasks.retrieval.task import ShownSettings
 from limbeck.tasks.task import Layout, Method, TaskKind, Teachers
 from limbeck.teachers import Teacher, load_teacher
 from limbeck.types import Progress
@@ -51,6 +52,9 @@ class RetrievalKind(TaskKind):
         | {"drop_unknown_judgements", "keep_own_passage", "layer_choice", "student_layers"}
     )
     budget = ("max_steps", "batch_size", "list_length", "candidates_per_query")
+    has_rows = True
+    rows_settings = ShownSettings
+    instead: ClassVar = {"kd": "kl", "supervised": "contrastive"}
     student = "A small retriever"
 
     def holds(self, data: object) -> bool:

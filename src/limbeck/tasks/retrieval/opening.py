@@ -113,7 +113,13 @@ def open_request(config: RunConfig, method: Method) -> RetrievalRequest:
     data = complete(read, labels=config.labels)
     specs = teachers_of(config, method)
     _check_labels(data, method, specs)
-    if "queries" in method.needs and not len(data.labelled) + len(data.unlabelled):
+    if "maps" in method.needs:
+        raise ConfigError(
+            f"{method.name} would learn from feature maps, and models of texts have none. Set "
+            "feature_weight=0."
+        )
+    learns_queries = "queries" in method.needs or method.rows
+    if learns_queries and not len(data.labelled) + len(data.unlabelled):
         raise DataError(
             f"{data.name} has no training query, judged or not: all are in dev or test. Add "
             "queries to queries.jsonl, or use --recipe embed, which can learn from passages alone."

@@ -24,14 +24,15 @@ from limbeck.tasks.retrieval import systems
 from limbeck.tasks.retrieval.lists import Listing
 from limbeck.tasks.retrieval.measures import Measuring
 from limbeck.tasks.retrieval.teaching import check_teacher, combine
+from limbeck.tasks.rows import Rows
 from limbeck.tasks.task import Checked, Combined, Measured, Task
 from limbeck.teachers import Teacher
 from limbeck.training import Player, Trained, Turn
 from limbeck.types import Split
 
 
-class ListSettings(TrainingSettings):
-    """What recipes decide that show queries with lists of passages."""
+class ShownSettings(Settings):
+    """Which queries and passages an update shows."""
 
     batch_size: int = Field(64, ge=1, description="queries in one step")
     list_length: int = Field(4, ge=2, description="passages drawn for each query of a step")
@@ -41,6 +42,10 @@ class ListSettings(TrainingSettings):
     range_min: int = Field(
         0, ge=0, description="candidates of a judged query before this rank are never its negatives"
     )
+
+
+class ListSettings(ShownSettings, TrainingSettings):
+    """What recipes decide that show queries with lists of passages."""
 
 
 @dataclass
@@ -98,7 +103,7 @@ class Retrieval(Listing, Measuring, Task):
         """What a recipe has in common with the student's settings, but for the temperature, which
         has another meaning in every loss; as many updates, though of fewer queries.
         """
-        own = settings.model_dump(exclude_unset=True)
+        own = settings.model_dump(exclude_unset=True, exclude_none=True)
         shared = {key: value for key, value in own.items() if key in recipe.model_fields}
         shared.pop("temperature", None)
         found = recipe(**shared)
@@ -106,6 +111,12 @@ class Retrieval(Listing, Measuring, Task):
             passes = len(self.training_queries()) / found.batch_size
             found = found.model_copy(update={"max_steps": default_updates(passes)})
         return found
+
+    def rows(self, student: Encoder, teacher: Teacher | None) -> Rows:
+        """A row per training query, whose alternatives are the passages of its list."""
+        from limbeck.tasks.retrieval.rows import ListRows
+
+        return ListRows(self, student, teacher)
 
     def write_results(self, out: Path, systems_: Sequence[Measured]) -> None:
         """Write one TREC run per system."""
