@@ -13,6 +13,7 @@ from limbeck.cli.output import print_json
 
 if TYPE_CHECKING:  # the registry imports every recipe, and with them torch
     from limbeck.recipes import Recipe
+    from limbeck.settings import Settings
 
 
 def recipes(
@@ -60,22 +61,34 @@ def _listing(known: "list[Recipe]") -> str:
 
 def _page(recipe: "Recipe") -> str:
     """A recipe for people: what it is, then a line for every setting and preset."""
-    from limbeck.settings import describe, written
+    from limbeck.settings import written
+    from limbeck.tasks.task import kinds
 
     lines = [
         f"{recipe.name}: {recipe.summary}",
         f"Paper: {recipe.paper}",
-        f"For: {recipe.task or 'any task with rows of alternatives, such as classes'}",
+        f"For: {recipe.task or 'any task with rows of alternatives: classes, candidate lists'}",
         f"Makes: a {recipe.makes}",
         f"Needs: {', '.join(sorted(recipe.needs)) or 'queries and passages only'}",
         "",
         "Settings (--set):",
     ]
-    lines += [
-        f"  {setting.name} = {written(setting.default)}  ({setting.type}) {setting.description}"
-        for setting in describe(recipe.settings)
-    ]
+    lines += _settings(recipe.settings)
+    for kind in kinds().values():
+        if recipe.task is None and kind.rows_settings is not None:
+            lines += [f"On data of {kind.name} also, or instead:"]
+            lines += _settings(kind.rows_settings)
     for preset, values in recipe.presets.items():
         given = " ".join(f"{key}={written(value)}" for key, value in values.items())
         lines.append(f"Preset {recipe.name}:{preset}: {given}")
     return "\n".join(lines)
+
+
+def _settings(cls: "type[Settings]") -> list[str]:
+    """A line for every setting."""
+    from limbeck.settings import describe, written
+
+    return [
+        f"  {setting.name} = {written(setting.default)}  ({setting.type}) {setting.description}"
+        for setting in describe(cls)
+    ]

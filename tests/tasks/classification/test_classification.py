@@ -245,10 +245,11 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, texts: Path) -> None:
     refused(ConfigError, r"train:dual.*train:classifier", teacher="train:dual")
     refused(ConfigError, r"--query-prompt says nothing about classification", query_prompt="find: ")
     refused(ConfigError, r"kl is for retrieval.*Use --recipe kd", recipe="kl")
-    refused(ConfigError, r"nkd learns rows.*use --recipe kl", data="pydocs", recipe="nkd")
+    refused(ConfigError, r"kd: retrieval .*Use --recipe kl", data="pydocs", recipe="kd")
     refused(ConfigError, r"--student-layers says nothing about a net of images", student_layers=2)
     refused(ConfigError, r"--backend openvino", backend="openvino")
     refused(ConfigError, r"--workers", workers=2)
+    refused(ConfigError, r"maps, and models of texts", data=str(texts), recipe="ca_mkd:features")
     with texts.open("a", encoding="utf-8") as file:
         file.write('{"text": "a cow"}\n')
     refused(DataError, r"animals.jsonl:25: there is no `label`", data=str(texts))
