@@ -34,6 +34,7 @@ from limbeck.tasks.classification.teachers import AnyTeacher, ClassTeacher, Mixt
 from limbeck.tasks.task import Method, Opened, Teachers, teachers_of, weights_of
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.training import Run, has_batch_statistics
+from limbeck.training.distributed import current_group
 
 STUDENT, TEACHER = "cnn-4", "cnn-32"  # of images, where nothing is said
 DATA_FREE_STUDENT = "wrn-10-1"
@@ -264,12 +265,27 @@ def _of_images(
             found = found.with_classes(data.classes, seed)
         check_reads(found, data, name)
         assert isinstance(found, ImageClassifier)  # it reads images
-        return found
+        return _alone(found, name)
     if shape is None:
         images = data.parts["train"].inputs
         assert isinstance(images, np.ndarray)
         shape = Shape.of(images, data.classes)
-    return fresh_image_classifier(name, shape, seed, option)
+    return _alone(fresh_image_classifier(name, shape, seed, option), name)
+
+
+def _alone(found: ImageClassifier, name: str) -> ImageClassifier:
+    """A net that is to be trained.
+
+    Raises:
+        ConfigError: when several processes would share out what it normalises.
+    """
+    processes = current_group().size
+    if processes > 1 and has_batch_statistics(found):
+        raise ConfigError(
+            f"{name} normalises by its batch, which {processes} processes would cut into parts. "
+            "Run it in one process, or take a cnn."
+        )
+    return found
 
 
 def _augment(config: RunConfig, data: Labelled) -> Augment:
