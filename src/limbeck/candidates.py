@@ -259,7 +259,7 @@ _Search = Callable[[slice, int], tuple[Positions, Vectors]]
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What is to be mined, whatever does the search."""
+    """A mining job, whatever does the search."""
 
     collection: Collection
     queries: Positions

@@ -458,7 +458,7 @@ def _compared_with(
 
 
 def _read(reader: Reader, texts: Sequence[str], role: Role, engine: Engine) -> list[Reading]:
-    """What a reader makes of texts in the engine's precision, together as one batch."""
+    """Read texts with a reader in the engine's precision, together as one batch."""
     with torch.autocast(engine.device, torch.bfloat16, enabled=engine.precision == "bf16"):
         return reader.read(texts, role)
 
@@ -603,7 +603,7 @@ def _exactly(model: nn.Module, features: dict[str, Tensor], engine: Engine) -> V
 
 
 def _comparison(model: Encoder | Ranker) -> Comparison:
-    """What refuses a model of this kind when it gives something else than torch in fp32."""
+    """The check that refuses a model of this kind when its results differ from torch in fp32."""
     return _compare_vectors if isinstance(model, Encoder) else _compare_scores
 
 
@@ -671,12 +671,12 @@ def _where(engine: Engine) -> str:
 
 
 def _instead(engine: Engine) -> str:
-    """What to use after a comparison failed."""
+    """The option to use instead after a comparison failed."""
     return "--precision fp32" if engine.precision == "bf16" else "--backend torch"
 
 
 def _or_else(model: Encoder | Ranker, engine: Engine) -> str:
-    """What to do after a number was not finite."""
+    """Advice for when a number was not finite."""
     if _is_exported(model):
         return "Export the model again, and use what it came from if that is refused."
     if engine.backend == "torch" and engine.precision == "fp32":

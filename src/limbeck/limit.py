@@ -140,7 +140,8 @@ def _best_product(
 
 @dataclass(slots=True)
 class Effort:
-    """What models read in some seconds: tokens without padding, and the FLOP that reading took.
+    """Work of models over some seconds: tokens read, without padding, and the FLOP that reading
+    took. Either is None once a model took part of which it is not known.
 
     Either is None once a model took part of which it is not known.
     """

@@ -29,7 +29,7 @@ _AGAIN = "Choose another --out, or delete the folder to begin again."
 
 
 class _Asked(Written):
-    """What is read of what was asked; a repeated command compares all of it."""
+    """Options read from a run's record; a repeated command compares all that it was asked."""
 
     data: str
     teacher: str | list[str]
@@ -99,7 +99,7 @@ def check_writable(folder: Path, flag: str) -> None:
 
 
 def read_record(out: Path) -> dict[str, Any] | None:
-    """What an earlier command wrote, or None when there is nothing yet.
+    """Read the record that an earlier command wrote, or None when there is nothing yet.
 
     Raises:
         StoreError: when it is damaged.
@@ -208,7 +208,7 @@ def check_same_engine(out: Path, found: Mapping[str, Any], engine: Mapping[str, 
 
 
 def environment() -> dict[str, object]:
-    """What the bytes of a result depend on besides the command."""
+    """Versions and hardware that the bytes of a result depend on besides the command."""
     found: dict[str, object] = {"python": platform.python_version(), "processor": _processor()}
     for package in PACKAGES:
         try:
@@ -223,7 +223,7 @@ def environment() -> dict[str, object]:
 
 
 def _different(found: Mapping[str, object], wanted: Mapping[str, object]) -> list[str]:
-    """What differs, in words: `seed is 0 there and 1 here`."""
+    """Differences, in words: `seed is 0 there and 1 here`."""
     return [
         f"{key} is {found.get(key, 'not set')!r} there and {wanted.get(key, 'not set')!r} here"
         for key in sorted({*found, *wanted})

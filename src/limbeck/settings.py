@@ -49,8 +49,8 @@ class Settings(BaseModel):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What a method needs with these values besides what it always does, such as "maps", models
-        with feature maps.
+        """Requirements of a method with these values besides those it always has, such as "maps",
+        models with feature maps.
         """
         return frozenset()
 
@@ -115,7 +115,8 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def renamed(key: str, known: Container[str]) -> str | None:
-    """What became of a setting's old name, among the names that are known; None of any other.
+    """Note that a setting was renamed, if `key` is an old name whose new one is known; None
+    otherwise.
 
     Example:
         >>> renamed("updates", ["max_steps"]), renamed("teacher_dual.updates", ["max_steps"])
@@ -130,7 +131,7 @@ def renamed(key: str, known: Container[str]) -> str | None:
 
 
 def describe(cls: type[Settings]) -> list[Setting]:
-    """What can be set, in the order of the class.
+    """The settings of a class, in its order.
 
     Example:
         >>> from pydantic import Field

@@ -113,7 +113,7 @@ def sparse_dots(
 
 
 def softmax_temperature(name: Similarity) -> float:
-    """What divides similarities before a softmax when nothing else is said.
+    """Default temperature of a softmax over similarities, which divides them.
 
     0.05 for cosines, which lie in [-1, 1]; 1 for dot products, which are of the size of logits.
     """

@@ -362,7 +362,7 @@ class Checksum(Written):
 
 
 class _Sight(Written):
-    """What the file system said of a file when its SHA-256 was computed."""
+    """Size and times of a file when its SHA-256 was computed."""
 
     bytes: int
     modified: int
@@ -403,8 +403,8 @@ def files_below(folder: Path, *parts: str) -> list[str]:
 
 
 def faults(folder: Path, files: Mapping[str, Checksum], *, anew: bool = False) -> dict[str, str]:
-    """What is wrong with files in a folder, by name: a sentence without its full stop; nothing for
-    those that are as listed.
+    """Faults of files in a folder, by name: a sentence without its full stop; nothing for those
+    that are as listed.
 
     A file of the right size is read only when it may have changed since it was last found right;
     with `anew`, always.
@@ -452,8 +452,8 @@ def write_manifest(folder: Path, files: Mapping[str, Checksum], *, advice: str, 
 
 
 def read_manifest(folder: Path) -> tuple[str, dict[str, Checksum]] | None:
-    """What to do when a file of a folder is damaged, and the checksums of its files; None for a
-    folder without a manifest, as older versions left it.
+    """Read a folder's manifest: advice for when a file is damaged, and the checksums of its files;
+    None for a folder without a manifest, as older versions left it.
 
     Raises:
         StoreError: when the manifest itself is damaged.
@@ -495,7 +495,7 @@ def check_whole(path: Path, *, anew: bool = False) -> None:
 
 
 def _seen(folder: Path) -> dict[str, _Sight]:
-    """What was seen of a folder's files; nothing when that is gone or damaged."""
+    """Read the recorded sizes and times of a folder's files; nothing when gone or damaged."""
     try:
         return read_json(folder / SEEN, dict[str, _Sight])
     except StoreError:
@@ -511,14 +511,14 @@ def _link(source: str, target: str) -> None:
 
 
 class Took(Written):
-    """What a stage took, without the stages within it, and the most memory of its process."""
+    """Seconds of a stage, without the stages within it, and the peak memory of its process."""
 
     seconds: float
     peak_bytes: int
 
 
 class Done(Written):
-    """What a stage recorded when it finished; older runs have less of it."""
+    """Record of a finished stage; older runs have less of it."""
 
     files: dict[str, Checksum]
     metrics: dict[str, Any]
@@ -527,14 +527,14 @@ class Done(Written):
 
 
 class Inputs(Written):
-    """What a stage was made from, and the digest of that."""
+    """Inputs of a stage, and their digest."""
 
     digest: str
     inputs: dict[str, Any]
 
 
 def read_done(stage: Path) -> Done:
-    """What the stage in a folder recorded when it finished.
+    """Read the record of a finished stage from its folder.
 
     Raises:
         StoreError: when it is missing, or not what was written.
@@ -614,7 +614,7 @@ class StageFolder:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What the stage recorded when it finished."""
+        """Metrics that the stage recorded when it finished."""
         return read_done(self.path).metrics
 
     def finish(self, **metrics: object) -> None:
@@ -664,7 +664,7 @@ def _locked(handle: int) -> bool:
 
 
 def _left_in(folder: Path, name: str | None) -> list[Path]:
-    """What writers of a name, or of any, have in a folder beside what they write."""
+    """Temporary files that writers of a name, or of any, have in a folder."""
     try:
         found = list(folder.iterdir())
     except FileNotFoundError:

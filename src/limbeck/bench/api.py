@@ -83,7 +83,7 @@ class Arm:
         return self.config.recipe
 
     def arguments(self, precision_from: Path | None = None) -> dict[str, Any]:
-        """What `distill` is called with."""
+        """Keyword arguments for `distill`."""
         return {
             **self.config.options(),
             "out": self.out,
@@ -102,7 +102,7 @@ class Arm:
 
     @property
     def title(self) -> str:
-        """What it is, in words."""
+        """The arm's title, in words."""
         if self.name == TEACHER:
             return f"the teacher, {', '.join(map(str, self.config.teachers))}"
         return f"{self.system}, seed {self.config.seed}"
@@ -118,7 +118,7 @@ class BenchPlan:
 
     @property
     def budget(self) -> dict[str, int]:
-        """What every recipe may spend."""
+        """The training budget that all recipes share."""
         return budget_of(self.kind, self.settings)
 
     def lines(self) -> list[str]:
@@ -149,7 +149,7 @@ class BenchPlan:
 
 @dataclass(frozen=True, slots=True)
 class Benched:
-    """What came of it: the object in `bench.json`; `bench.md` and `bench.html` lie beside it."""
+    """Result of a bench: the object in `bench.json`; `bench.md` and `bench.html` lie beside it."""
 
     out: Path
     record: Mapping[str, Any]
@@ -197,7 +197,7 @@ class BenchCall:
         return Path(self.out)
 
     def shared(self, kind: TaskKind) -> RunConfig:
-        """What is asked of every arm, but for its recipe, settings, seed and teacher.
+        """Options shared by all arms, which differ in recipe, settings, seed and teacher.
 
         Raises:
             ConfigError: for a value that an option cannot have.
@@ -442,7 +442,7 @@ def _told_of(failed: Mapping[str, str], waiting: Sequence[str], out: Path) -> st
 
 
 def _record(plan: BenchPlan, wall_seconds: Mapping[str, float]) -> dict[str, Any]:
-    """What the arms reached and cost."""
+    """The record of a finished bench: the quality and the costs of its arms."""
     arms: dict[str, list[Path]] = {}
     for arm in plan.arms:
         if arm.name != TEACHER:
@@ -517,7 +517,7 @@ def _folder(system: str, seed: int) -> str:
 
 
 def _fitted_in(folder: Path, specs: Sequence[TeacherSpec]) -> str | list[TeacherSpec]:
-    """What teaches once a run has fitted what is to be fitted, and left it in this folder."""
+    """The teachers of later runs, once one run has fitted them and left them in this folder."""
     if len(specs) == 1:
         return str(folder)
     return [

@@ -36,8 +36,8 @@ class TeacherCost:
 
 @dataclass(frozen=True, slots=True)
 class TrainingCost:
-    """What training took: updates of the student and the tokens that it read, padding included;
-    seconds of all training, of a teacher that the arm fitted for itself too.
+    """Training cost of an arm: updates of the student and the tokens that it read, padding
+    included; seconds of all training, including that of a teacher that the arm fitted for itself.
     """
 
     updates: int
@@ -46,7 +46,7 @@ class TrainingCost:
 
 
 def stage_metrics(out: Path) -> dict[str, dict[str, Any]]:
-    """What each finished stage of a run counted, by the stage's name."""
+    """Metrics of each finished stage of a run, by the stage's name."""
     return {
         path.parent.name: store.read_done(path.parent).metrics
         for path in sorted((out / "stages").glob("*/done.json"))
@@ -54,7 +54,7 @@ def stage_metrics(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def training_cost(out: Path) -> TrainingCost:
-    """What a finished arm's training took."""
+    """Training cost of a finished arm."""
     stages = {
         name: metrics for name, metrics in stage_metrics(out).items() if name.startswith("train-")
     }
@@ -67,19 +67,19 @@ def training_cost(out: Path) -> TrainingCost:
 
 
 def _students(stage: str, metrics: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the players did that the student is made of; in older runs, all that the stage did."""
+    """Counts of the players that the student is made of; in older runs, all counts of the stage."""
     if "players" in metrics:
         return [player for player in metrics["players"] if player["makes"] == "student"]
     return [] if _TAUGHT_BY & set(re.split("[-_]", stage)) else [metrics]
 
 
 def teacher_cost(out: Path) -> TeacherCost:
-    """What a run asked of its teacher."""
+    """Cost of asking a run's teacher."""
     return _cost(out, base=False)
 
 
 def base_cost(out: Path) -> TeacherCost:
-    """What a run asked of the base encoder, which mines and is no teacher."""
+    """Cost of asking a run's base encoder, which mines and is no teacher."""
     return _cost(out, base=True)
 
 

@@ -67,7 +67,7 @@ def systems_of(recipes: Sequence[str], data: object) -> list[str]:
 def equal_settings(
     kind: TaskKind, systems: Sequence[str], given: Given, max_steps: int = MAX_STEPS
 ) -> dict[str, dict[str, object]]:
-    """What each system is set to besides its preset: what was given, and the budget.
+    """Settings of each system besides its preset: those given, and the budget.
 
     Raises:
         ConfigError: for a key that nothing compared here has, a value that does not fit, or a
@@ -118,8 +118,8 @@ def refuse_unequal(kind: TaskKind, settings: Mapping[str, Given]) -> None:
 
 
 def given_to(kind: TaskKind, name: str, given: Given) -> dict[str, object]:
-    """What is said to one system: `KEY` where it has the key, overruled by `RECIPE.KEY`, and that
-    by `RECIPE:PRESET.KEY`.
+    """Settings given to one system: `KEY` where it has the key, overridden by `RECIPE.KEY`, and
+    that by `RECIPE:PRESET.KEY`.
     """
     recipe, _ = _found(kind, name)
     found = {key: value for key, value in given.items() if key in recipe.settings.model_fields}
@@ -132,7 +132,7 @@ def given_to(kind: TaskKind, name: str, given: Given) -> dict[str, object]:
 
 
 def given_to_teachers(given: Given) -> dict[str, object]:
-    """What is said to the recipes that fit a teacher, named as `distill` takes it."""
+    """Settings given to the recipes that fit a teacher, named as `distill` takes them."""
     teachers = {name for name, recipe in registry().items() if recipe.makes == "teacher"}
     return {key: value for key, value in given.items() if key.rpartition(".")[0] in teachers}
 

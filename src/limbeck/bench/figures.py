@@ -104,7 +104,7 @@ def _row(
     baselines: tuple[str, str],
     measures: Measures,
 ) -> Row:
-    """What a system reaches, and how far that is from each baseline."""
+    """A system's row: its measures, and the difference of the first from each baseline's."""
     first = measures.first
     found = estimate(table, first, _SEED)
     return {
@@ -119,7 +119,7 @@ def _row(
 
 
 def _costs(outs: Sequence[Path], wall_seconds: Mapping[str, float]) -> Row:
-    """What a recipe's runs cost, means over them."""
+    """Costs of a recipe's runs, means over them."""
     training, asked = [training_cost(out) for out in outs], [teacher_cost(out) for out in outs]
     known = [wall_seconds[out.name] for out in outs if out.name in wall_seconds]
     return {
@@ -133,7 +133,7 @@ def _costs(outs: Sequence[Path], wall_seconds: Mapping[str, float]) -> Row:
 
 
 def _seeds(means: Sequence[float]) -> Row:
-    """What a recipe reached with each seed, and how much they differ."""
+    """A recipe's value with each seed, and the standard deviation over seeds."""
     spread = statistics.stdev(means) if len(means) > 1 else None
     return {"per_seed": list(means), "seed_spread": spread}
 

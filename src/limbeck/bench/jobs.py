@@ -45,7 +45,7 @@ class Ended:
 
 
 class Runner(Protocol):
-    """What runs arms."""
+    """Runs arms, in this process or in others."""
 
     @property
     def free(self) -> bool:
@@ -60,7 +60,7 @@ class Runner(Protocol):
 
 @contextmanager
 def runner(jobs: int, progress: Progress) -> Iterator[Runner]:
-    """What runs that many arms at once, and is ended with the block."""
+    """A runner of that many arms at once, closed when the block ends."""
     if jobs == 1:
         yield _Here(progress)
         return

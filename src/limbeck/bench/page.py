@@ -48,7 +48,7 @@ def figures_of(record: Record) -> tuple[list[str], list[list[str]]]:
 
 
 def words(record: Record) -> str:
-    """What the columns mean."""
+    """The legend of the columns, in words."""
     seeds, measured = ", ".join(map(str, record["seeds"])), measures_of(record)
     return (
         f"Seeds {seeds}; statistics per {measured.unit} are means over them, ± is the standard "
@@ -62,7 +62,7 @@ def words(record: Record) -> str:
 
 
 def made_of(record: Record) -> str:
-    """What data, models and settings the figures are of."""
+    """Data, models and settings behind the figures."""
     data = record["data"]
     facts = "".join(f"{key.replace('_', ' ')} {record[key]}. " for key in record["facts"])
     return (
@@ -74,7 +74,7 @@ def made_of(record: Record) -> str:
 
 
 def as_text(record: Record) -> str:
-    """What the terminal shows: the page's first lines, and the figures without costs."""
+    """The bench as text for the terminal: the page's first lines, and the figures without costs."""
     names = measures_of(record).names
     cells = [
         _headings(record),
@@ -107,7 +107,7 @@ def visible(record: Record) -> str:
 
 
 def budget(record: Record) -> str:
-    """What everyone was allowed to spend, in words, and who made another number of steps."""
+    """The budget of every system, in words, and which systems made another number of steps."""
     told = allowed(record["budget"])
     others = [
         f"{row['system']} made {row['updates']:,}"
@@ -138,7 +138,7 @@ def measured_with(environment: Mapping[str, object]) -> str:
 
 
 def measures_of(record: Record) -> Measures:
-    """What systems were measured by."""
+    """The measures of a bench."""
     return Measures.model_validate(record["measures"], strict=False)  # JSON has no tuples
 
 

@@ -64,7 +64,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What a field is on the command line, and which values it may have.
+    """The command-line option of a field, and the values that it may have.
 
     `flag` is its name there where that is not the field's. `type` is how it is written there where
     that is not the field's type. `parse` reads it from one text, or a mapping from several flags.
@@ -123,7 +123,7 @@ def _option(words: str, **more: Any) -> dict[str, Option]:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What was asked of a run: the options of `limbeck distill`, checked one by one.
+    """Configuration of a run: the options of `limbeck distill`, checked one by one.
 
     A collection, a student, teachers and settings may be loaded objects. They are known by name and
     the digest of their content.
@@ -411,12 +411,12 @@ class _AsWritten:
 
 
 def options() -> dict[str, Option]:
-    """What the command line says of each field of `RunConfig`, in order."""
+    """The command-line option of each field of `RunConfig`, in order."""
     return {each.name: option_of(each) for each in fields(RunConfig)}
 
 
 def option_of(of: "Field[Any]") -> Option:
-    """What the command line says of a field."""
+    """The command-line option of a field."""
     found: Option = of.metadata["option"]
     return found
 

@@ -113,7 +113,7 @@ class TeacherSpec:
 
 
 def fit_name(kind: str, base: str | None) -> str:
-    """What a teacher of a kind is called that is fitted from a base; None is the student's.
+    """Name of a teacher of this kind that is fitted from a base; a base of None is the student's.
 
     Example:
         >>> fit_name("dual", None), fit_name("cross", "mpnet")

@@ -58,7 +58,7 @@ def read_passages(path: Path) -> Texts:
 
 
 def scan_beir(folder: Path, report: Report, *, drop_unknown_judgements: bool = False) -> Collection:
-    """What can be used of a BEIR folder; everything else goes to `report`, in file order.
+    """Read the usable part of a BEIR folder; everything else goes to `report`, in file order.
 
     Should `report` return, the line or judgement in question is left out.
     """

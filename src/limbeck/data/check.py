@@ -25,7 +25,7 @@ LONG_TEXT = 100_000  # characters; models read the first few thousand
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found in a collection, or in other data.
+    """Errors, warnings, notes and counts from checking a collection, or other data.
 
     `errors` are what distilling would refuse, one line per kind with its first place and its count;
     `notes` are the collection's own, on what was decided while reading;

@@ -212,8 +212,8 @@ def _probe(backend: Tokenizer) -> str:
 
 
 def _layout(encoding: Encoding, *, texts: int) -> Layout:
-    """What surrounds the texts of an encoding; `sequence_ids` says which text a token belongs to,
-    if any.
+    """Layout of an encoding: the special tokens around its texts; `sequence_ids` says which text a
+    token belongs to, if any.
     """
     gaps: list[list[int]] = [[] for _ in range(texts + 1)]
     gap_types: list[list[int]] = [[] for _ in range(texts + 1)]

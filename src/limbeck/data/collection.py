@@ -127,7 +127,7 @@ class Collection:
 
     @property
     def facts(self) -> dict[str, object]:
-        """What a run's record says of it besides its name and digest."""
+        """Facts for a run's record, besides name and digest."""
         return {
             "language": self.language,
             "passages": len(self.passages),

@@ -26,7 +26,7 @@ class Dataset(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was decided while it was read, a sentence each."""
+        """Decisions made while it was read, a sentence each."""
 
     @property
     def synthetic(self) -> bool:
@@ -38,8 +38,8 @@ class Dataset(Protocol):
 
     @property
     def facts(self) -> Mapping[str, object]:
-        """What its table in `run.toml` has besides name and digest. It must have `labelled` and
-        `unlabelled`, the numbers of training units with and without a known answer.
+        """Facts for its table in `run.toml`, besides name and digest. They must include `labelled`
+        and `unlabelled`, the numbers of training units with and without a known answer.
         """
 
     @property

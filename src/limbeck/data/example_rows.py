@@ -81,7 +81,7 @@ class _Unusable(Exception):  # never leaves this module
 
 
 def _reader(row: Row) -> Callable[[Row], Example]:
-    """What reads a row, by the key that only one of the customs has."""
+    """The function that reads a row, chosen by the key that only one of the layouts has."""
     found = [key for key in (*_SHAPES, "positive") if row.get(key) is not None]
     if len(found) > 1:
         raise _Unusable(

@@ -42,7 +42,7 @@ def examples_in(folder: Path) -> list[Path]:
 
 
 def scan_examples(path: Path, report: Report) -> Collection:
-    """What can be used of a file or folder of examples; everything else goes to `report`."""
+    """Read the usable part of a file or folder of examples; everything else goes to `report`."""
     notes: list[str] = []
     if path.is_dir():
         name = path.resolve().name

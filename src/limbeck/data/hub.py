@@ -27,7 +27,7 @@ _FIELDS = ("query-id", "corpus-id", "score")
 
 
 def scan_hub(name: str, report: Report, *, drop_unknown_judgements: bool = False) -> Collection:
-    """What can be used of a data set; everything else goes to `report`.
+    """Read the usable part of a data set from the hub; everything else goes to `report`.
 
     Raises:
         ConfigError: without the package, for another layout, and when the data set is not there

@@ -31,7 +31,7 @@ PREFIX = "ir_datasets:"
 def scan_ir_datasets(
     names: str, report: Report, *, drop_unknown_judgements: bool = False
 ) -> Collection:
-    """What can be used of the data sets of these names (commas between); all else is reported.
+    """Read the usable part of the data sets of these names (commas between); all else is reported.
 
     Raises:
         ConfigError: without the package, for unknown names, for names that do not belong together,

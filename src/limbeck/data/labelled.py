@@ -226,7 +226,8 @@ def read_labelled(
 def scan_labelled(
     data: str | Path, report: Report, *, image_size: int | None = None, learned: bool = True
 ) -> Labelled:
-    """What can be used of what DATA names; single examples that cannot go to `report`.
+    """Read the usable part of the labelled examples that DATA names; single examples that cannot be
+    used go to `report`.
 
     Raises:
         ConfigError: when DATA is nothing that can be read.
@@ -246,7 +247,7 @@ def scan_labelled(
 
 
 def _read(path: Path, report: Report, image_size: int | None) -> Parts:
-    """What the reader of the data's layout finds.
+    """Read labelled examples with the reader of their layout.
 
     Raises:
         ConfigError: when there is none, or more than one.

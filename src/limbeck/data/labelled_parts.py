@@ -43,8 +43,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Parts:
-    """What was read. `train` alone is the whole, to be cut, where `cut`; `classes` are the order
-    of the names, where the data tell one.
+    """Splits of labelled examples, as read. `train` alone is the whole, to be cut, where `cut`;
+    `classes` are the names in the data's order, where it gives one.
     """
 
     form: Form

@@ -40,7 +40,7 @@ _SHAPE = "one id and one text per line, separated by a tab"
 def scan_msmarco(
     folder: Path, report: Report, *, drop_unknown_judgements: bool = False
 ) -> Collection:
-    """What can be used of such a folder; everything else goes to `report`, in file order."""
+    """Read the usable part of such a folder; everything else goes to `report`, in file order."""
     notes: list[str] = []
     files = _files(folder, report)
     passages = GrowingTexts("passage", report, notes)

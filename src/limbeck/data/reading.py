@@ -102,7 +102,7 @@ def read_as_given(
 
 
 def scan(data: str | Path, report: Report, *, drop_unknown_judgements: bool = False) -> Collection:
-    """What can be used of what DATA names; everything else goes to `report`.
+    """Read the usable part of the collection that DATA names; everything else goes to `report`.
 
     Raises:
         ConfigError: when DATA is nothing that can be read.
@@ -151,7 +151,7 @@ def with_queries(collection: Collection, seed: int = DATA_SEED) -> Collection:
 def _scanner(
     data: str | Path, drop_unknown_judgements: bool
 ) -> tuple[Callable[[Report], Collection], str]:
-    """What reads DATA, and what stands before a place in its errors."""
+    """The function that reads DATA, and the prefix of places in its errors."""
     drop = drop_unknown_judgements
     named = str(data)
     if named == "pydocs":

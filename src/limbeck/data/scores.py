@@ -42,7 +42,7 @@ _SHAPE = (
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """What a file says: scores of pairs, a query's pairs together and its best first.
+    """Scores of pairs, read from a file: a query's pairs together and its best first.
 
     Shapes: `pairs` [n, 2], query and passage positions in the collection; `scores` [n].
     """
@@ -100,7 +100,7 @@ def read_scores(path: Path, collection: Collection) -> ScoredPairs:
 
 
 def _read(path: Path, collection: Collection) -> _Raw:
-    """What a file says, whatever its layout."""
+    """Read a file of scores, whatever its layout."""
     if not path.is_file():
         raise DataError(f"There is no file of scores {path}. Check the path.")
     check_whole(path, anew=True)
@@ -117,7 +117,7 @@ def _read(path: Path, collection: Collection) -> _Raw:
 
 @dataclass(frozen=True, slots=True)
 class _Raw:
-    """What was written, row by row; `rows` [n] are line or row numbers, from 1.
+    """A file's scores as written, row by row; `rows` [n] are line or row numbers, from 1.
 
     `shape` says in words what it was read as. Where it is `ranks`, `scores` are those times -1.
     """

@@ -252,7 +252,7 @@ def _write(
 
 
 class _About(Written):
-    """What is read of `tokens.json`."""
+    """Fields read from `tokens.json`."""
 
     made_from: dict[str, Any]
     sha256: dict[str, str]

@@ -59,14 +59,14 @@ class Measure(Written, abc.ABC):
 
     @abc.abstractmethod
     def value(self, sums: Array) -> Array:
-        """What the measure is of sums of statistics. Shapes: [..., S] -> [...]."""
+        """Value of the measure for sums of statistics. Shapes: [..., S] -> [...]."""
 
     def statistics(self, table: pl.DataFrame) -> Array:
         """The statistics of each unit. Shape: [units, S]."""
         return table.select(self.columns).cast(pl.Float64).to_numpy()
 
     def of(self, table: pl.DataFrame) -> float:
-        """What the measure is of a table."""
+        """Value of the measure for a table."""
         return float(self.value(total(self.statistics(table))))
 
     def better(self, ours: float, theirs: float) -> bool:
@@ -212,7 +212,7 @@ AnyMeasure = Annotated[Mean | MicroF1 | MacroF1 | BLEU, Field(discriminator="kin
 
 
 class Measures(Written):
-    """What systems are measured by, the first deciding, and what is measured: a `unit`."""
+    """Measures of systems, the first deciding, and the `unit` that they are measured on."""
 
     unit: str
     units: str  # several of them

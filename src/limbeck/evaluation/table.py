@@ -83,7 +83,7 @@ def _is_row(found: dict[str, Any]) -> dict[str, Any]:
 
 
 class Metrics(Written):
-    """What `metrics.json` holds. Files that name no measures are of retrieval: no other task was
+    """Contents of `metrics.json`. Files that name no measures are of retrieval: no other task was
     measured before they were named.
     """
 
@@ -104,7 +104,7 @@ class Metrics(Written):
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a system costs to use, and cost to train; None where it has no such number.
+    """Cost of using a system, and of training it; None where it has no such number.
 
     Rates are of reading passages, and of the updates that trained it: tokens without padding, the
     FLOP that they took (with the backward pass in training), and the share of what the machine
@@ -139,8 +139,8 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What a task adds to the report of a run: tables, and what each system answered to each unit,
-    by its id, with what is right under `RIGHT`.
+    """Details that a task adds to the report of a run: tables, and each system's answer to each
+    unit, by its id, with the right answers under `RIGHT`.
     """
 
     blocks: Sequence[Block] = ()

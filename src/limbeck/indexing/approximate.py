@@ -73,7 +73,7 @@ class Approximate:
 
     @classmethod
     def open(cls, path: Path, about: Mapping[str, Any]) -> Approximate:
-        """What `write` wrote, with the effort that the card says.
+        """Open the index that `write` wrote, with the effort recorded in its card.
 
         Raises:
             ConfigError: when the extra is not installed.

@@ -86,7 +86,7 @@ _PACKAGES = ("limbeck", "torch", "sentence-transformers", "numpy", "faiss-cpu")
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What `add` or `delete` did to an index."""
+    """Numbers of passages that `add` or `delete` changed in an index."""
 
     added: int
     replaced: int

@@ -34,7 +34,7 @@ from limbeck.types import Progress, Silent
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What is wrong with an index, and what to do about it; nothing when it is whole."""
+    """Result of checking an index: its faults, and advice on them; none when it is whole."""
 
     folder: Path
     passages: int  # deleted ones included
@@ -46,7 +46,7 @@ class Checked:
 
 
 def check(folder: str | Path, *, progress: Progress | None = None) -> Checked:
-    """What is wrong with an index, or with that of a run, after reading every byte of it.
+    """Check an index, or that of a run, by reading every byte of it.
 
     Raises:
         ConfigError: when there is no index.
@@ -81,7 +81,7 @@ def check(folder: str | Path, *, progress: Progress | None = None) -> Checked:
 
 @dataclass(slots=True)
 class _Reading:
-    """What was read of an index so far, and what was found to be wrong."""
+    """State of a check: the files of an index read so far, and the faults found in them."""
 
     folder: Path
     recorded: dict[str, Checksum] = field(default_factory=dict)

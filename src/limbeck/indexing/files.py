@@ -138,7 +138,7 @@ class _Approximate(Written):
 
 
 class _Card(Written):
-    """What `index.json` holds."""
+    """Contents of `index.json`."""
 
     format: Literal[1]
     reduce: None
@@ -158,7 +158,7 @@ class _Card(Written):
 
 
 class About(Written):
-    """What `segment.json` holds; indexes of older versions have sizes alone."""
+    """Contents of `segment.json`; indexes of older versions have sizes alone."""
 
     made_from: str
     passages: _Least
@@ -248,7 +248,7 @@ class Index:
 
     @property
     def language(self) -> str:
-        """What its passages are searched by words in; a card without one is of English passages."""
+        """Language in which its passages are searched by words; English where the card has none."""
         return str(self.card.get("language", ENGLISH))
 
     def __len__(self) -> int:
@@ -303,7 +303,7 @@ class Index:
     def search_exactly(
         self, vectors: Vectors, k: int, *, first: int = 0
     ) -> list[tuple[Rows, Vectors]]:
-        """What `search` returns, for each segment from row `first` on."""
+        """Search exactly from row `first` on; results as of `search`, for each segment."""
         found = []
         for segment, start in zip(self.segments, self.starts, strict=False):
             if start >= first:
@@ -370,7 +370,7 @@ def open_exactly(folder: Path) -> Index:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """What the card of an index says.
+    """Read the card of an index.
 
     Raises:
         ConfigError: when there is no index.
@@ -393,7 +393,8 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def open_approximate(folder: Path, made: Mapping[str, Any]) -> Approximate:
-    """What a card's entry names, after a look at its checksum: faiss trusts what it reads.
+    """Open the approximate index of a card's entry, after checking its checksum: faiss trusts what
+    it reads.
 
     Raises:
         ConfigError: when the extra is not installed.
@@ -439,7 +440,7 @@ def holds_segment(folder: Path, name: str, made_from: str) -> bool:
 
 
 def segment_entry(folder: Path, name: str) -> dict[str, object]:
-    """What the card says of a segment."""
+    """The card's entry for a segment."""
     about = read_json(folder / name / _ABOUT, About)
     return {
         "name": name,
@@ -528,7 +529,7 @@ def lengths_of(vectors: Vectors) -> Vectors:
 
 
 def read_about(folder: Path, entry: Mapping[str, Any]) -> About:
-    """What is known of a segment that the card names.
+    """Read the `segment.json` of a segment that the card names.
 
     Raises:
         Damaged: when it is not what was written.

@@ -150,7 +150,7 @@ def open_searcher(
     precision: str = "auto",
     progress: Progress | None = None,
 ) -> Searcher:
-    """What searches the run or index in a folder.
+    """Open a searcher for the run or index in a folder.
 
     In a run without an index, the data that it learned from is indexed first. `teacher` is a model;
     by default that of the run, if it fitted one.

@@ -40,7 +40,7 @@ class Read(Protocol):
 
 
 class Classifier(Protocol):
-    """What tasks ask of a classifier."""
+    """Interface of a classifier, as tasks use it."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ class Classifier(Protocol):
         """Inputs as it reads them."""
 
     def content_digest(self) -> str:
-        """What its logits depend on."""
+        """Digest of everything its logits depend on."""
 
     def parameter_count(self) -> int:
         """How many numbers the weights are."""

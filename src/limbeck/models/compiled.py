@@ -66,7 +66,7 @@ class Compiled(ABC):
 
     @abstractmethod
     def _finish(self, task: Any) -> NDArray[np.float32]:
-        """What was found for a batch, once it is done."""
+        """Wait for a batch; its output."""
 
 
 class InOpenvino(Compiled):

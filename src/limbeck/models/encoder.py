@@ -59,7 +59,7 @@ _VOLATILE = {
 
 
 class WrappedModel(nn.Module):
-    """What models share: a class of sentence-transformers, its tokenizer, digests and folder."""
+    """Base class of models: a class of sentence-transformers, its tokenizer, digests and folder."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -119,7 +119,9 @@ class WrappedModel(nn.Module):
         return digest(shaping + self._cut_to())
 
     def digests(self) -> list[str]:
-        """What its outputs depend on besides weights and texts: its config, its tokenizer."""
+        """Digests of everything its outputs depend on besides weights and texts: its config, its
+        tokenizer.
+        """
         return [self.config_digest(), tokenizer_digest(self.tokenizer)]
 
     def content_digest(self) -> str:
@@ -152,7 +154,7 @@ class WrappedModel(nn.Module):
 
     @abstractmethod
     def _kind_of_score(self) -> str:
-        """What a score of this model is: cosine, dot, logit, maxsim or meanmaxsim."""
+        """Unit of this model's scores: cosine, dot, logit, maxsim or meanmaxsim."""
 
     def _cut_to(self) -> list[int]:
         """To how many numbers vectors are cut, if they are."""
@@ -229,7 +231,7 @@ class Encoder(WrappedModel):
         return str(self.model.prompts.get("query" if role == "query" else "document") or "")
 
     def collator(self, role: Role) -> Collator:
-        """What turns token ids of a role into the tensors of `forward`."""
+        """Collator that turns token ids of a role into the tensors of `forward`."""
         return collator_for(self.tokenizer, max_length=self.max_length, prompt=self.prompt(role))
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
@@ -269,7 +271,7 @@ class Ranker(WrappedModel):
 
     @property
     def collator(self) -> Collator:
-        """What turns token ids of queries and passages into the tensors of `forward`."""
+        """Collator that turns token ids of queries and passages into the tensors of `forward`."""
         return collator_for(self.tokenizer, max_length=self.max_length)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
@@ -317,7 +319,8 @@ def _refuse_other_readings(model: Any, what: str, known: tuple[str, ...]) -> Non
 
 
 def _longest_input(model: Any) -> int:
-    """What the config says, or the position embeddings when they are fewer.
+    """Maximum length of inputs: the config's, or the number of position embeddings when that is
+    less.
 
     RoBERTa and its kin leave the positions up to the padding index unused.
     """

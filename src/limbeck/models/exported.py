@@ -50,7 +50,7 @@ _AGAIN = "Export the model again, or copy the whole folder again."
 
 
 class _About(Written):
-    """What `limbeck.json` holds."""
+    """Contents of `limbeck.json`."""
 
     kind: Literal["SentenceTransformer", "CrossEncoder"]
     format: str
@@ -86,7 +86,7 @@ def exported_class(path: str | Path) -> str:
 
 
 def runtime_of(path: str | Path) -> Runtime:
-    """What the exported model in a folder runs in.
+    """Runtime of the exported model in a folder.
 
     Raises:
         StoreError, ModelError: when the folder is damaged, or written by a later version.
@@ -144,7 +144,7 @@ def load_exported(path: str | Path) -> ExportedEncoder | ExportedRanker:
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    """What a folder says of its model.
+    """Read the `limbeck.json` of a folder.
 
     Raises:
         StoreError: when that is damaged.
@@ -153,7 +153,7 @@ def _about(folder: Path) -> dict[str, Any]:
 
 
 class _Graph(nn.Module):
-    """What a wrapped model of sentence-transformers says of itself, from an exported folder."""
+    """An exported folder, with the attributes of a wrapped model of sentence-transformers."""
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         from transformers import AutoTokenizer
@@ -200,7 +200,7 @@ class _Graph(nn.Module):
 
 
 class _Exported(nn.Module):
-    """What exported encoders and rankers share."""
+    """Base class of exported encoders and rankers."""
 
     model: _Graph
 
@@ -262,7 +262,7 @@ def _only(runtime: Runtime) -> ModelError:
 
 
 def _runtime(written: str, folder: Path) -> Runtime:
-    """What a format runs in."""
+    """Runtime of a format."""
     if written not in FORMATS:
         raise ModelError(
             f"{folder} was exported as {written!r}, which this version of Limbeck does not know "

@@ -152,7 +152,7 @@ class ImageClassifier(nn.Module):
         return Images(inputs)
 
     def digests(self) -> list[str]:
-        """What its outputs depend on besides weights and images."""
+        """Digests of everything its outputs depend on besides weights and images."""
         return [digest(self._config())]
 
     def plain_attention(self) -> Any:

@@ -185,7 +185,8 @@ def fresh_head(encoder: Encoder, seed: int, classes: Sequence[str] | None = None
 
 
 def layer_states(encoder: Encoder, features: dict[str, Tensor]) -> Tensor:
-    """What every layer says about each text, pooled as the encoder pools its last: [B, layers, D].
+    """Hidden states of every layer for each text, pooled as the encoder pools its last: [B, layers,
+    D].
 
     The embedding layer is left out; vectors are neither projected nor normalised.
 

@@ -64,7 +64,7 @@ def wrap(model: object) -> WrappedModel:
 
 
 def name_of_model(model: WrappedModel) -> str:
-    """What a loaded model is called: the end of the path or hub name that it came from."""
+    """Name of a loaded model: the end of the path or hub name that it came from."""
     path = str(getattr(model.transformer.config, "_name_or_path", "") or "")
     return Path(path).name or type(model).__name__.lower()
 

@@ -152,7 +152,7 @@ def load_pretrained_images(folder: Path) -> PretrainedImages:
 
 
 def _shape(folder: Path, model: Any, classes: tuple[str, ...]) -> Shape:
-    """What its processor says of images.
+    """Shape of the images that a model reads, from its processor.
 
     Raises:
         ModelError: when that cannot be read.

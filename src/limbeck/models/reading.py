@@ -31,7 +31,7 @@ Reading = tuple[Tensor, ...]  # of one text: tensors with a row per word or toke
 
 
 class Reader(WrappedModel):
-    """What sparse encoders and late-interaction models share."""
+    """Base class of sparse encoders and late-interaction models."""
 
     kind: ClassVar[Literal["sparse", "late"]]
 
@@ -64,14 +64,14 @@ class Reader(WrappedModel):
     @property
     @abstractmethod
     def score_unit(self) -> Literal["cosine", "dot", "maxsim", "meanmaxsim"]:
-        """What a score of this model is."""
+        """Unit of this model's scores."""
 
     def _kind_of_score(self) -> str:
         return self.score_unit
 
     @abstractmethod
     def _readings(self, encode: Any, texts: list[str]) -> list[Reading]:
-        """What sentence-transformers makes of the texts."""
+        """Encode texts with sentence-transformers."""
 
     @abstractmethod
     def _scores(self, queries: Reading, owners: Tensor, counts: Tensor, passage: Reading) -> Tensor:

@@ -50,7 +50,7 @@ class LearnedTemperature(nn.Module):
 
 
 def _numbers(teacher: Scores, student: Scores) -> Tensor:
-    """What a row's temperature is made of, [R, 4], without a gradient to student or teacher."""
+    """Inputs of each row's temperature, [R, 4], without a gradient to student or teacher."""
     mask = teacher.mask & student.mask
     p = log_probabilities(teacher.values.detach(), mask, 1.0)
     q = log_probabilities(student.values.detach(), mask, 1.0)

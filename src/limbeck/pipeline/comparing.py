@@ -68,7 +68,7 @@ class RunComparison:
 
     @property
     def seen(self) -> str:
-        """What could be seen at all, in words."""
+        """The smallest visible differences, in words."""
         others = [row for row in self.rows if row.run != self.baseline]
         visible = ", ".join(f"{row.run} {_figure(row.visible, '.4f')}" for row in others)
         return (
@@ -208,7 +208,7 @@ def compare(
 
 
 def measures_of(out: Path) -> Measures:
-    """What a finished run was measured by.
+    """Measures of a finished run.
 
     Raises:
         StoreError: when its metrics are damaged.
@@ -268,7 +268,7 @@ def _folders(runs: Sequence[str | Path], baseline: str | Path | None) -> list[Pa
 
 
 def _finished_record(folder: Path) -> Mapping[str, Any]:
-    """What a finished run was asked for and ran on."""
+    """Read the record of a finished run."""
     try:
         found = None if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
     except OSError as error:

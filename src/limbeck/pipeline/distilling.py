@@ -53,7 +53,8 @@ from limbeck.training.distributed import Group
 
 
 def decide(request: Request, task: Task) -> BudgetPlan:
-    """What a budget decides, read back on resume; `run.toml` is written before any work.
+    """Decide what fits the budget, or read the decisions back on resume; `run.toml` is written
+    before any work.
 
     Raises:
         ConfigError: when the data changed since the run began, or the budget is too short.
@@ -97,8 +98,8 @@ def engine_for(
     group: Group,
     like: Mapping[str, Any] | None = None,
 ) -> Engine:
-    """What a run computes with: what its record says, or what the first process chooses now, the
-    precision of a run `like` it where that is recorded.
+    """Engine of a run: the one in its record, or the one that the first process chooses now, with
+    the precision of a run `like` it where that is recorded.
 
     Raises:
         ConfigError: when what was asked for, or recorded, is not there.
@@ -149,8 +150,8 @@ def store_of(config: RunConfig) -> ScoreStore:
 
 
 def estimate_run(request: Request, task: Task) -> tuple[BudgetPlan, Plan]:
-    """What a budget decides, and how long the run will take, by a rehearsal with the speeds that a
-    probe of some seconds finds.
+    """Estimate how long a run will take, and what fits its budget, by a rehearsal with the speeds
+    that a probe of some seconds finds.
 
     Raises:
         ConfigError: when the budget is too short.
@@ -470,17 +471,17 @@ class Distillation:
 
 
 def _preset(request: Request) -> dict[str, dict[str, object]]:
-    """What a preset set, as the record has it; no table without one."""
+    """Values set by a preset, as the record has them; no table without one."""
     return {"preset": {k: str(v) for k, v in request.preset.items()}} if request.preset else {}
 
 
 def _auto(engine: Engine) -> dict[str, dict[str, object]]:
-    """What `auto` chose and why, as the record has it; no table where nothing is to be said."""
+    """Choices of `auto` and their reasons, as the record has them; no table without any."""
     return {"auto": {"notes": list(engine.notes)}} if engine.notes else {}
 
 
 def _engine(task: Task) -> dict[str, str]:
-    """What a run computes with, as its record has it."""
+    """Engine of a run, as its record has it."""
     engine = task.run.engine
     found = engine.key()
     if engine.backend != "torch":

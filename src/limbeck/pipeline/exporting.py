@@ -211,7 +211,7 @@ def _on_dev(
     engine: Engine,
     progress: Progress,
 ) -> tuple[float, float]:
-    """What a model and its export reach on dev, both in OpenVINO."""
+    """Quality of a model and of its export on dev, both in OpenVINO."""
     figures = []
     with TemporaryDirectory() as scratch:
         for name, model in zip(("model", "int8"), models, strict=True):

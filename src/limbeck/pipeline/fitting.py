@@ -17,7 +17,7 @@ from limbeck.tasks.task import Task, TaskKind, Teachers
 
 
 def kinds_of(spec: TeacherSpec, fits: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """What has to be fitted for a teacher, in order; `fits` are a task's.
+    """Kinds of teacher to fit for a teacher, in order; `fits` are a task's.
 
     Example:
         >>> fits = {"dual": (), "cross": ("dual",)}

@@ -22,7 +22,7 @@ EXAMINED = "stages/diagnose/scores.parquet"  # the scores themselves
 
 
 class Outputs(Protocol):
-    """What becomes of the models and figures that a run makes."""
+    """Destination of the models and figures that a run makes."""
 
     def keep_model(self, model: Model, name: str, card: str) -> None:
         """Keep a student or teacher under a name, with its model card."""

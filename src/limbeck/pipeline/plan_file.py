@@ -21,7 +21,7 @@ TOKENS = "tokens"  # made when they are first needed, within other stages
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run will take: its parts in order, and its memory at most in bytes."""
+    """Estimate of a run: its parts in order, and its peak memory in bytes."""
 
     parts: Sequence[StageEstimate]
     peak_bytes: int
@@ -64,7 +64,7 @@ class Plan:
 
 
 class _Kept(Written):
-    """What is read of `plan.json`."""
+    """Fields read from `plan.json`."""
 
     parts: list[StageEstimate]
     peak_bytes: float

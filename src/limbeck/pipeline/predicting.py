@@ -48,7 +48,7 @@ def predict(
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, object]]:
-    """What a model says of new inputs: a mapping for each, in their order, with its `id`. A
+    """Predict with a model: a mapping for each of the new inputs, in their order, with its `id`. A
     classifier gives `label` and `probability`.
 
     `model` is the folder of a run or of a model, or what `limbeck.load` gave. `inputs` are the name

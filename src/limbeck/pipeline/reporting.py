@@ -56,8 +56,8 @@ _MEASURE_AGAIN = "Run the same `limbeck evaluate` again, with a new --out."
 
 @dataclass(frozen=True)
 class Result:
-    """What a run or an evaluation says: rows of `metrics.json`, the printed table, and in words
-    what was decided on the way (`notes`) and what to do next (`advice`).
+    """Result of a run or an evaluation: rows of `metrics.json`, the printed table, and in words the
+    decisions made on the way (`notes`) and what to do next (`advice`).
 
     `out` is the folder that holds the files, if any.
     """
@@ -113,7 +113,7 @@ def report(
 
 
 def _limit(task: Task) -> list[str]:
-    """What the table's shares are of."""
+    """A note on the limit that the table's shares are of."""
     engine = task.run.engine
     if engine.matmul_rate is None:
         return []
@@ -181,7 +181,8 @@ def _write_manifest(out: Path, units: str, metrics: str) -> None:
 
 
 def damage(out: Path) -> dict[str, str]:
-    """What of a finished run is not as the run left it: a sentence by the name of each file.
+    """Damaged files of a finished run, no longer as the run left them: a sentence by the name of
+    each.
 
     Nothing for a run without a manifest, as older versions left it, and nothing for stages that
     were deleted.

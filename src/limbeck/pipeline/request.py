@@ -31,7 +31,7 @@ class Request:
     said: tuple[str, ...]  # of the recipe
 
     def notes(self, data: Dataset) -> list[str]:
-        """What was decided so far, where the run works on `data`."""
+        """Notes on the decisions so far, where the run works on `data`."""
         return [*data.notes, *self.said, *self.opened.notes, *_missing_splits(data)]
 
 
@@ -82,7 +82,7 @@ def validate(config: RunConfig) -> Request:
 
 @takes_fields_of(RunConfig)
 def check_data(config: RunConfig) -> Report:
-    """What the task that reads DATA finds in it, as `limbeck data check` prints it.
+    """Check DATA with the task that reads it, as `limbeck data check` prints it.
 
     Raises:
         ConfigError: when DATA is nothing that can be read, or an option is another task's.
@@ -122,7 +122,7 @@ def check_options(config: RunConfig, kind: TaskKind) -> None:
 
 
 def _missing_splits(data: Dataset) -> list[str]:
-    """What follows from missing splits."""
+    """Notes on missing splits and their consequences."""
     found = []
     if "dev" not in data.splits:
         found.append(

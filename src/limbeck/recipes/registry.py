@@ -23,7 +23,7 @@ from limbeck.types import Makes
 
 @dataclass(frozen=True, slots=True)
 class RecipeResult:
-    """What a recipe that fits its own teachers has to say when it is done.
+    """Result of a recipe that fits its own teachers.
 
     `teacher` is the one that taught last, None where that is the one that was given, `fitted`
     whether this run made it, and `notes` are lines for the report.

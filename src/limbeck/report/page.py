@@ -47,7 +47,7 @@ def render(template: str, **values: object) -> str:
 
 
 def data_facts(data: Mapping[str, Any], measures: Measures) -> list[tuple[str, str]]:
-    """What a run or a bench worked on, from the table of the data in a record."""
+    """Facts about the data of a run or a bench, from the table of the data in a record."""
     known = {"task", "name", "digest", "labelled", "unlabelled"}
     labelled, unlabelled = data["labelled"], data["unlabelled"]
     return [

@@ -140,7 +140,7 @@ def queries_of(
 
 
 def _values(table: pl.DataFrame, name: str, measures: Measures) -> pl.DataFrame:
-    """What the first measure is of each query alone, in a column with the system's name."""
+    """Value of the first measure for each query alone, in a column with the system's name."""
     values = measures.first.value(measures.first.statistics(table))
     return table.select(measures.id).with_columns(pl.Series(name, values))
 

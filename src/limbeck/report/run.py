@@ -85,7 +85,7 @@ def run_page(
 
 
 def _facts(asked: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was asked of a run, in a few words each."""
+    """Options of a run, in a few words each."""
     teacher = asked["teacher"]
     return [
         ("recipe", str(asked["recipe"])),
@@ -148,7 +148,7 @@ def _table(cells: Sequence[Sequence[str]], *, words: int) -> Table:
 
 
 def _quality_pictures(rows: Sequence[Row], measure: str) -> list[Markup]:
-    """What each system reaches, and how far the student is from the others."""
+    """Pictures of each system's quality, and of how far the student is from the others."""
     pictures = []
     if reached := [Interval(_name(row), row[measure], *row[f"{measure}_ci"]) for row in rows]:
         pictures.append(intervals(f"{measure} with 95 % intervals", reached, x=measure))
@@ -193,7 +193,7 @@ def _record_tables(record: Mapping[str, Any]) -> list[tuple[str, Table]]:
 
 
 def _digests(run: Path, record: Mapping[str, Any]) -> Table:
-    """What tells whether two runs had the same data and gave the same models."""
+    """Digests that tell whether two runs had the same data and gave the same models."""
     rows = [["data", record["data"]["digest"]]]
     rows += [
         [str(path.relative_to(run)), digest_file(path)]

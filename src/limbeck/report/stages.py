@@ -25,14 +25,14 @@ class _Curves(Written):
 
 
 class _Training(Written):
-    """What a stage that trains counted."""
+    """Counts of a training stage."""
 
     updates: int
     seconds: float
 
 
 class _Settings(Written):
-    """What a stage that trains was asked for."""
+    """Settings of a training stage."""
 
     settings: dict[str, Any]
     clip: Any
@@ -55,7 +55,7 @@ def trained_stages(run: Path, measure: str) -> list[TrainingCurves]:
 
 
 def all_stages(run: Path) -> Table:
-    """What every finished stage of a run took, and was made from."""
+    """Table of every finished stage of a run: its time, its memory and the digest of its inputs."""
     rows: list[list[Cell]] = []
     for path in _finished(run, "*"):
         done = read_done(path.parent)
@@ -90,7 +90,7 @@ def _finished(run: Path, names: str) -> list[Path]:
 
 
 def estimated_parts(parts: Sequence[Mapping[str, Any]]) -> Table:
-    """What each part of a run was estimated to take, and what it took."""
+    """Table of the estimated and the actual time of each part of a run."""
     rows = [
         [
             part["stage"],

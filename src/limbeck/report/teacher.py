@@ -40,7 +40,7 @@ _SCORES = {
 
 
 class _Diagnosis(Written):
-    """What is read of a diagnosis; what no list could say is None."""
+    """Fields read from a diagnosis; None where no list could tell."""
 
     scores: int
     lists: int
@@ -72,7 +72,7 @@ class Doubted:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What an examination says: `judged` queries have relevant passages and others, `doubting` of
+    """Examination of a teacher: `judged` queries have relevant passages and others, `doubting` of
     them a doubtful negative; `doubted` holds the first `MAX_DOUBTED` of `count`.
     """
 
@@ -85,7 +85,7 @@ class Examined:
 
 
 def examined(run: Path, data: Dataset | None) -> Examined | None:
-    """What a run's examination of its teacher left; None when there was none."""
+    """Read a run's examination of its teacher; None when there was none."""
     folder = run / "stages" / "diagnose"
     if not (folder / "diagnosis.json").exists():
         return None

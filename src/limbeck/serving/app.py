@@ -305,7 +305,7 @@ def _search(searcher: Searcher, by: By) -> Any:
 
 
 def _model_works(searcher: Searcher) -> dict[str, Any]:
-    """What the model's thread can do, by name."""
+    """Functions that the model's thread runs, by name."""
 
     def embed(role: Role) -> Any:
         def work(texts: Sequence[str]) -> list[tuple[Vector, int]]:
@@ -394,7 +394,7 @@ def _texts(body: RerankBody) -> list[str]:
 
 
 def _invalid(error: dict[str, Any]) -> Refused:
-    """What pydantic found, in words."""
+    """Refusal for a validation error of pydantic, in words."""
     name = ".".join(map(str, error["loc"][1:])) or None  # the first is `body` or `query`
     message = str(error["msg"]).removeprefix("Value error, ")
     match error["type"]:
@@ -458,7 +458,9 @@ def _unreadable(cause: BaseException | None) -> str:
 
 
 def _policy(page: str) -> str:
-    """What the page may do: run its own script and style, and ask this server."""
+    """Content security policy of the page: it may run its own script and style, and ask this
+    server.
+    """
 
     def digest(tag: str) -> str:
         [content] = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)

@@ -21,7 +21,7 @@ _ROLES = {"search_query": "query", "document": "passage", "search_document": "pa
 
 
 class _Body(BaseModel):
-    """What all bodies share."""
+    """Base class of all request bodies."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 

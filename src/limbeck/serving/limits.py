@@ -21,7 +21,7 @@ RETRY_SECONDS = 1  # what a client is told to wait when too much is asked at onc
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a server takes.
+    """Limits of a server.
 
     Units: `max_batch`, `max_queue`, `max_texts` texts; `max_characters` of one text; `max_body`
     bytes of one request; `max_wait_ms` milliseconds; `read_seconds` seconds in which a request must

@@ -213,7 +213,7 @@ async def _disconnect(receive: Receive) -> Message:
 
 
 def unzipped(zipped: bytes | bytearray, most: int) -> bytearray:
-    """What a body in gzip holds.
+    """Decompress a body in gzip.
 
     Raises:
         Refused: when it is not one whole gzip member, or holds more than `most` bytes.

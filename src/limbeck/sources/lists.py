@@ -26,7 +26,8 @@ from limbeck.types import QueryId
 
 @dataclass(frozen=True, slots=True)
 class QueryList:
-    """What one training query can be shown with, all as positions in the collection.
+    """A training query with the passages that may be shown with it, all as positions in the
+    collection.
 
     `positives` are its judged positives (none: an unlabelled query); `pool` its other candidates,
     best first; `scores`, by the name of the teacher, its raw scores of positives and pool, in that
@@ -114,7 +115,7 @@ class ListSource:
 
     @property
     def digest(self) -> str:
-        """What the updates depend on."""
+        """Digest of everything the updates depend on."""
         return digest(
             {
                 "lists": [
@@ -142,7 +143,7 @@ class ListSource:
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """What rules left out of the lists, counted by reason."""
+        """Numbers of passages and queries that rules left out of the lists, by reason."""
         return self.lists.dropped
 
     def batch(self, update: int) -> ListBatch:

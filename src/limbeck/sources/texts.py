@@ -40,7 +40,7 @@ class TextSource:
 
     @property
     def digest(self) -> str:
-        """What the updates depend on."""
+        """Digest of everything the updates depend on."""
         return digest(
             [self.queries.tolist(), self.passages.tolist(), self.texts_per_step, self.seed]
         )
@@ -52,7 +52,7 @@ class TextSource:
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """What rules left out: nothing."""
+        """Numbers of texts that rules left out: none."""
         return {}
 
     def batch(self, update: int) -> TextBatch:

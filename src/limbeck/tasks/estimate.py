@@ -15,9 +15,8 @@ _NUMBER = 4  # bytes of a float32
 
 @dataclass(frozen=True, slots=True)
 class StageEstimate:
-    """What the stages whose names begin like this would take: what they do in words, seconds,
-    updates among them, texts or pairs that a teacher is asked for, and megabytes that stay on the
-    disk.
+    """Estimate of the stages whose names begin with `stage`: their work in words, seconds, updates,
+    texts or pairs asked of a teacher, and megabytes that stay on the disk.
     """
 
     stage: str
@@ -34,9 +33,9 @@ class StageEstimate:
 
 @dataclass(slots=True)
 class StageCounts:
-    """What such stages were seen to do: updates made, examples and texts read, pairs scored and
-    queries searched by words among it; the texts and pairs of it that a teacher is `asked` for;
-    the numbers of four bytes that they leave.
+    """Counts of the work of such stages: updates made, examples and texts read, pairs scored and
+    queries searched by words; the texts and pairs of these that a teacher is `asked` for; the
+    numbers of four bytes that they leave.
     """
 
     seconds: float = 0.0
@@ -66,8 +65,8 @@ class StageCounts:
 
 @dataclass(slots=True)
 class RunEstimate:
-    """What a rehearsed run does, by the beginnings of its stages' names, in order of first use, and
-    the bytes that the largest step takes at once, beside what the process had.
+    """Estimate of a rehearsed run: its work by the beginnings of its stages' names, in order of
+    first use, and the bytes that the largest step takes at once, beside what the process had.
     """
 
     stages: defaultdict[str, StageCounts] = field(default_factory=lambda: defaultdict(StageCounts))

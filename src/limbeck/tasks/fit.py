@@ -41,7 +41,7 @@ AT_THE_END = 2**31 - 1  # eval_steps of stages that are measured on dev after th
 
 
 class TrainingSettings(Settings):
-    """What every recipe that trains a model has to decide.
+    """Settings shared by all recipes that train a model.
 
     `between` names what decides which stages there are and on which lists, and nothing in one.
     """
@@ -84,7 +84,7 @@ class TrainingSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class BudgetPlan:
-    """What a budget chose; None where it has no say. `fits`: the kinds of teacher to fit."""
+    """Choices made by a budget; None where it has no say. `fits`: the kinds of teacher to fit."""
 
     max_steps: int | None = None
     teacher_max_steps: int | None = None
@@ -114,10 +114,10 @@ def steps_within(seconds: float, estimate: Callable[[int], float]) -> int:
 
 @runtime_checkable
 class Trainable(Protocol):
-    """What a model says of itself to the stage that trains it."""
+    """Interface of a model to the stage that trains it."""
 
     def digests(self) -> list[str]:
-        """What its outputs depend on besides weights and inputs."""
+        """Digests of everything its outputs depend on besides weights and inputs."""
 
     def plain_attention(self) -> AbstractContextManager[None]:
         """The attention kernel that training uses, as long as the context lasts."""
@@ -132,7 +132,7 @@ class Examples(Source, Protocol):
 
     @property
     def dropped(self) -> Mapping[str, int]:
-        """What rules left out of the examples, counted by reason."""
+        """Numbers of examples that rules left out, by reason."""
 
 
 class Trainer(Protocol):

@@ -48,7 +48,7 @@ RowsLoss = Callable[[Signals], Mapping[str, RowLoss | Tensor]]
 
 
 class RowsSettings(TrainingSettings):
-    """What every recipe over rows has to decide."""
+    """Settings shared by all recipes over rows."""
 
     learning_rate: float | None = Field(  # type: ignore[assignment]  # the task fills it in
         None, gt=0, description="peak of the learning rate; none = 0.003 for images, 0.0002 else"

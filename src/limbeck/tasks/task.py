@@ -42,18 +42,18 @@ from limbeck.types import Progress, Split
 
 
 class Model(Protocol):
-    """What is trained, saved and measured: an encoder, a ranker, an image net."""
+    """A model to be trained, saved and measured: an encoder, a ranker, an image net."""
 
     def save(self, folder: Path, *, card: str, stage: str) -> None:
         """Write it into a folder, with a card for people; equal models give equal bytes."""
 
 
 class Teacher(Protocol):
-    """What the teachers of every task have."""
+    """Interface shared by the teachers of every task."""
 
     @property
     def name(self) -> str:
-        """What its rows and files are called."""
+        """Name of its rows and files."""
 
     @property
     def kind(self) -> str:
@@ -61,7 +61,7 @@ class Teacher(Protocol):
 
     @property
     def digest(self) -> str:
-        """What its answers depend on."""
+        """Digest of everything its answers depend on."""
 
     def save(self, folder: Path, *, card: str, stage: str) -> None:
         """Write it into a folder, with a card for people."""
@@ -80,9 +80,8 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """What a task has to know of a recipe: its name, and its `needs`, `fits`, `takes` and
-    `data_free`, which `recipes.Recipe` explains; `needs` are also those of its settings. `rows`: it
-    learns rows.
+    """A task's view of a recipe: its name, and its `needs`, `fits`, `takes` and `data_free`, which
+    `recipes.Recipe` explains; `needs` are also those of its settings. `rows`: it learns rows.
     """
 
     name: str
@@ -115,8 +114,8 @@ class Teachers:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a system gave on a split: its measures for each unit, and what it costs to use. The
-    stage of this name keeps them.
+    """Measurements of a system on a split: its measures for each unit, and the cost of using it.
+    The stage of this name keeps them.
     """
 
     name: str
@@ -139,8 +138,8 @@ class Combined:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What the check of a teacher found: lines for people, and the reason to refuse it, if there is
-    one. The numbers behind them and the answers that were examined are for the run's folder.
+    """Result of checking a teacher: lines for people, and the reason to refuse it, if there is one.
+    The numbers behind them and the answers that were examined are for the run's folder.
     """
 
     lines: Sequence[str]
@@ -156,7 +155,7 @@ class Probe(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What people should know of the estimate, such as work that was done before."""
+        """Notes on the estimate for people, such as on work that was done before."""
 
     def stage(self) -> Any:
         """A task that makes up every answer at once, and notes what the work would take."""
@@ -239,7 +238,7 @@ class Opened(ABC):
 
     @abstractmethod
     def stages(self) -> list[str]:
-        """What a run does before it trains, a line each, for `--dry-run`."""
+        """Stages of a run before it trains, a line each, for `--dry-run`."""
 
     @abstractmethod
     def probe(self, task: Any, *, fits: bool) -> Probe:
@@ -266,7 +265,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def data(self) -> Dataset:
-        """What it works on."""
+        """The data that it works on."""
 
     @abstractmethod
     def reference_systems(self, split: Split) -> list[Measured]:
@@ -422,9 +421,9 @@ class TaskKind(ABC):
     def predict(
         self, model: Any, inputs: Any, *, top: int, engine: Engine, progress: Progress
     ) -> list[dict[str, object]]:
-        """What a model that `load` gave says of new inputs, a JSON object for each, in order: its
-        `id`, and answers under names of the task's own; with `top` above 1 the `top` answers, too.
-        Inputs are the name of a file, or objects in memory.
+        """Predict with a model that `load` gave: a JSON object for each of the new inputs, in
+        order: its `id`, and answers under names of the task's own; with `top` above 1 the `top`
+        answers, too. Inputs are the name of a file, or objects in memory.
 
         Raises:
             ConfigError, DataError, ModelError: for inputs that cannot be used, or where models of
@@ -433,8 +432,8 @@ class TaskKind(ABC):
         raise ConfigError(f"Models of {self.name} make no predictions.")
 
     def details(self, run: Path, measures: Measures) -> Details:
-        """What the report of a finished run shows besides that which it shows of every task, from
-        the run's files alone; by default nothing.
+        """Details of a finished run for its report besides those shown of every task, from the
+        run's files alone; by default none.
         """
         return Details()
 
@@ -449,7 +448,7 @@ class TaskKind(ABC):
         return {}
 
     def facts_of(self, student: Path) -> Mapping[str, object]:
-        """What the record of a bench says of its students, read from the folder of one."""
+        """Facts about a bench's students for its record, read from the folder of one."""
         return {}
 
     def check_rows(self, recipe: str, flag: str) -> None:

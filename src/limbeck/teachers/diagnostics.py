@@ -34,7 +34,7 @@ Labels = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What a teacher's scores look like. Means are over lists; None where no list says anything.
+    """Statistics of a teacher's scores. Means are over lists; None where no list tells anything.
 
     `spread`: standard deviation within a list, in the teacher's own units.
     `relative_spread`: `spread` over the root mean square of all scores; 0 = the same score for a

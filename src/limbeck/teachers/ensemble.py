@@ -39,7 +39,7 @@ class _Member(Written):
 
 
 class _Ensemble(Written):
-    """What an ensemble's folder says of it; `member-0` and so on lie beside that."""
+    """Contents of the file that describes an ensemble; `member-0` and so on lie beside it."""
 
     name: str
     members: list[_Member]
@@ -236,7 +236,7 @@ class EnsembleTeacher(Teacher):
     def read_live(
         self, pairs: Positions, tokens: TokensOf
     ) -> Sequence[tuple[Lengths | None, float | None]]:
-        """What all members read."""
+        """Lengths and FLOPs of the reading of all members."""
         return [read for member in self.members for read in member.read_live(pairs, tokens)]
 
     def leaves(self) -> Sequence[Teacher]:

@@ -89,7 +89,7 @@ class PairScorer(Protocol):
 
     @property
     def model(self) -> Encoder | Ranker | Reader | None:
-        """What is asked; None = something that does not run here."""
+        """The model that is asked; None = something that does not run here."""
 
     def engine(self, engine: Engine) -> Engine:
         """The engine that computes the scores, where the run's is this one."""
@@ -169,7 +169,7 @@ class ShardedJob(ABC):
 
     @abstractmethod
     def made_from(self) -> list[str]:
-        """What a plan in the folder must have been made from to be this job's."""
+        """Inputs that a plan in the folder must have been made from to be this job's."""
 
     @abstractmethod
     def plan(self) -> tuple[pl.DataFrame, dict[str, torch.Tensor]]:
@@ -177,7 +177,7 @@ class ShardedJob(ABC):
 
     @abstractmethod
     def forward(self, batches: list[Positions]) -> Answers:
-        """What the model gives for one batch of rows after the other."""
+        """Answers of the model for one batch of rows after the other."""
 
     @abstractmethod
     def count_effort(self, rows: Positions) -> None:
@@ -258,7 +258,7 @@ class ShardedJob(ABC):
             yield planned, self.read_shard(path, planned)
 
     def _answers(self, batches: list[Positions]) -> Iterator[Floats]:
-        """What the model gives for one batch after the other.
+        """Answers of the model for one batch after the other.
 
         Raises:
             ScoreError: naming the first row of a batch that the model cannot answer.
@@ -494,7 +494,7 @@ def known_texts(
 
 
 def _vectors_of(made_by: str, encoder: Encoder, role: Role, engine: Engine) -> str:
-    """What the store keeps an encoder's vectors under."""
+    """Key under which the store keeps an encoder's vectors."""
     return digest(["vectors", made_by, encoder.prompt(role), engine.key()])
 
 
@@ -510,7 +510,7 @@ class _Distinct:
 
 
 class _About(Written):
-    """What `plan.json` holds."""
+    """Contents of `plan.json`."""
 
     made_from: str
     shard_batches: int

@@ -53,14 +53,14 @@ Keys = Sequence[bytes]  # 16 bytes each
 
 
 class _About(Written):
-    """What `about.json` holds."""
+    """Contents of `about.json`."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the store holds of one teacher: one line of `limbeck store list`."""
+    """A teacher's entry in the store: one line of `limbeck store list`."""
 
     kind: Kind
     digest: str
@@ -181,7 +181,7 @@ class ScoreStore:
         self._add("vectors", digest, name, content)
 
     def list(self) -> Sequence[Entry]:
-        """What the store holds, by kind and then newest first."""
+        """Entries of the store, by kind and then newest first."""
         return [
             entry
             for kind in KINDS
@@ -299,7 +299,7 @@ def _as_keys(content: npt.NDArray[np.uint8]) -> list[bytes]:
 
 
 def _name_in(about: Path) -> str:
-    """What a teacher was called when it was first stored, or nothing when that is not kept.
+    """Name of a teacher when it was first stored, or nothing when that is not kept.
 
     Raises:
         StoreError: when the file is damaged.

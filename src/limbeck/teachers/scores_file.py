@@ -90,7 +90,7 @@ class ScoresTeacher(Teacher):
         return STANDARD_TEMPERATURE * deviation if deviation else 1.0
 
     def notes(self, collection: Collection) -> list[str]:
-        """What was left out of the file, and how many queries it is about."""
+        """Notes on what was left out of the file, and on how many queries it is about."""
         known = {collection.queries.ids[at] for at in np.unique(self.answers[:, 0])}
         parts = [("training", [*collection.labelled, *collection.unlabelled])]
         parts += [(split, list(collection.qrels.get(split, {}))) for split in SPLITS[1:]]

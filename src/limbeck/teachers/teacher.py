@@ -92,7 +92,7 @@ class Teacher(ABC):
     @property
     @abstractmethod
     def temperature(self) -> float:
-        """What divides its scores before a softmax when nothing else is said: by their units."""
+        """Default temperature of a softmax over its scores, by their units."""
 
     @property
     def reads_pairs(self) -> bool:
@@ -107,7 +107,7 @@ class Teacher(ABC):
         return None
 
     def notes(self, collection: Collection) -> list[str]:
-        """What a user should know before it teaches on a collection, in words."""
+        """Notes for a user before it teaches on a collection, in words."""
         return []
 
     # --- its vectors ---------------------------------------------------------------------------
@@ -166,8 +166,8 @@ class Teacher(ABC):
     def live_ranker(
         self, collection: Collection, tokens: TokensOf, engine: Engine, passages: Positions
     ) -> LiveRanker:
-        """What scores a query's text with some of these passages, as a service would that puts them
-        in order: by the models, never from the score store.
+        """Ranker that scores a query's text with some of these passages, as a service would that
+        puts them in order: by the models, never from the score store.
 
         What an index would keep is made now: the passages' tokens, or their vectors.
 
@@ -191,7 +191,7 @@ class Teacher(ABC):
     def read_live(
         self, pairs: Positions, tokens: TokensOf
     ) -> Sequence[tuple[Lengths | None, float | None]]:
-        """What a live ranker's models read to score pairs [n, 2], one by one: the lengths in
+        """Reading of a live ranker's models to score pairs [n, 2], one by one: the lengths in
         tokens, and the FLOPs; None = not known.
         """
         return []
@@ -225,7 +225,7 @@ def one_with_each(passages: Sequence[str] | Positions) -> Positions:
 
 
 def name_of(spec: str) -> str:
-    """What a teacher is called that a path or hub name stands for."""
+    """Name of the teacher that a path or hub name stands for."""
     return Path(spec).name or spec
 
 

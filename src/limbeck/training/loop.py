@@ -43,7 +43,7 @@ VOCABULARY = 4096  # rows from which an embedding's gradient is kept as the rows
 
 @dataclass(slots=True)
 class _Log:
-    """What a stage has done so far: the loss curve, the measurements and the work counted."""
+    """Progress of a stage: the loss curve, the measurements and the work counted."""
 
     updates: int = 0
     losses: list[dict[str, float]] = field(default_factory=list)
@@ -62,7 +62,7 @@ class _Log:
 
     @property
     def total(self) -> Count:
-        """What all players did, and the seconds of the updates."""
+        """Work of all players together, and the seconds of the updates."""
         total = Count(effort=Effort(seconds=self.update_seconds))
         for count in self.counts.values():
             total.include(count)
@@ -71,7 +71,7 @@ class _Log:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a finished stage came to, in numbers: its players were moved in place.
+    """Result of a finished stage, in numbers: its players were trained in place.
 
     `makes` says what each player is to become; `measured` are updates and values; `quality` is the
     value of the weights that the stage ends with, None when nothing was measured; `counts` say what
@@ -90,7 +90,9 @@ class Trained:
     dropped: Mapping[str, int] = field(default_factory=dict)
 
     def effort(self, makes: Makes) -> Effort:
-        """What the players read that became a student, or a teacher; nothing where none did."""
+        """Reading effort of the players that became a student, or a teacher; nothing where none
+        did.
+        """
         chosen = [name for name, own in self.makes.items() if own == makes]
         effort = Effort(seconds=self.seconds if chosen else 0.0)
         for name in chosen:
@@ -149,7 +151,7 @@ def train(stage: Stage, run: Run) -> Trained:
 
 
 def _trained(stage: Stage, log: _Log) -> Trained:
-    """What comes of a stage that is finished."""
+    """Result of a finished stage."""
     quality = None
     if stage.measure is not None and log.measured:
         quality = log.best if stage.measure.keep == "best" else log.measured[-1][1]
@@ -306,7 +308,7 @@ def _counted(player: Player, count: Count | None) -> dict[str, object]:
 
 
 def _inputs(stage: Stage, run: Run) -> dict[str, Any]:
-    """What a stage depends on, for its digest."""
+    """The inputs of a stage, for its digest."""
     return {
         "settings": dict(stage.settings),
         "players": {player.name: digest_tensors(player.state()) for player in stage.everyone},

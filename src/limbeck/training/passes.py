@@ -61,7 +61,7 @@ class _Record:
 
 @dataclass(slots=True)
 class Count:
-    """What one player did: items, their tokens with padding, and its effort without; the seconds
+    """Work of one player: items, their tokens with padding, and its effort without; the seconds
     belong to whole updates and are not counted here.
     """
 
@@ -300,7 +300,7 @@ def _autocast(engine: Engine) -> torch.autocast:
 
 
 def _forward(model: nn.Module, features: Features) -> Tensor:
-    """What a model gives when it is called."""
+    """Output of a model when it is called."""
     output: Tensor = model(features)
     return output
 

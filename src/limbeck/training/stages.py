@@ -24,7 +24,9 @@ class Source(Protocol):
 
     @property
     def digest(self) -> str:
-        """What the examples depend on, so that a stage is never resumed on other data."""
+        """Digest of everything the examples depend on, so that a stage is never resumed on other
+        data.
+        """
 
     def batch(self, update: int) -> Any:
         """The examples of one update; the same number always gives the same batch."""

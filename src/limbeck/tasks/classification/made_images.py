@@ -32,7 +32,7 @@ class Noise:
 
     @property
     def digest(self) -> str:
-        """What it depends on."""
+        """Digest of everything it depends on."""
         return digest(["noise", self.turns, self.count, self.size, self.seed])
 
     def batch(self, update: int) -> np.ndarray:

@@ -65,7 +65,7 @@ class ClassificationRequest(Opened):
         return 0
 
     def stages(self) -> list[str]:
-        """What is read."""
+        """Stages before training: reading the data."""
         data = self.data
         labelled, unlabelled = len(data.labelled), len(data.unlabelled)
         what = f"{labelled:,} labelled and {unlabelled:,} unlabelled {data.form}"
@@ -168,7 +168,7 @@ def read_data(config: RunConfig, *, learned: bool = True) -> Labelled:
 
 
 def _names(specs: Sequence[TeacherSpec]) -> tuple[str, ...]:
-    """What teachers are called, where nobody named them after their place."""
+    """Names of teachers: their places, from 1, where nobody named them."""
     if len(specs) == 1:
         return (specs[0].name or "teacher",)
     return tuple(spec.name or str(at) for at, spec in enumerate(specs, start=1))
@@ -237,7 +237,7 @@ def _student(config: RunConfig, data: Labelled) -> Net:
 
 
 def _base(base: str | None, config: RunConfig, data: Labelled) -> Net:
-    """What a teacher is fitted from: a wide net, or the whole encoder.
+    """Model that a teacher is fitted from: a wide net, or the whole encoder.
 
     Raises:
         ConfigError, ModelError: when there is no such model.

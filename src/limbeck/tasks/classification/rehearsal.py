@@ -136,7 +136,7 @@ class Rehearsal(Classification):
 
 @dataclass(frozen=True)
 class ClassificationProbe:
-    """What the parts of a run take is timed by the rehearsal itself."""
+    """Probe of a classification run: the rehearsal itself times the parts."""
 
     task: Classification
     notes: tuple[str, ...] = ()
@@ -147,5 +147,5 @@ class ClassificationProbe:
         return Rehearsal(task.dataset, task.run, task.bases, task.augment)
 
     def estimate(self, stage: Rehearsal) -> RunEstimate:
-        """What was noted on it."""
+        """Estimate noted by a rehearsal."""
         return stage.noted

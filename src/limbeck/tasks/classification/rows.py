@@ -47,7 +47,7 @@ class Shuffled:
 
     @property
     def digest(self) -> str:
-        """What the batches depend on."""
+        """Digest of everything the batches depend on."""
         return digest([self.count, self.size, self.seed, self.of])
 
     @property

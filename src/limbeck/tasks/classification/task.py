@@ -135,8 +135,8 @@ class Classification(Task):
         return pl.DataFrame(columns).hstack(counts)
 
     def logits_of(self, system: Net | AnyTeacher, examples: Examples) -> np.ndarray:
-        """What a model says of examples, [examples, classes], the classes in the data's order:
-        logits; of several as one, the logarithm of their mean probability.
+        """Logits of a model for examples, [examples, classes], the classes in the data's order; of
+        several as one, the logarithm of their mean probability.
         """
         if isinstance(system, ClassTeacher):
             return self.logits_of(system.model, examples)
@@ -273,8 +273,8 @@ class Classification(Task):
         return replace(self, trained=[])
 
     def alone(self, settings: RowsSettings, recipe: type[Settings]) -> Any:
-        """What a recipe has in common with the student's settings; as many updates, though of
-        labelled examples alone.
+        """Settings that a recipe shares with the student's; as many updates, though of labelled
+        examples alone.
         """
         own = settings.model_dump(exclude_unset=True)
         shared = {key: value for key, value in own.items() if key in recipe.model_fields}

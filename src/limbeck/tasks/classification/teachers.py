@@ -24,7 +24,7 @@ class ClassTeacher:
 
     @property
     def digest(self) -> str:
-        """What its answers depend on."""
+        """Digest of everything its answers depend on."""
         return self.model.content_digest()
 
     @property
@@ -48,7 +48,7 @@ class MixtureTeacher:
 
     @property
     def digest(self) -> str:
-        """What its answers depend on."""
+        """Digest of everything its answers depend on."""
         return digest([[each.digest for each in self.several], list(self.weights)])
 
     @property

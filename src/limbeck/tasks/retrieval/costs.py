@@ -67,10 +67,10 @@ class EncoderSpeeds:
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """What the probe found: of the student, the base and other `encoders`; seconds to have a `pair`
-    from a given teacher that scores pairs, and the share of all passages whose vectors the store
-    has (`known`), both by digest. Seconds to tokenise a text, to index a passage by words, and to
-    look a query up in one passage; bytes per passage of an index by words.
+    """Speeds measured by the probe: of the student, the base and other `encoders`; seconds to have
+    a `pair` from a given teacher that scores pairs, and the share of all passages whose vectors the
+    store has (`known`), both by digest. Seconds to tokenise a text, to index a passage by words,
+    and to look a query up in one passage; bytes per passage of an index by words.
     """
 
     encoders: Sequence[EncoderSpeeds]  # the student's are first

@@ -26,7 +26,7 @@ from limbeck.types import Loss, Makes, Signals
 
 
 class StagedSettings(ListSettings):
-    """What recipes of several stages decide that fit their own teachers."""
+    """Settings shared by recipes of several stages that fit their own teachers."""
 
     max_steps: int | None = Field(
         None, ge=1, description="the student's steps over all stages; none = 10 passes, 40 to 300"
@@ -75,8 +75,8 @@ class _Contrast(ListSettings):
 
 
 def common(settings: ListSettings) -> ListSettings:
-    """What every recipe over lists decides, without what this one adds: for a loss that asks for
-    none of that, so that a stage is the same whatever recipe it is part of.
+    """Settings shared by all recipes over lists, without those that this one adds: for a loss that
+    needs none of them, so that a stage is the same whatever recipe it is part of.
     """
     return ListSettings(**_common(settings))
 

@@ -31,7 +31,7 @@ class Listing(Asking):
         teacher: Teacher | None = None,
         margin: float | None = None,
     ) -> QueryLists:
-        """What each query of the pools may be shown with: its positives, and candidates to draw.
+        """Training list of each query of the pools: its positives, and candidates to draw.
 
         Judged positives leave the pool, and so does a passage with the text of another: no list or
         update shows a text twice. What has the text of the query's own passage leaves it, too. With

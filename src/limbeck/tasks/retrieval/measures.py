@@ -38,7 +38,7 @@ class Measuring(Asking):
     def first_stage(
         self, encoder: Encoder, queries: np.ndarray, passages: np.ndarray, *, depth: int
     ) -> Results:
-        """What an encoder in training finds for queries among passages, given as positions, the
+        """Results of an encoder in training for queries among passages, given as positions, the
         passages' in order.
         """
         engine, progress = self.run.engine.training(), self.run.progress

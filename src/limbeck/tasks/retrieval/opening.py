@@ -79,7 +79,7 @@ class RetrievalRequest(Opened):
         return self.data.passages.characters
 
     def stages(self) -> list[str]:
-        """What is read, tokenised and mined."""
+        """Stages before training: reading, tokenising and mining."""
         data = self.data
         labelled, unlabelled = len(data.labelled), len(data.unlabelled)
         queries = f"{labelled:,} labelled and {unlabelled:,} unlabelled training queries"

@@ -53,9 +53,9 @@ _RUN_ROW = 10  # numbers of four bytes of a row of a TREC run
 
 @dataclass(slots=True)
 class Seen:
-    """What a rehearsal has come across, so that nothing is counted twice: searches by words,
-    texts that a teacher read, pairs that it scored, fields that were tokenised; and how many
-    systems were judged and models trained.
+    """State of a rehearsal, so that nothing is counted twice: searches by words, texts that a
+    teacher read, pairs that it scored, fields that were tokenised; and how many systems were judged
+    and models trained.
     """
 
     searches: set[str] = field(default_factory=set)
@@ -202,7 +202,9 @@ class Rehearsal(Retrieval):
         return {QueryId(self.collection.queries.ids[query]): {} for query in pools.queries}
 
     def quality(self, results: Results, split: Split) -> pl.DataFrame:
-        """What is asked about first is better: a new teacher is judged before the former one."""
+        """Made-up quality, the better the earlier it is asked for: a new teacher is judged before
+        the former one.
+        """
         self.seen.judged += 1
         return _figures(self.measures.names, results, 1 / self.seen.judged)
 

@@ -105,7 +105,7 @@ def measure_teacher(task: Measuring, name: str, teacher: Teacher, split: Split) 
 
 
 def candidates(task: Measuring, split: Split, teacher: Teacher) -> Candidates:
-    """What a teacher is asked to put in order for the queries of a split."""
+    """Candidates that a teacher ranks for the queries of a split."""
     depth = RERANKED if teacher.answers is None else DEPTH
     return task.pools(task.split_queries(split), depth=depth, miner=task.base, scorer=teacher)
 
@@ -125,7 +125,7 @@ def unmeasured(task: Measuring, teacher: Teacher, split: Split) -> str | None:
 
 
 def _cost_of_ranking(task: Measuring, teacher: Teacher, pools: Candidates) -> Cost:
-    """What a ranker costs to use: some queries one at a time, each with its candidates.
+    """Cost of using a ranker: some queries one at a time, each with its candidates.
 
     Its `passages_per_second` are those it puts in order meanwhile.
     """
@@ -196,7 +196,7 @@ def _measured_vectors(
 def _cost_of_searching(
     task: Measuring, encoder: Encoder, queries: np.ndarray, answers: np.ndarray
 ) -> Cost:
-    """What an encoder costs to use: some queries one at a time, some passages together."""
+    """Cost of using an encoder: some queries one at a time, some passages together."""
     engine, passages = task.run.engine, len(task.collection.passages)
 
     def ask(text: str) -> None:
@@ -229,7 +229,7 @@ def _measured(
     inputs: Mapping[str, object],
     search: Callable[[], tuple[Results, Cost]],
 ) -> Measured:
-    """What a search gives, made once and then read back."""
+    """Measure a search, once; later calls read the result back."""
     inputs = {
         **inputs,
         "collection": task.collection.digest,

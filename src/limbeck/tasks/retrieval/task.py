@@ -45,7 +45,7 @@ class ShownSettings(Settings):
 
 
 class ListSettings(ShownSettings, TrainingSettings):
-    """What recipes decide that show queries with lists of passages."""
+    """Settings shared by all recipes over lists: those that show queries with lists of passages."""
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Retrieval(Listing, Measuring, Task):
         return systems.unmeasured(self, teacher, split)
 
     def check_teacher(self, teacher: Teacher, settings: Settings) -> Checked:
-        """What a teacher's scores of candidates say of it."""
+        """Check a teacher by its scores of candidates."""
         return check_teacher(self, teacher, settings.model_dump().get("teacher_temperature"))
 
     def combine(self, teachers: Sequence[Teacher], weights: Sequence[float]) -> Combined:
@@ -100,8 +100,8 @@ class Retrieval(Listing, Measuring, Task):
         return teacher if teacher.name == name else teacher.renamed(name)
 
     def alone(self, settings: Settings, recipe: type[Settings]) -> Any:
-        """What a recipe has in common with the student's settings, but for the temperature, which
-        has another meaning in every loss; as many updates, though of fewer queries.
+        """Settings that a recipe shares with the student's, but for the temperature, which has
+        another meaning in every loss; as many updates, though of fewer queries.
         """
         own = settings.model_dump(exclude_unset=True, exclude_none=True)
         shared = {key: value for key, value in own.items() if key in recipe.model_fields}
