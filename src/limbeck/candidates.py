@@ -67,7 +67,7 @@ class Candidates:
         return len(self.queries)
 
     def rows(self, place: int) -> slice:
-        """Where the pool of `queries[place]` lies in the flat arrays."""
+        """Slice of the flat arrays that holds the pool of `queries[place]`."""
         return slice(int(self.offsets[place]), int(self.offsets[place + 1]))
 
     def for_query(self, place: int) -> Positions:
@@ -282,7 +282,7 @@ class _Job:
         }
 
     def blocks(self) -> dict[str, slice]:
-        """Which queries each shard holds, by its file name."""
+        """Queries of each shard, by its file name."""
         starts = range(0, len(self.queries), self.shard_queries)
         return {
             f"shard-{number:05d}.parquet": slice(
@@ -419,7 +419,7 @@ def _positions(ids: pl.Series, texts: Texts, what: str) -> Positions:
 
 
 def _offsets(counts: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Where each pool begins, and the end."""
+    """Offsets at which each pool begins, and the end."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 

@@ -86,7 +86,7 @@ MAX_DIFFERENCE = {"fp32": 0.001, "bf16": 0.1}
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Where and how a model runs.
+    """Device, backend and precision in which a model runs.
 
     `device` is a name torch knows, `cpu` for OpenVINO and onnxruntime; `max_batch_tokens` bounds a
     batch, padding included. With `workers`, so many batches are computed at a time, each on one
@@ -226,7 +226,8 @@ def fall_back(engine: Engine, models: Mapping[str, Encoder | Ranker]) -> Engine:
 
 
 def plan_batches(lengths: Sequence[int] | NDArray[np.int64], max_tokens: int) -> list[Positions]:
-    """Which positions go together: longest first, each batch at most `max_tokens` with its padding.
+    """Group positions into batches: longest first, each batch at most `max_tokens` with its
+    padding.
 
     A text that is longer than the budget is a batch of its own. Equal lengths keep their order.
 
@@ -304,7 +305,7 @@ def embed(
 def text_lengths(
     encoder: Encoder, tokens: TokenStore, role: Role, positions: Positions
 ) -> Positions:
-    """How many tokens each text at these positions takes, for `plan_batches`: [n] int64."""
+    """Lengths in tokens of the texts at these positions, for `plan_batches`: [n] int64."""
     length = encoder.collator(role).length
     stored = tokens.lengths[positions]
     return np.array([length(int(count)) for count in stored], dtype=np.int64)
@@ -313,7 +314,7 @@ def text_lengths(
 def pair_lengths(
     ranker: Ranker, query_tokens: TokenStore, passage_tokens: TokenStore, pairs: Positions
 ) -> Positions:
-    """How many tokens each pair takes, for `plan_batches`: [n] int64."""
+    """Lengths in tokens of the pairs, for `plan_batches`: [n] int64."""
     collator = ranker.collator
     queries = query_tokens.lengths[pairs[:, 0]]
     passages = passage_tokens.lengths[pairs[:, 1]]
@@ -384,7 +385,7 @@ def score(
 
 
 def read_plan(texts: Sequence[str], positions: Positions, reader: Reader, most: int) -> Plan:
-    """Which of the texts at `positions` a reader reads together: batches of positions.
+    """Group the texts at `positions` that a reader reads together: batches of positions.
 
     Their tokens are guessed from their characters, `most` a batch with its padding.
     """
@@ -590,7 +591,7 @@ def _running(model: nn.Module, engine: Engine) -> Iterator[None]:
 
 
 def _call(model: nn.Module, features: dict[str, Tensor], engine: Engine) -> Vectors:
-    """The model's output for a batch in torch, where and in what the engine says."""
+    """The model's output for a batch in torch, on the engine's device and in its precision."""
     return forward(model, features, device=engine.device, precision=engine.precision)
 
 
@@ -665,7 +666,7 @@ def _refuse_moved(
 
 
 def _where(engine: Engine) -> str:
-    """In what a comparison failed."""
+    """The engine in which a comparison failed, in words."""
     names = {"openvino": "OpenVINO and ", "onnxruntime": "onnxruntime and ", "torch": ""}
     return f"In {names[engine.backend]}{engine.precision}"
 

@@ -319,7 +319,7 @@ def words(text: str, language: str = ENGLISH) -> list[str]:
 
 
 def spans(text: str, language: str = ENGLISH) -> Iterator[Span]:
-    """Where each of the `words` of a text stands: start and end."""
+    """Spans of the `words` of a text: start and end of each."""
     if _is_plain(text, language):
         for match in _WORD.finditer(text):
             yield match.span()
@@ -353,7 +353,7 @@ def _pairs(run: str) -> list[str]:
 
 
 def says(text: str, language: str = ENGLISH) -> float:
-    """How many words a text has; where words are not written apart, two characters are one."""
+    """Number of words in a text; where words are not written apart, two characters are one."""
     text = normal(text)
     return sum(0.5 if _UNSPACED.match(word) else 1.0 for word in words(text, language))
 
@@ -468,7 +468,7 @@ _ELLIPSIS_GOES_ON = regex.compile(r"\s+\p{Ll}")
 
 
 def sentences(text: str) -> Iterator[Span]:
-    """Where the sentences of a text stand; what is between two of them is space.
+    """Spans of the sentences of a text; only space lies between two of them.
 
     They end at a full stop, a question or an exclamation mark of any script, and at an empty line;
     not after an abbreviation, nor at an ellipsis after which the sentence goes on. Thai, which

@@ -151,7 +151,7 @@ class Effort:
     seconds: float = 0.0
 
     def read(self, lengths: Lengths | None, flops: float | None) -> None:
-        """Count texts of these lengths, in tokens, and what reading them took; None = not known."""
+        """Count texts of these lengths, in tokens, and the FLOP to read them; None = not known."""
         if self.tokens is not None:
             self.tokens = None if lengths is None else self.tokens + int(np.sum(lengths))
         self.flops = None if self.flops is None or flops is None else self.flops + flops
@@ -179,7 +179,9 @@ class Effort:
 
 
 def _near(tokens: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    """How many tokens those of a text see, all together, when each sees `reach` to either side."""
+    """Number of tokens that those of a text see, all together, when each sees `reach` to either
+    side.
+    """
     inside = np.minimum(tokens, reach + 1)
     before = inside * (inside - 1) / 2 + (tokens - inside) * reach
     return np.asarray(tokens + 2 * before, dtype=np.float64)

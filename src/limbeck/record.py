@@ -118,7 +118,7 @@ def read_record(out: Path) -> dict[str, Any] | None:
 
 
 def write_record(out: Path, record: Mapping[str, Mapping[str, object]]) -> None:
-    """Write what was asked and decided; values that are None are left out."""
+    """Write options and decisions; values that are None are left out."""
     tables = {
         name: {key: value for key, value in table.items() if value is not None}
         for name, table in record.items()

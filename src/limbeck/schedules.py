@@ -92,8 +92,8 @@ def cosine_rise(done: float, total: float) -> float:
 
 
 def shared_out(total: int, shares: Sequence[float]) -> list[int]:
-    """How many of `total` updates each of several stages makes, by its share: whole numbers that
-    add up to `total`, at least 1 for every share above 0.
+    """Split `total` updates among several stages, by their shares: whole numbers that add up to
+    `total`, at least 1 for every share above 0.
 
     Raises:
         ValueError: when there are fewer updates than stages.
@@ -118,7 +118,7 @@ def shared_out(total: int, shares: Sequence[float]) -> list[int]:
 
 
 def phases(steps: int, first: int, *, counter: Literal["exact", "code"] = "exact") -> list[int]:
-    """How many of a round's `steps` the player that begins makes, and how many the other.
+    """Numbers of a round's `steps` that the player that begins makes, and that the other makes.
 
     `exact` gives the first one `first`. `code` is the counter of AR2's published code: it changes
     at x < first and x > first, so that the first player makes the step x = first as well.

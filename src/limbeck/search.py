@@ -64,7 +64,7 @@ class BM25:
         b: float = 0.75,
         progress: Progress | None = None,
     ) -> BM25:
-        """The index of these passages; their positions in `texts` are what `search` gives back.
+        """Build the index of these passages; results are their positions in `texts`.
 
         `k1` sets how fast repeats of a word stop counting, `b` in [0, 1] how much long passages are
         held back; the defaults are Lucene's. `language` is a code or name of `limbeck.language`.

@@ -69,7 +69,7 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One line of a listing: a setting's name, its type in words, its default and what it means."""
+    """One line of a listing: a setting's name, its type in words, default and description."""
 
     name: str
     type: str

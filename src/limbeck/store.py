@@ -193,7 +193,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def clear_abandoned(folder: Path, name: str | None = None) -> None:
-    """Delete what killed writers of a file or folder, or of any, left in a folder.
+    """Delete files that killed writers of a file or folder, or of any, left in a folder.
 
     A writer may be alive on another machine, where neither its process nor its lock can be seen, so
     only what nobody wrote to for a day goes. A folder that a process holds is left to it.
@@ -245,7 +245,7 @@ def write_tensors(
 
 
 class Written(BaseModel):
-    """The base of what a JSON file of ours holds: keys of later versions are passed over."""
+    """Base class for the contents of JSON files of ours: keys of later versions are passed over."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
 
@@ -548,7 +548,7 @@ def read_done(stage: Path) -> Done:
 
 
 class StageFolder:
-    """One stage's folder in a run: what it was made from, its files, and whether it is finished.
+    """One stage's folder in a run: its inputs, its files, and whether it is finished.
 
     `inputs` is a JSON-able description of everything the stage depends on. A folder made from other
     inputs is refused rather than reused.
@@ -698,7 +698,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_file(path: Path) -> None:
-    """Delete what a failed write left, if it can be: the error that is on its way says more."""
+    """Delete the remains of a failed write, if possible: the error that is on its way says more."""
     with suppress(OSError):
         path.unlink()
 

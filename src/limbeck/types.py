@@ -132,7 +132,7 @@ class Loss:
 
 
 class Progress(Protocol):
-    """Where long work reports to; the command line shows rate and time left from it."""
+    """Progress of long work; the command line shows rate and time left from it."""
 
     def task(
         self, label: str, total: int, unit: str

@@ -67,7 +67,7 @@ State = Literal["finished", "begun", "to do"]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One run of a comparison: what is asked of it, and how `distill` makes it."""
+    """One run of a comparison: its options, and how `distill` makes it."""
 
     name: str  # of its folder
     config: RunConfig
@@ -95,7 +95,7 @@ class Arm:
 
     @property
     def state(self) -> State:
-        """How far it is."""
+        """Progress of the arm."""
         if (self.out / METRICS).exists():
             return "finished"
         return "begun" if (self.out / RECORD).exists() else "to do"
@@ -122,7 +122,7 @@ class BenchPlan:
         return budget_of(self.kind, self.settings)
 
     def lines(self) -> list[str]:
-        """For people: the budget, and a line per arm."""
+        """The plan for people: the budget, and a line per arm."""
         arms = [
             f"{number}. {arm.title} ({arm.state}): "
             + " ".join(f"{key}={value}" for key, value in arm.config.settings_given.items())
@@ -156,18 +156,18 @@ class Benched:
 
     @property
     def text(self) -> str:
-        """For the terminal: costs are left to the page."""
+        """The result for the terminal: costs are left to the page."""
         return page.as_text(self.record)
 
     @property
     def page(self) -> str:
-        """As Markdown."""
+        """The result as Markdown."""
         return page.page(self.record)
 
 
 @dataclass(frozen=True)
 class BenchCall:
-    """The arguments of `bench`: what is compared, and the options of a run that all arms share."""
+    """The arguments of `bench`: the systems to compare, and the options that all arms share."""
 
     data: str | Path | Collection | Loaded
     _: KW_ONLY
@@ -345,8 +345,8 @@ def _planned(call: BenchCall) -> BenchPlan:
 def seconds_left(
     left: Sequence[Arm], arms: Sequence[Arm], seconds: Mapping[str, float]
 ) -> float | None:
-    """How long some arms will take, if any is known: as long as their recipe's finished ones, or
-    as the mean of all finished ones, in seconds.
+    """Estimated seconds of some arms, None when none has finished: for each, the mean of its
+    recipe's finished ones, or else of all finished ones.
     """
     known: dict[str, list[float]] = {}
     for arm in arms:
@@ -432,7 +432,7 @@ def _precision_from(arms: Sequence[Arm]) -> Path | None:
 
 
 def _told_of(failed: Mapping[str, str], waiting: Sequence[str], out: Path) -> str:
-    """Which arms failed and why, in words."""
+    """Message on the arms that failed and why."""
     lines = [f"{len(failed)} of the arms in {out} failed:"]
     lines += [f"- {name}: {why}" for name, why in failed.items()]
     if waiting:

@@ -30,7 +30,7 @@ class TeacherCost:
     answers: int
 
     def as_json(self) -> dict[str, int]:
-        """For a file of results."""
+        """The cost as JSON, for a file of results."""
         return asdict(self)
 
 

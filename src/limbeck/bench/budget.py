@@ -138,7 +138,7 @@ def given_to_teachers(given: Given) -> dict[str, object]:
 
 
 def _found(kind: TaskKind, name: str) -> tuple[Recipe, Given]:
-    """A system's recipe, as it is on the task, and what its preset sets."""
+    """A system's recipe, as it is on the task, and the settings of its preset."""
     recipe, preset = find_preset(name)
     return recipe.on(kind.rows_settings), preset
 

@@ -75,7 +75,7 @@ def rows_of(
 
 
 def _with_all(outs: Sequence[Path]) -> Path:
-    """The arm of a recipe that measured what stands beside the student, too."""
+    """The arm of a recipe that measured the reference systems beside the student, too."""
     return max(outs, key=lambda out: len(all_tables(out)["model"].unique()))
 
 

@@ -73,8 +73,8 @@ def runner(jobs: int, progress: Progress) -> Iterator[Runner]:
 
 @contextmanager
 def threads_of(jobs: int) -> Iterator[None]:
-    """One thread in this process where there are several jobs, which have one thread each: what is
-    recorded and checked here then holds for them.
+    """Use one thread in this process where there are several jobs, which have one thread each:
+    records and checks made here then hold for them.
     """
     before = torch.get_num_threads()
     if jobs > 1:
@@ -167,7 +167,7 @@ class _Jobs:
             job.tasks.popitem()[1][0].__exit__(None, None, None)
 
     def _heard(self, job: _Job) -> Ended | None:
-        """Take what a job said; the arm if it ended."""
+        """Handle a message from a job; the arm if it ended."""
         try:
             kind, *said = job.connection.recv()
         except (EOFError, OSError):
@@ -193,7 +193,7 @@ class _Jobs:
 
 
 class _Told:
-    """A `Progress` that tells another process."""
+    """A `Progress` that reports to another process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

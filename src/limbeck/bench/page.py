@@ -143,7 +143,7 @@ def measures_of(record: Record) -> Measures:
 
 
 def _headings(record: Record) -> list[str]:
-    """Of the figures, costs left out."""
+    """Headings of the figures, costs left out."""
     first, *others = measures_of(record).names
     baselines = [heading for name in record["baselines"] for heading in (f"- {name}", "p (Holm)")]
     return ["system", first, "95 %", "± seeds", *others, *baselines, "gap closed"]

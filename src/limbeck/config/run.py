@@ -374,7 +374,9 @@ class RunConfig:
         return {each.name: getattr(self, each.name) for each in fields(RunConfig)}
 
     def asked(self) -> dict[str, object]:
-        """The table `asked` of `run.toml`: what results depend on, None where nothing was asked."""
+        """The table `asked` of `run.toml`: the options that results depend on, None where one was
+        not given.
+        """
         from limbeck.language import chosen
 
         values = {

@@ -38,7 +38,7 @@ def check_labelled(data: str | Path, *, image_size: int | None = None) -> Report
 
 
 def _inputs(found: Labelled) -> dict[str, object]:
-    """How many there are, and how large they are."""
+    """Number and sizes of the inputs."""
     inputs = found.parts["train"].inputs
     number = sum(map(len, found.parts.values()))
     about: dict[str, object] = {"number": number, "classes": len(found.classes)}
@@ -61,7 +61,7 @@ def _split(found: Labelled, split: str) -> dict[str, object]:
 
 
 def _warnings(found: Labelled) -> list[str]:
-    """Examples that are in two splits: what is trained on would be measured on."""
+    """Warnings on examples that are in two splits: training data would be measured on."""
     told = []
     seen: dict[bytes, str] = {}
     for split in found.splits:

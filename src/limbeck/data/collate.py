@@ -47,7 +47,7 @@ class Layout:
 
     @property
     def specials(self) -> int:
-        """How many special tokens there are."""
+        """Number of special tokens."""
         return sum(len(gap) for gap in self.gaps)
 
 
@@ -71,11 +71,11 @@ class Collator:
     token_types: bool
 
     def length(self, tokens: int) -> int:
-        """How many tokens a single text of that many stored tokens takes, before padding."""
+        """Length in tokens of a single text of that many stored tokens, before padding."""
         return min(len(self.prompt_ids) + tokens + self.single.specials, self.max_length)
 
     def pair_length(self, query_tokens: int, passage_tokens: int) -> int:
-        """How many tokens a pair of texts of that many stored tokens takes, before padding."""
+        """Length in tokens of a pair of texts of that many stored tokens, before padding."""
         return min(query_tokens + passage_tokens + self.pair.specials, self.max_length)
 
     def singles(self, texts: Sequence[Ids]) -> dict[str, Tensor]:
@@ -141,7 +141,7 @@ class Collator:
 def collator_for(
     tokenizer: PreTrainedTokenizerBase, *, max_length: int, prompt: str = ""
 ) -> Collator:
-    """The collator that gives what this tokenizer gives.
+    """The collator whose output equals this tokenizer's.
 
     With a prompt, tokenise the texts with the same prompt (`tokenize(..., prompt=...)`): some
     tokenizers split a word otherwise after a space.
@@ -178,7 +178,7 @@ def collator_for(
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens each of two texts keeps when both must fit: the longer gives way, then both
+    """Numbers of tokens kept of two texts when both must fit: the longer gives way, then both
     equally.
 
     Source: `truncate_encodings` of Hugging Face tokenizers, strategy `LongestFirst`; an odd room's

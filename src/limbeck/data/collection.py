@@ -67,7 +67,7 @@ class Texts:
 
     @property
     def characters(self) -> int:
-        """How long all texts are together."""
+        """Number of characters of all texts together."""
         return sum(map(len, self.texts))
 
 

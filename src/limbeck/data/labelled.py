@@ -63,7 +63,7 @@ class Examples:
         return len(self.ids)
 
     def at(self, positions: np.ndarray) -> Examples:
-        """Some of them."""
+        """The examples at some positions."""
         inputs = (
             self.inputs[positions]
             if isinstance(self.inputs, np.ndarray)
@@ -73,7 +73,7 @@ class Examples:
 
     @property
     def digest(self) -> str:
-        """Of ids, inputs and labels."""
+        """Digest of ids, inputs and labels."""
         inputs = self.inputs
         if isinstance(inputs, np.ndarray):
             read = hashlib.sha256(np.ascontiguousarray(inputs).data).hexdigest()
@@ -122,7 +122,7 @@ class Labelled:
 
     @property
     def unlabelled(self) -> list[str]:
-        """Those whose class is not."""
+        """The training examples whose class is not known."""
         return self._training(known=False)
 
     @property
@@ -290,7 +290,7 @@ def _digits() -> Labelled:
 
 
 def _labelled(name: str, found: Parts, report: Report) -> Labelled:
-    """The dataset of what was read, with a dev split.
+    """The dataset of these parts, with a dev split.
 
     Raises:
         DataError: when there are no two classes to learn.

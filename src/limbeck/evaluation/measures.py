@@ -40,7 +40,7 @@ def run_of(
     positions: npt.NDArray[np.integer],
     scores: npt.NDArray[np.floating],
 ) -> Run:
-    """A run from what a search returns.
+    """A run from the results of a search.
 
     Shapes: `positions` [Q, k] indices into `passage_ids`, -1 on empty places; `scores` [Q, k]; row
     i belongs to `query_ids[i]`.

@@ -31,7 +31,7 @@ _NGRAMS = (1, 2, 3, 4)
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far two systems are apart, as a function of sums.
+    """Difference between two systems, as a function of sums.
 
     `value` takes the sums [..., T] of `statistics` [units, T]; a row of `swapped` has the same
     numbers when the two systems trade places at that unit. `magnitude` is the size of the numbers

@@ -47,7 +47,7 @@ class Approximate:
 
     @property
     def rows(self) -> int:
-        """How many rows it covers."""
+        """Number of rows that it covers."""
         return int(self.index.ntotal)
 
     @classmethod

@@ -435,7 +435,7 @@ def _approximate(
     engine: Engine,
     progress: Progress,
 ) -> dict[str, object]:
-    """Write a faiss index of all rows; the card's entry, with what it finds."""
+    """Write a faiss index of all rows; the card's entry, with its recall."""
     progress.say(f"Building the {kind} index of {index.starts[-1]:,} vectors")
     blocks = [segment.vectors for segment in index.segments]
     built = Approximate.build(kind, index.card["width"], blocks)

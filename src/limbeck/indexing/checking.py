@@ -102,7 +102,7 @@ class _Reading:
     def part(
         self, name: str, files: Mapping[str, Checksum], advice: str, look: Callable[[], object]
     ) -> None:
-        """Compare files with their checksums and, when they are right, look at what they hold."""
+        """Compare files with their checksums and, when they are right, look at their contents."""
         self.recorded |= files
         if not files:
             self.unrecorded.append(name)

@@ -226,7 +226,7 @@ class Segment:
 
 
 class Index:
-    """An index that is open for reading; `card` is what its `index.json` said.
+    """An index that is open for reading; `card` is the content of its `index.json`.
 
     Later changes to the folder are not seen. Rows are numbered through all segments.
     """
@@ -252,7 +252,7 @@ class Index:
         return str(self.card.get("language", ENGLISH))
 
     def __len__(self) -> int:
-        """How many passages can be found."""
+        """Number of passages that can be found."""
         return int(self.mask.sum())
 
     @property
@@ -321,7 +321,7 @@ class Index:
         return found
 
     def exact(self, vectors: Vectors, k: int) -> tuple[Rows, Vectors]:
-        """As `search`, but never approximate."""
+        """Search as `search` does, but never approximately."""
         return self._best(self.search_exactly(vectors, k), vectors, k)
 
     def _best(
@@ -360,7 +360,7 @@ def open_index(folder: Path) -> Index:
 
 
 def open_exactly(folder: Path) -> Index:
-    """As `open_index`, without what approximates it: that may be damaged."""
+    """Open an index as `open_index` does, without its approximate index: that may be damaged."""
     index = Index(folder, read_card(folder))
     size = sum(segment.vectors.nbytes for segment in index.segments)
     every = 1 if size <= MEASURED_BYTES else max(1, index.starts[-1] // MEASURED_ROWS)
@@ -411,7 +411,7 @@ def open_approximate(folder: Path, made: Mapping[str, Any]) -> Approximate:
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether a folder holds what a build that was stopped left."""
+    """Whether a folder holds the remains of a build that was stopped."""
     return any(folder.glob(f"{_SEGMENT}*"))
 
 
@@ -429,7 +429,7 @@ def segment_name(number: int) -> str:
 
 
 def holds_segment(folder: Path, name: str, made_from: str) -> bool:
-    """Whether a segment was written from these inputs and is, byte for byte, what was written."""
+    """Whether a segment was written from these inputs and has not changed by a byte since."""
     try:
         about = read_json(folder / name / _ABOUT, About)
     except StoreError:

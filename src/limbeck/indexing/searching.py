@@ -53,7 +53,7 @@ RERANKED = 50  # passages that a teacher reads, or as many as are asked for
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage that was found; `score` is raw: a similarity, BM25's, or what the teacher says."""
+    """A passage that was found; `score` is raw: a similarity, BM25's, or the teacher's."""
 
     id: str
     text: str

@@ -57,10 +57,10 @@ class Classifier(Protocol):
         """Digest of everything its logits depend on."""
 
     def parameter_count(self) -> int:
-        """How many numbers the weights are."""
+        """Number of parameters."""
 
     def size_bytes(self) -> int:
-        """How many bytes the weights take."""
+        """Size of the weights in bytes."""
 
     def save(self, folder: Path, *, card: str, stage: str) -> None:
         """Write it into a folder; equal models give equal bytes."""

@@ -62,7 +62,7 @@ class Compiled(ABC):
 
     @abstractmethod
     def _start(self, features: dict[str, Tensor]) -> Any:
-        """A batch under way."""
+        """Start a batch; the task under way."""
 
     @abstractmethod
     def _finish(self, task: Any) -> NDArray[np.float32]:

@@ -138,11 +138,11 @@ class WrappedModel(nn.Module):
         return _digests[self][1]
 
     def parameter_count(self) -> int:
-        """How many numbers the weights are."""
+        """Number of parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def size_bytes(self) -> int:
-        """How many bytes the weights take."""
+        """Size of the weights in bytes."""
         return sum(each.numel() * each.element_size() for each in self.parameters())
 
     def forward_flops(self, lengths: Lengths) -> float | None:
@@ -157,7 +157,7 @@ class WrappedModel(nn.Module):
         """Unit of this model's scores: cosine, dot, logit, maxsim or meanmaxsim."""
 
     def _cut_to(self) -> list[int]:
-        """To how many numbers vectors are cut, if they are."""
+        """Dimension that vectors are cut to, if they are."""
         return []
 
     def save_tokenizer(self, folder: Path) -> None:
@@ -207,12 +207,13 @@ class Encoder(WrappedModel):
 
     @property
     def dimension(self) -> int:
-        """How many numbers a vector has."""
+        """Dimension of the vectors."""
         return int(self.model.get_embedding_dimension())
 
     @property
     def shorter_dimensions(self) -> Sequence[int]:
-        """To how many first numbers a vector may be cut, as Matryoshka training allows.
+        """Dimensions to which a vector may be cut, keeping its first numbers, as Matryoshka
+        training allows.
 
         As its config.json says: `matryoshka_dimensions`, or any number with `is_matryoshka`.
         """
@@ -223,7 +224,7 @@ class Encoder(WrappedModel):
 
     @property
     def similarity(self) -> Literal["cosine", "dot"]:
-        """How its vectors are to be compared."""
+        """Similarity by which its vectors are to be compared."""
         return "dot" if self.model.similarity_fn_name == "dot" else "cosine"
 
     def prompt(self, role: Role) -> str:

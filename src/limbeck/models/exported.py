@@ -96,7 +96,7 @@ def runtime_of(path: str | Path) -> Runtime:
 
 
 def write_exported(model: Encoder | Ranker, graph: Any, folder: Path, to: Format) -> None:
-    """Write a model's graph, its tokenizer and what is to be known of it into an empty folder.
+    """Write a model's graph, its tokenizer and its `limbeck.json` into an empty folder.
 
     `graph` is what `to_openvino`, `to_int8` or `to_onnx` gave.
     """
@@ -191,7 +191,7 @@ class _Graph(nn.Module):
         self.digest = digest([known.get(file.name) or digest_file(file) for file in files])
 
     def get_embedding_dimension(self) -> int:
-        """How many numbers a vector has."""
+        """Dimension of the vectors."""
         return int(self.about["dimension"])
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -218,15 +218,15 @@ class _Exported(nn.Module):
         return digest(self.model.about)
 
     def parameter_count(self) -> int:
-        """How many numbers the weights were before they were exported."""
+        """Number of parameters before the model was exported."""
         return int(self.model.about["parameters"])
 
     def size_bytes(self) -> int:
-        """How many bytes the weights take."""
+        """Size of the weights in bytes."""
         return self.model.size_bytes
 
     def forward_flops(self, lengths: Lengths) -> float | None:
-        """Not known: a graph does not say what transformer it came from."""
+        """FLOPs are not known: a graph does not tell which transformer it came from."""
         return None
 
 

@@ -69,7 +69,7 @@ def onnxruntime() -> Any:
 
 
 def to_openvino(model: Encoder | Ranker) -> Any:
-    """The `openvino.Model` that gives what the model gives in fp32.
+    """The `openvino.Model` whose output equals the model's in fp32.
 
     Shapes: inputs as a collator names them, each [B, T] long; output [B, D] or [B] fp32.
 
@@ -104,7 +104,7 @@ def to_openvino(model: Encoder | Ranker) -> Any:
 
 
 def to_onnx(model: Encoder | Ranker) -> Any:
-    """The `torch.onnx.ONNXProgram` that gives what the model gives in fp32.
+    """The `torch.onnx.ONNXProgram` whose output equals the model's in fp32.
 
     By the exporter that has been torch's default since 2.9; the one that traces is on its way out.
     The program shares the model's weights until it is saved, where no more than they depends on
@@ -215,7 +215,7 @@ def narrowing_products(graph: Any) -> list[str]:
 
 
 def _forget_origin(model: Any) -> None:
-    """Take out of an `onnx_ir.Model` what says from which lines of whose files it came."""
+    """Remove from an `onnx_ir.Model` the source files and lines that it came from."""
     nodes = list(model.graph.all_nodes())
     values = [*model.graph.inputs, *model.graph.initializers.values()]
     values += [value for node in nodes for value in node.outputs]

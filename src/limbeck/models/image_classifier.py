@@ -62,8 +62,8 @@ class Shape:
 
     @classmethod
     def of(cls, images: np.ndarray, classes: Sequence[str]) -> Shape:
-        """That of images [n, height, width, channels], bytes or numbers in [0, 1], with their own
-        mean and deviation.
+        """The shape of images [n, height, width, channels], bytes or numbers in [0, 1], with their
+        own mean and deviation.
         """
         height, width, channels = images.shape[1:]
         most = 255 if images.dtype == np.uint8 else 1
@@ -164,11 +164,11 @@ class ImageClassifier(nn.Module):
         return digest([*self.digests(), digest_tensors(self.state_dict())])
 
     def parameter_count(self) -> int:
-        """How many numbers the weights are."""
+        """Number of parameters."""
         return sum(each.numel() for each in self.parameters())
 
     def size_bytes(self) -> int:
-        """How many bytes the weights take."""
+        """Size of the weights in bytes."""
         return sum(each.numel() * each.element_size() for each in self.parameters())
 
     def save(self, folder: Path, *, card: str, stage: str) -> None:

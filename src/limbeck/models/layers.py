@@ -40,7 +40,7 @@ LAYER_LISTS = {
 
 
 def layer_count(encoder: Encoder) -> int:
-    """How many layers the encoder has, the embedding layer not counted.
+    """Number of layers of the encoder, the embedding layer not counted.
 
     Raises:
         ModelError: when the architecture is not one of `LAYER_LISTS`.

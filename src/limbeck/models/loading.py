@@ -370,7 +370,9 @@ def _refuse_pickles(folder: Path, modules: list[dict[str, Any]]) -> None:
 
 
 def _arguments() -> dict[str, Any]:
-    """How every model is opened: no code, no network, no pickles, fp32 whatever the file holds."""
+    """Arguments for opening every model: no code, no network, no pickles, fp32 whatever the file
+    holds.
+    """
     return {
         "device": "cpu",
         "trust_remote_code": False,
@@ -381,7 +383,9 @@ def _arguments() -> dict[str, Any]:
 
 @contextmanager
 def _opening(folder: Path) -> Iterator[None]:
-    """Quiet; a failure is told as the folder's; an unused pooler made anew is always the same."""
+    """Open a model quietly; a failure names the folder; an unused pooler made anew is always the
+    same.
+    """
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

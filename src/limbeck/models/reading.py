@@ -58,7 +58,9 @@ class Reader(WrappedModel):
         return found
 
     def forward_flops(self, lengths: Lengths) -> float | None:
-        """Not known: most of a sparse encoder's work comes after its layers, in its vocabulary."""
+        """FLOPs are not known: most of a sparse encoder's work comes after its layers, in its
+        vocabulary.
+        """
         return None
 
     @property
@@ -106,7 +108,7 @@ class SparseReader(Reader):
         return "cosine" if self.model.similarity_fn_name == "cosine" else "dot"
 
     def config_digest(self) -> str:
-        """As every model's, and how many words of a text may count."""
+        """Digest of the configuration, and of how many words of a text may count."""
         return digest([super().config_digest(), self.model.max_active_dims])
 
     def _readings(self, encode: Any, texts: list[str]) -> list[Reading]:

@@ -131,7 +131,7 @@ def _added_tokens(folder: Path) -> set[str]:
 
 
 def _embedding_rows(model: Any) -> int | None:
-    """How many tokens a model has embeddings of; None when it does not say."""
+    """Number of tokens that a model has embeddings of; None when it does not tell."""
     try:
         table = model.get_input_embeddings()
     except (AttributeError, NotImplementedError):

@@ -134,7 +134,8 @@ class Workers:
 
 @contextmanager
 def workers(count: int) -> Iterator[Workers]:
-    """That many workers, for one use at a time; they stay for the next one unless this one fails.
+    """A pool of that many workers, for one use at a time; they stay for the next one unless this
+    one fails.
 
     Whoever leaves before all batches are done leaves workers in the middle of something: those are
     ended, too.

@@ -36,8 +36,8 @@ def preference(ranker: Scores) -> Tensor:
 
 
 def reversed_gradient(values: Tensor, factor: float) -> Tensor:
-    """The values as they are; their gradient times -factor, so that what a loss is minimised by
-    is changed to raise it.
+    """Gradient reversal: the values as they are, their gradient times -factor, so that what a loss
+    is minimised by is changed to raise it.
 
     Source: Ganin and Lempitsky 2015, arXiv:1409.7495, section 3.1.
 

@@ -59,7 +59,7 @@ from limbeck.types import Logged, Progress, Silent, Split
 
 @dataclass(frozen=True, kw_only=True)
 class DistillCall(RunConfig):
-    """The arguments of `distill`: what is asked of a run, and how this call makes it."""
+    """The arguments of `distill`: the options of a run, and how this call makes it."""
 
     out: str | Path
     force: bool = False

@@ -31,7 +31,7 @@ _SEED = 0  # of intervals and tests: the same runs always give the same numbers
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """One run: what a system reaches over the units, and how far that is from the baseline's.
+    """One run: its system's value over the units, and the difference from the baseline's.
 
     `difference`, `p`, `p_holm` and `visible` are None for the baseline itself; `visible`, the
     smallest difference that these units can show, is also None for a single unit.
@@ -63,7 +63,7 @@ class RunComparison:
 
     @property
     def text(self) -> str:
-        """For people: what could be seen at all, then a line per run."""
+        """The comparison for people: the smallest visible differences, then a line per run."""
         return f"{self.seen}\n\n{aligned(self.cells, words=2)}"
 
     @property
@@ -99,7 +99,7 @@ class RunComparison:
 
     @property
     def page(self) -> str:
-        """As HTML."""
+        """The comparison as HTML."""
         heads, *lines = self.cells
         figures = Table(heads, lines, words=2)
         return comparison_page(self.as_json(), units=self.units, words=[self.seen], figures=figures)
@@ -292,7 +292,7 @@ def _finished_record(folder: Path) -> Mapping[str, Any]:
 def _check_same_collection(
     folder: Path, record: Mapping[str, Any], first: Path, other: Mapping[str, Any]
 ) -> None:
-    """Refuse what ran on other passages, queries or judgements."""
+    """Refuse runs on other passages, queries or judgements."""
     own, theirs = record["data"], other["data"]
     if own["digest"] != theirs["digest"]:
         raise ConfigError(
@@ -305,7 +305,7 @@ def _check_same_collection(
 def _check_same_units(
     folder: Path, frame: pl.DataFrame, first: Path, other: pl.DataFrame, measures: Measures
 ) -> None:
-    """Refuse what was not measured on the same queries, or other units."""
+    """Refuse runs that were not measured on the same queries, or other units."""
     own, theirs = set(frame[measures.id]), set(other[measures.id])
     if own != theirs:
         example = min(own ^ theirs)

@@ -187,7 +187,7 @@ def fitted_choices(request: Request) -> tuple[tuple[str, ...], ...]:
 
 
 def settings_of(request: Request, decided: BudgetPlan, recipe: Recipe) -> Any:
-    """A recipe's settings: its defaults, what the budget decided, what was asked."""
+    """A recipe's settings: its defaults, changed by the budget and by the options given."""
     own, fitted = split_settings(request.settings)
     makes_student = recipe.makes == "student"
     asked = own if makes_student else fitted.get(recipe.name, {})
@@ -247,7 +247,7 @@ class Distillation:
     def _train(
         self, recipe: Recipe, teacher: Any, student: Any, settings: Any
     ) -> RecipeResult | None:
-        """Train a student in place; what a recipe says that fits its own teachers."""
+        """Train a student in place; the result of the recipe, where it fits its own teachers."""
         own = self.task.for_recipe()
         self.trained[recipe.name] = recipe, own.trained
         return recipe.train(own, teacher, student, settings)
@@ -267,8 +267,8 @@ class Distillation:
         return finished(task.run.folder)
 
     def carry_out(self, notes: list[str]) -> list[Measured]:
-        """Fit or take a teacher, examine it, train the student, measure everything; `notes` get
-        what there is to say of it.
+        """Fit or take a teacher, examine it, train the student, measure everything; notes for the
+        report are added to `notes`.
         """
         request, task = self.request, self.task
         opened, kind = request.opened, request.kind
@@ -327,7 +327,7 @@ class Distillation:
         return settings_of(self.request, self.decided, recipe)
 
     def _with_training(self, system: Measured, teacher: Any) -> Measured:
-        """A system with what it cost to train, when this run trained it."""
+        """A system with the cost of its training, when this run trained it."""
         asked, alone = self.request.opened.teachers, self.request.kind.baselines[0]
         if len(asked.specs) > 1:
             made = {
@@ -459,7 +459,7 @@ class Distillation:
         notes.append(f"teacher: forced. {reason}")
 
     def _how(self, teacher: Any) -> str:
-        """How the student was made, for its card; no times, dates or paths."""
+        """How the student was made, for its model card; no times, dates or paths."""
         name = self.request.recipe.name
         if teacher is None:
             return f"trained with the recipe `{name}`"

@@ -64,7 +64,7 @@ _SAMPLES = ("a short text", "Texts of another length, one of them longer than th
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """Where an exported model lies, and for int8 what it reaches on dev beside the model."""
+    """Result of an export: its folder, and for int8 the quality on dev beside the model's."""
 
     out: Path
     format: Format
@@ -223,7 +223,7 @@ def _on_dev(
 
 
 def _card(model: Encoder | Ranker, found: Exported) -> str:
-    """How to use the folder without Limbeck; no times, dates or paths."""
+    """Model card: how to use the folder without Limbeck; no times, dates or paths."""
     if isinstance(model, Encoder):
         what, inputs, gives = "retriever", "[prompt + text for text in texts]", "vectors [n, D]"
         prompts = (

@@ -31,7 +31,7 @@ class Outputs(Protocol):
         """Keep the weights of several teachers and the scale of their scores."""
 
     def keep_diagnosis(self, diagnosis: Mapping[str, Any], scores: pl.DataFrame | None) -> None:
-        """Keep what a teacher's answers look like, and the answers."""
+        """Keep the diagnosis of a teacher's answers, and the answers."""
 
     def refuse_teacher(self, reason: str) -> None:
         """End the run, since there is nothing to learn from its teacher.
@@ -73,7 +73,7 @@ class RunFolder:
 
 
 class NoOutputs:
-    """Of a rehearsal: nothing is kept, and every teacher is good enough."""
+    """Outputs of a rehearsal: nothing is kept, and every teacher is good enough."""
 
     def keep_model(self, model: Model, name: str, card: str) -> None:
         """Nothing."""

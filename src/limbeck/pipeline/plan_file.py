@@ -29,12 +29,12 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run."""
+        """Seconds of the whole run."""
         return sum(part.seconds for part in self.parts)
 
     @property
     def text(self) -> str:
-        """For people: a line per part, and sums."""
+        """The plan for people: a line per part, and sums."""
         heads = ["part", "time", "MB on disk", "teacher is asked for", "what"]
         cells = [
             [

@@ -107,7 +107,9 @@ class AR2Settings(StagedSettings):
 def ar2(
     task: Retrieval, teacher: Teacher | None, student: Encoder, settings: AR2Settings
 ) -> RecipeResult:
-    """Train the student in place; tells the ranker as it ends, and what dev says of each round."""
+    """Train the student in place; the result has the ranker as it ends, and each round's quality on
+    dev.
+    """
     if teacher is not None and not isinstance(teacher, CrossTeacher):
         raise ConfigError("ar2 trains a ranker: name a CrossEncoder with --teacher, or none.")
     judged, everyone = task.labelled_queries(), task.training_queries()

@@ -173,7 +173,7 @@ def _risen(progress: float, settings: CuDFKDSettings) -> float:
 
 
 def _course(measured: Sequence[tuple[int, float]], steps: int) -> tuple[str, ...]:
-    """How good the student was over the last three quarters of training, on dev."""
+    """Course of the student's quality over the last three quarters of training, on dev."""
     late = [value for step, value in measured if step > steps / 4]
     if len(late) < 2:
         return ()

@@ -118,7 +118,7 @@ class ProdSettings(StagedSettings):
 def prod(
     task: Retrieval, teacher: Teacher | None, student: Encoder, settings: ProdSettings
 ) -> RecipeResult:
-    """Train the student in place; tells the last teacher, and what became of each rung."""
+    """Train the student in place; the result has the last teacher, and the outcome of each rung."""
     judged, everyone = task.labelled_queries(), task.training_queries()
     dev = candidates(task, "dev", task.base) if len(task.split_queries("dev")) else None
     rungs, notes = read_ladder(settings.ladder, teacher, has_dev=dev is not None)

@@ -45,7 +45,7 @@ class FitsItsTeachers(Protocol):
     """A recipe that trains a student in place, by teachers that it fits, or by a given one too."""
 
     def __call__(self, task: Any, teacher: Any, student: Any, settings: Any, /) -> RecipeResult:
-        """Train the student, and say what taught it."""
+        """Train the student; the result names its teacher."""
 
 
 class LearnsRows(Protocol):
@@ -65,7 +65,8 @@ F = TypeVar("F", bound=Function)
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A method: its name and paper, what can be set, what it needs, and the function that is it.
+    """A recipe: its method's name and paper, its settings, its needs, and the function that runs
+    it.
 
     `task` is the one that it is for; None where it learns rows of alternatives, of any task that
     has some. `makes` says whether the function trains a student or fits a teacher. `needs` are any
@@ -101,7 +102,9 @@ class Recipe:
         return replace(self, settings=_both(rows_settings, self.settings))
 
     def train(self, task: Any, teacher: Any, student: Any, settings: Any) -> RecipeResult | None:
-        """Train a student in place; what is said of the teachers, where the recipe fits them."""
+        """Train a student in place; the result for the report, where the recipe fits its own
+        teachers.
+        """
         if self.task is None:
             cast(LearnsRows, self.function)(task.rows(student, teacher), settings)
             return None
@@ -192,7 +195,7 @@ def find(name: str) -> Recipe:
 
 
 def find_preset(name: str) -> tuple[Recipe, Mapping[str, object]]:
-    """The recipe in `NAME` or `NAME:PRESET`, and what its preset sets: nothing without one.
+    """The recipe in `NAME` or `NAME:PRESET`, and the settings of its preset: none without one.
 
     Raises:
         ConfigError: with the nearest spelling when there is no such recipe or preset.

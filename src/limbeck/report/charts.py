@@ -93,7 +93,7 @@ def scatter(title: str, points: Sequence[Named], *, x: str, y: str, less_is_bett
 
 
 def unbeaten(points: Points) -> set[int]:
-    """Which points no other one beats, where more is better of both: those of the Pareto front.
+    """Points of the Pareto front: those that no other one beats, where more is better of both.
 
     Example:
         >>> sorted(unbeaten([(1.0, 3.0), (2.0, 2.0), (1.0, 2.0)]))
@@ -132,7 +132,7 @@ def intervals(title: str, rows: Sequence[Interval], *, x: str, zero: bool = Fals
 def histogram(
     title: str, edges: Sequence[float], groups: Mapping[str, Sequence[float]], *, x: str
 ) -> Markup:
-    """How each group's values are spread over bins: its shares [bins], which sum to 1."""
+    """Histogram of each group's values: its shares [bins], which sum to 1."""
     across = _Axis(edges[0], edges[-1], _LEFT, WIDTH - _RIGHT)
     highest = max(max(shares) for shares in groups.values())
     up = _Axis(0.0, highest, HEIGHT - _BOTTOM, _TOP)
@@ -148,7 +148,7 @@ def histogram(
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """From values to places between `start` and `stop`."""
+    """Axis: maps values to places between `start` and `stop`."""
 
     low: float
     high: float

@@ -64,7 +64,7 @@ class QueryRow:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How often the student is better, equal or worse than another system."""
+    """Numbers of units on which the student is better, equal or worse than another system."""
 
     other: str
     won: int

@@ -164,7 +164,7 @@ def _quality_pictures(rows: Sequence[Row], measure: str) -> list[Markup]:
 
 
 def _cost_pictures(rows: Sequence[Row], measure: str) -> list[Markup]:
-    """Quality against what it costs to answer a query, and to read the passages."""
+    """Pictures of quality against the cost of answering a query, and of reading the passages."""
     pictures = []
     for key, title, x, less in (
         ("ms_per_query", "Quality and time per query", "ms per query", True),

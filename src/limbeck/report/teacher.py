@@ -66,7 +66,7 @@ class Doubted:
 
     @property
     def above(self) -> float:
-        """By how much."""
+        """The margin of the score over the best positive's."""
         return self.score - self.best_score
 
 
@@ -125,7 +125,7 @@ def _above_the_best(table: pl.DataFrame) -> tuple[pl.DataFrame, int]:
 
 
 def _spread(table: pl.DataFrame) -> Markup:
-    """How scores are spread, by what is known of the passages."""
+    """Histogram of the scores, by what is known of the passages."""
     scores = table["score"].to_numpy().astype(np.float64)
     low, high = float(scores.min()), float(scores.max())
     edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)

@@ -65,7 +65,7 @@ class WorkThread:
 
     @property
     def waiting(self) -> int:
-        """How many items are in the queue."""
+        """Number of items in the queue."""
         return sum(len(request.items) for request in self._queue)
 
     async def __aenter__(self) -> WorkThread:

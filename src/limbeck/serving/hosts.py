@@ -37,7 +37,8 @@ class AllowedHosts:
 
     @classmethod
     def of(cls, listens: str, allowed: Sequence[str]) -> AllowedHosts:
-        """Those of a server that listens on an address or name, with more that are allowed.
+        """The allowed hosts of a server that listens on an address or name, with more that are
+        allowed.
 
         Raises:
             ConfigError: naming what is not a host.

@@ -43,7 +43,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Where it listens, as a URL."""
+        """Address on which it listens, as a URL."""
         host, port = self.socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -170,7 +170,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _check_origins(origins: Sequence[str]) -> None:
-    """Refuse what no browser would send as the origin of a page.
+    """Refuse values that no browser would send as the origin of a page.
 
     Raises:
         ConfigError: naming it.

@@ -46,7 +46,7 @@ class QueryList:
 
 @dataclass(frozen=True, slots=True)
 class QueryLists:
-    """The lists of many queries; `dropped` counts by reason what rules left out of them."""
+    """The lists of many queries; `dropped` counts what rules left out of them, by reason."""
 
     entries: Sequence[QueryList]
     dropped: Mapping[str, int] = field(default_factory=dict)
@@ -58,11 +58,11 @@ class QueryLists:
         return len(self.entries)
 
     def judged(self) -> QueryLists:
-        """Those of queries with a positive."""
+        """The lists of queries with a positive."""
         return replace(self, entries=[entry for entry in self.entries if len(entry.positives)])
 
     def of(self, queries: Collection[int]) -> QueryLists:
-        """Those of some queries, given as positions in the collection."""
+        """The lists of some queries, given as positions in the collection."""
         return replace(self, entries=[entry for entry in self.entries if entry.query in queries])
 
     @property
@@ -138,7 +138,7 @@ class ListSource:
 
     @property
     def updates_per_pass(self) -> float:
-        """How many updates see everything once."""
+        """Number of updates in one pass over all lists."""
         return len(self.lists) / self.batch_size
 
     @property

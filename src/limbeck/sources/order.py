@@ -11,7 +11,8 @@ import numpy as np
 
 
 def update_positions(count: int, size: int, *, seed: int, update: int) -> np.ndarray:
-    """Which of `count` examples make up an update of `size`: [size] positions and their epochs.
+    """Positions of the examples, of `count`, in an update of `size`: [size] positions and their
+    epochs.
 
     Epochs follow each other without a gap: an update may end one and begin the next, so every
     example is seen once before any is seen twice. Returns [size, 2]: position, epoch.

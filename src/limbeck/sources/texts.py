@@ -47,7 +47,7 @@ class TextSource:
 
     @property
     def updates_per_pass(self) -> float:
-        """How many updates see everything once."""
+        """Number of updates in one pass over all texts."""
         return (len(self.queries) + len(self.passages)) / self.texts_per_step
 
     @property

@@ -27,7 +27,7 @@ class StageEstimate:
     megabytes: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """For a file."""
+        """The estimate as JSON, for a file."""
         return asdict(self)
 
 
@@ -50,7 +50,7 @@ class StageCounts:
 
     @property
     def what(self) -> str:
-        """In words."""
+        """The work, in words."""
         if self.updates:
             return f"{self.updates:,} steps"
         if self.searched:
@@ -74,7 +74,7 @@ class RunEstimate:
 
     @property
     def seconds(self) -> float:
-        """Of all stages."""
+        """Seconds of all stages."""
         return sum(counts.seconds for counts in self.stages.values())
 
     def takes_at_once(self, size: float) -> None:

@@ -43,7 +43,8 @@ AT_THE_END = 2**31 - 1  # eval_steps of stages that are measured on dev after th
 class TrainingSettings(Settings):
     """Settings shared by all recipes that train a model.
 
-    `between` names what decides which stages there are and on which lists, and nothing in one.
+    `between` names settings that decide which stages there are and on which lists, and nothing
+    within a stage.
     """
 
     between: ClassVar[frozenset[str]] = frozenset()
@@ -94,8 +95,8 @@ class BudgetPlan:
 
 
 def steps_within(seconds: float, estimate: Callable[[int], float]) -> int:
-    """How many steps a run may make in so many seconds, between `FEWEST_STEPS` and `MOST_STEPS`;
-    0 when not even the fewest fit.
+    """Number of steps that a run may make in so many seconds, between `FEWEST_STEPS` and
+    `MOST_STEPS`; 0 when not even the fewest fit.
 
     `estimate` gives the seconds of a run of so many steps, which grow by the same for every step.
 
@@ -124,11 +125,11 @@ class Trainable(Protocol):
 
 
 class Examples(Source, Protocol):
-    """A source that knows how many updates see each of its examples once, and what it lacks."""
+    """A source that knows how many updates see each of its examples once, and how many it lacks."""
 
     @property
     def updates_per_pass(self) -> float:
-        """How many updates see everything once."""
+        """Number of updates in one pass over all examples."""
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -153,12 +154,12 @@ class Trainer(Protocol):
 
 
 def updates_of(settings: TrainingSettings, updates_per_pass: float) -> int:
-    """How many steps settings stand for, given how many see every example once."""
+    """Number of steps that settings stand for, given how many see every example once."""
     return settings.max_steps or default_updates(updates_per_pass)
 
 
 def default_updates(updates_per_pass: float) -> int:
-    """How many steps are made when nothing is said: `PASSES` passes, within bounds."""
+    """Default number of steps: `PASSES` passes, within bounds."""
     return min(max(math.ceil(PASSES * updates_per_pass), MIN_STEPS), MAX_STEPS)
 
 
@@ -168,7 +169,7 @@ def turns_of(turn: Turn | Sequence[Turn]) -> Sequence[Turn]:
 
 
 def share_updates(updates: int, shares: Sequence[float]) -> list[int]:
-    """`shared_out`, for updates that somebody asked for.
+    """Share out updates among stages by `shared_out`, where the number was given as an option.
 
     Raises:
         ConfigError: when there are fewer updates than stages.

@@ -57,7 +57,7 @@ class Teacher(Protocol):
 
     @property
     def kind(self) -> str:
-        """Which kind of teacher it is."""
+        """Kind of teacher."""
 
     @property
     def digest(self) -> str:
@@ -149,8 +149,8 @@ class Checked:
 
 
 class Probe(Protocol):
-    """How fast this machine is, probed for some seconds: `stage` gives a task to rehearse a run on,
-    which does no work and notes what it would take, and `estimate` reads what was noted.
+    """Probe of this machine's speed, for some seconds: `stage` gives a task to rehearse a run on,
+    which does no work and notes the cost of it, and `estimate` reads those notes.
     """
 
     @property
@@ -158,7 +158,7 @@ class Probe(Protocol):
         """Notes on the estimate for people, such as on work that was done before."""
 
     def stage(self) -> Any:
-        """A task that makes up every answer at once, and notes what the work would take."""
+        """A task that makes up every answer at once, and notes the cost of the work."""
 
     def estimate(self, stage: Any) -> RunEstimate:
         """The estimate of a run that was rehearsed on a stage."""
@@ -232,8 +232,8 @@ class Opened(ABC):
     @property
     @abstractmethod
     def size(self) -> int:
-        """How much there is to read, in characters or in what costs as much: `--backend auto` goes
-        by it.
+        """Amount of data to read, in characters or in what costs as much: `--backend auto` goes by
+        it.
         """
 
     @abstractmethod
@@ -272,7 +272,7 @@ class Task(ABC):
         """The systems that the student is measured beside and that nothing here trains."""
 
     def beside(self, split: Split) -> list[Measured]:
-        """Those of them beside which `evaluate` measures a model."""
+        """The reference systems beside which `evaluate` measures a model."""
         return []
 
     @abstractmethod
@@ -285,7 +285,7 @@ class Task(ABC):
 
     @abstractmethod
     def check_teacher(self, teacher: Any, settings: Settings) -> Checked:
-        """Look at a teacher's answers before a student learns from them; keep what was seen."""
+        """Examine a teacher's answers before a student learns from them; keep the diagnosis."""
 
     @abstractmethod
     def combine(self, teachers: Sequence[Any], weights: Sequence[float]) -> Combined:
@@ -309,7 +309,9 @@ class Task(ABC):
 
     @abstractmethod
     def for_recipe(self) -> Any:
-        """A copy with an empty `trained`, so that what each recipe trains is counted apart."""
+        """A copy with an empty `trained`, so that the models that each recipe trains are counted
+        apart.
+        """
 
     @abstractmethod
     def alone(self, settings: Any, recipe: type[Settings]) -> Any:
@@ -318,8 +320,8 @@ class Task(ABC):
         """
 
     def write_results(self, out: Path, systems: Sequence[Measured]) -> None:  # noqa: B027
-        """Write what systems gave for each unit, such as rankings, into a run's folder; by default
-        nothing.
+        """Write the systems' answers to each unit, such as rankings, into a run's folder; by
+        default nothing.
         """
 
 
@@ -372,7 +374,8 @@ class TaskKind(ABC):
 
     @abstractmethod
     def check(self, config: RunConfig) -> Report:
-        """Counts and notes of the data that a config names, and what `distill` would refuse.
+        """Check the data that a config names: counts and notes, and errors that `distill` would
+        refuse.
 
         Raises:
             ConfigError: when it is nothing that can be read.
@@ -498,7 +501,7 @@ def kind_named(name: str) -> TaskKind:
 
 
 def kind_reading(data: object) -> TaskKind:
-    """The task whose layout DATA has; what no task knows goes to the first, which refuses it.
+    """The task whose layout DATA has; the first task where none knows it, which refuses it.
 
     Raises:
         ConfigError: when more than one task reads it.

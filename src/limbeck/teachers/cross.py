@@ -92,19 +92,19 @@ class CrossTeacher(Teacher):
     def read_live(
         self, pairs: Positions, tokens: TokensOf
     ) -> Sequence[tuple[Lengths | None, float | None]]:
-        """Every pair."""
+        """Lengths and FLOPs of every pair."""
         lengths = pair_lengths(self.ranker, *_pair_tokens(self.ranker, tokens), pairs)
         return [(lengths, self.ranker.forward_flops(lengths))]
 
 
 @dataclass(frozen=True)
 class _RankerScorer:
-    """How a ranker scores pairs: padded to the longest of a batch."""
+    """Scores pairs with a ranker: padded to the longest of a batch."""
 
     model: Ranker
 
     def engine(self, engine: Engine) -> Engine:
-        """The run's."""
+        """The run's engine."""
         return engine
 
     def plan(self, pairs: Positions, context: ScoringContext) -> list[Positions]:
@@ -121,7 +121,7 @@ class _RankerScorer:
         return score_batches(self.model, *tokens, pairs, batches, context.engine)
 
     def count_effort(self, pairs: Positions, context: ScoringContext) -> None:
-        """Every pair's tokens."""
+        """Count the tokens of every pair."""
         lengths = pair_lengths(self.model, *_pair_tokens(self.model, context.tokens), pairs)
         context.tally.effort.read(lengths, self.model.forward_flops(lengths))
 

@@ -124,7 +124,7 @@ def diagnose(
 
 
 def refusal(diagnosis: Diagnosis) -> str | None:
-    """Why a teacher should not be learned from, with what to do; None when nothing is wrong."""
+    """Reason to refuse a teacher, with advice; None when nothing is wrong."""
     if diagnosis.relative_spread is not None and diagnosis.relative_spread <= CONSTANT_SPREAD:
         return (
             f"The teacher is constant: within a list its scores vary by {diagnosis.spread:.2g}, "
@@ -151,8 +151,8 @@ def refusal(diagnosis: Diagnosis) -> str | None:
 
 
 def doubt(diagnosis: Diagnosis) -> str | None:
-    """Why the softmax that will be trained with is of little use, with what to do; None when
-    nothing is wrong.
+    """Reason why the softmax of the training would be of little use, with advice; None when nothing
+    is wrong.
     """
     entropy = diagnosis.entropy
     if entropy is None or SHARP_ENTROPY <= entropy <= FLAT_ENTROPY:

@@ -67,7 +67,7 @@ class DualTeacher(Teacher):
 
     @property
     def temperature(self) -> float:
-        """As for every similarity of this kind."""
+        """Default temperature of this similarity."""
         return softmax_temperature(self.similarity)
 
     @property
@@ -77,12 +77,12 @@ class DualTeacher(Teacher):
 
     @property
     def width(self) -> int:
-        """The encoder's."""
+        """Dimension of the encoder's vectors."""
         return self.encoder.dimension
 
     @property
     def similarity(self) -> Similarity:
-        """How the encoder's vectors are meant to be compared."""
+        """Similarity by which the encoder's vectors are meant to be compared."""
         return self.encoder.similarity
 
     def embed(self, role: Role, positions: Positions, context: ScoringContext) -> Floats:

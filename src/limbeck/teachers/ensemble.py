@@ -168,7 +168,7 @@ class EnsembleTeacher(Teacher):
 
     @property
     def reads_pairs(self) -> bool:
-        """Whether a member does."""
+        """Whether a member reads pairs."""
         return any(member.reads_pairs for member in self.members)
 
     @cached_property
@@ -205,7 +205,7 @@ class EnsembleTeacher(Teacher):
         return total.astype(np.float32)
 
     def score_pairs(self, pairs: Positions, context: ScoringContext) -> Floats:
-        """The weighted, standardised sum [n] of what the members say."""
+        """The weighted, standardised sum [n] of the members' scores."""
         return self.combine(
             [
                 member.score_pairs(pairs, context.within(f"member-{at}"))
@@ -214,7 +214,7 @@ class EnsembleTeacher(Teacher):
         )
 
     def score_texts(self, query: str, passages: Sequence[str], engine: Engine) -> Floats:
-        """The weighted, standardised sum [n] of what the members say."""
+        """The weighted, standardised sum [n] of the members' scores."""
         return self.combine([each.score_texts(query, passages, engine) for each in self.members])
 
     def live_ranker(
@@ -225,11 +225,11 @@ class EnsembleTeacher(Teacher):
         return lambda text, at: self.combine([ranker(text, at) for ranker in rankers])
 
     def models(self) -> Sequence[Model]:
-        """Those of all members."""
+        """The models of all members."""
         return [model for member in self.members for model in member.models()]
 
     def backend_models(self) -> Mapping[str, Encoder | Ranker]:
-        """Those of all members."""
+        """The backend models of all members."""
         found = [member.backend_models() for member in self.members]
         return {name: model for each in found for name, model in each.items()}
 
@@ -240,7 +240,7 @@ class EnsembleTeacher(Teacher):
         return [read for member in self.members for read in member.read_live(pairs, tokens)]
 
     def leaves(self) -> Sequence[Teacher]:
-        """Those of all members."""
+        """The leaves of all members."""
         return [leaf for member in self.members for leaf in member.leaves()]
 
     def embed(self, role: Role, positions: Positions, context: ScoringContext) -> Floats:

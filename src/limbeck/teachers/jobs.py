@@ -68,8 +68,8 @@ class TokensOf(Protocol):
 
 @dataclass(slots=True)
 class Tally:
-    """Teacher forwards of this process, and what the score store spared; `answers` are all that
-    were asked for, those of a process that was killed included.
+    """Counts of this process's teacher forwards, and of the answers spared by the score store;
+    `answers` are all that were asked for, those of a process that was killed included.
     """
 
     pairs_scored: int = 0
@@ -85,7 +85,7 @@ class Tally:
 
 
 class PairScorer(Protocol):
-    """How a kind of teacher scores (query position, passage position) pairs [n, 2] by its model."""
+    """Interface to score (query position, passage position) pairs [n, 2] by a teacher's model."""
 
     @property
     def model(self) -> Encoder | Ranker | Reader | None:
@@ -107,12 +107,14 @@ class PairScorer(Protocol):
         """
 
     def count_effort(self, pairs: Positions, context: ScoringContext) -> None:
-        """Add to the context's tally what the model read and computed for these pairs."""
+        """Add the tokens and FLOPs that the model read and computed for these pairs to the
+        context's tally.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class ScoringContext:
-    """How a teacher asks its models: resumably, in a folder, past the score store.
+    """Context in which a teacher asks its models: resumably, in a folder, past the score store.
 
     `store` None means that the shared store is neither read nor written: a teacher in training.
     """
@@ -181,7 +183,7 @@ class ShardedJob(ABC):
 
     @abstractmethod
     def count_effort(self, rows: Positions) -> None:
-        """Add to the tally what the model read and computed for these rows."""
+        """Add the tokens and FLOPs that the model read and computed for these rows to the tally."""
 
     @abstractmethod
     def row_name(self, row: int) -> str:
@@ -189,7 +191,7 @@ class ShardedJob(ABC):
 
     @abstractmethod
     def write_shard(self, path: Path, rows: Positions, values: Floats) -> None:
-        """Keep a shard in the folder, and what it says in the score store."""
+        """Keep a shard in the folder, and its values in the score store."""
 
     @abstractmethod
     def read_shard(self, path: Path, rows: Positions) -> Floats:
@@ -345,7 +347,7 @@ class PairJob(ShardedJob):
         return self.scorer.forward(self._distinct, batches, self.context)
 
     def count_effort(self, rows: Positions) -> None:
-        """As the scorer counts it."""
+        """Count the effort as the scorer does."""
         self.scorer.count_effort(self._distinct[rows], self.context)
 
     def row_name(self, row: int) -> str:
@@ -447,7 +449,7 @@ class VectorJob(ShardedJob):
         return embed_batches(self.encoder, self._tokens(), self.role, at, self.context.engine)
 
     def count_effort(self, rows: Positions) -> None:
-        """The texts' tokens."""
+        """Count the tokens of the texts."""
         lengths = self._lengths(rows)
         self.context.tally.effort.read(lengths, self.encoder.forward_flops(lengths))
 
@@ -475,7 +477,7 @@ class VectorJob(ShardedJob):
         return self.context.tokens(self.encoder.tokenizer, self.role, prompt)
 
     def _lengths(self, rows: Positions) -> npt.NDArray[np.int64]:
-        """How many tokens the encoder reads of each row."""
+        """Number of tokens that the encoder reads of each row."""
         return text_lengths(self.encoder, self._tokens(), self.role, self._wanted.firsts[rows])
 
 
@@ -487,8 +489,8 @@ def known_texts(
     store: ScoreStore,
     engine: Engine,
 ) -> int:
-    """Of how many distinct texts the store has an encoder's vectors; `made_by` is the teacher's
-    digest.
+    """Number of distinct texts whose vectors by an encoder are in the store; `made_by` is the
+    teacher's digest.
     """
     return store.known_texts(_vectors_of(made_by, encoder, role, engine), text_keys(set(texts)))
 
@@ -532,7 +534,7 @@ def _distinct(texts: Texts, positions: Positions) -> _Distinct:
 
 
 def _order(batches: list[Positions], count: int) -> tuple[Positions, npt.NDArray[np.int32]]:
-    """Rows in plan order with their batch numbers: what is known (-1) first, then by batch."""
+    """Rows in plan order with their batch numbers: known rows (-1) first, then by batch."""
     todo = np.concatenate([np.zeros(0, dtype=np.int64), *batches])
     known = np.setdiff1d(np.arange(count), todo)
     numbers = np.repeat(

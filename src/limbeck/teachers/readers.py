@@ -81,7 +81,7 @@ class ReaderTeacher(Teacher):
     def live_ranker(
         self, collection: Collection, tokens: TokensOf, engine: Engine, passages: Positions
     ) -> LiveRanker:
-        """Nothing here keeps what it reads: it reads the query and the passages."""
+        """Ranker that reads the query and the passages each time: nothing is kept."""
         texts = collection.passages.texts
 
         def read(text: str, at: Positions) -> Floats:
@@ -99,7 +99,7 @@ class ReaderTeacher(Teacher):
     def read_live(
         self, pairs: Positions, tokens: TokensOf
     ) -> Sequence[tuple[Lengths | None, float | None]]:
-        """How many tokens is sentence-transformers' business."""
+        """Lengths and FLOPs are not known: sentence-transformers makes the tokens."""
         return [(None, None)]
 
     def _in_order(
@@ -119,7 +119,7 @@ class ReaderTeacher(Teacher):
 
 @dataclass(frozen=True)
 class _ReaderScorer:
-    """How a reader scores pairs. Those of a passage are in one batch, so every query and every
+    """Scores pairs with a reader. Those of a passage are in one batch, so every query and every
     passage is read once.
     """
 
@@ -151,5 +151,5 @@ class _ReaderScorer:
         return compare_readings(self.model, queries, passages, pairs, batches, engine)
 
     def count_effort(self, pairs: Positions, context: ScoringContext) -> None:
-        """How many tokens is sentence-transformers' business."""
+        """Count effort that is not known: sentence-transformers makes the tokens."""
         context.tally.effort.read(None, None)

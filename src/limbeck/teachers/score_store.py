@@ -150,7 +150,7 @@ class ScoreStore:
         return together[by_position], np.concatenate(vectors)[by_position]
 
     def known_texts(self, digest: str, texts: Keys) -> int:
-        """Of how many texts the store has vectors under a digest; vectors are not read.
+        """Number of texts whose vectors the store has under a digest; vectors are not read.
 
         Raises:
             StoreError: naming the first damaged shard.
@@ -189,8 +189,8 @@ class ScoreStore:
         ]
 
     def prune(self, digests: Sequence[str]) -> Sequence[Entry]:
-        """Delete what is stored under digests, each given in full or by its first letters, and what
-        writers that were killed a day ago or more left anywhere in the store.
+        """Delete the entries of digests, each given in full or by its first letters, and the
+        remains of writers that were killed a day ago or more, anywhere in the store.
 
         Returns what went.
 
@@ -318,7 +318,7 @@ def _is_missing(error: StoreError) -> bool:
 
 
 def _delete(folder: Path) -> None:
-    """Delete what is kept of a teacher, at once for whoever reads or writes there.
+    """Delete a teacher's entry, at once for whoever reads or writes there.
 
     Raises:
         StoreError: when the file system refuses.

@@ -85,7 +85,9 @@ class ScoresTeacher(Teacher):
 
     @cached_property
     def temperature(self) -> float:
-        """That of standardised scores times the deviation of these: their units are not known."""
+        """Default temperature: that of standardised scores times the deviation of these, whose
+        units are not known.
+        """
         deviation = float(self.known.scores.astype(np.float64).std())
         return STANDARD_TEMPERATURE * deviation if deviation else 1.0
 
@@ -132,7 +134,9 @@ class ScoresTeacher(Teacher):
 
     @cached_property
     def _by_text(self) -> tuple[Positions, Floats]:
-        """As `_exact`, of the first query and passage with each text; the first score counts."""
+        """Scores as `_exact` has them, of the first query and passage with each text; the first
+        score counts.
+        """
         return self._table(self._firsts(self.known.pairs))
 
     def _table(self, pairs: Positions) -> tuple[Positions, Floats]:
@@ -148,7 +152,7 @@ class ScoresTeacher(Teacher):
 
     @cached_property
     def _first_with_text(self) -> tuple[Positions, Positions]:
-        """For each query and each passage the position of the first one with its text."""
+        """Position of the first one with its text, for each query and each passage."""
         return _first_positions(self.collection.queries), _first_positions(self.collection.passages)
 
     def _firsts(self, pairs: Positions) -> Positions:
@@ -158,6 +162,6 @@ class ScoresTeacher(Teacher):
 
 
 def _first_positions(texts: Texts) -> Positions:
-    """For each text the position of the first one that equals it."""
+    """Position of the first text that equals it, for each text."""
     first: dict[str, int] = {}
     return np.array([first.setdefault(text, at) for at, text in enumerate(texts.texts)])

@@ -111,7 +111,7 @@ def embed_collection(
 
 
 def _finish(folder: StageFolder, context: ScoringContext) -> None:
-    """Seal the stage with what this process did, and what was asked for in all."""
+    """Seal the stage with the work of this process, and the answers asked for in all."""
     tally = context.tally
     folder.finish(
         teacher_forwards=tally.forwards,

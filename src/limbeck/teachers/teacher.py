@@ -80,7 +80,7 @@ class Teacher(ABC):
     @property
     @abstractmethod
     def kind(self) -> str:
-        """How it scores, in a word."""
+        """Kind of scoring, in a word."""
 
     @property
     @abstractmethod
@@ -128,12 +128,12 @@ class Teacher(ABC):
 
     @property
     def width(self) -> int:
-        """How many numbers its vectors have; 0 = it has none."""
+        """Dimension of its vectors; 0 = it has none."""
         return 0
 
     @property
     def similarity(self) -> Similarity:
-        """How its vectors are compared.
+        """Similarity by which its vectors are compared.
 
         Raises:
             StageError: when it has none.
@@ -183,9 +183,7 @@ class Teacher(ABC):
         """The models that it asks on this machine."""
 
     def backend_models(self) -> Mapping[str, Encoder | Ranker]:
-        """By name, those of its models that an engine's backend computes; they read the tokens that
-        a run keeps.
-        """
+        """Models that an engine's backend computes, by name; they read the tokens of the run."""
         return {}
 
     def read_live(
@@ -202,7 +200,7 @@ class Teacher(ABC):
 
 
 def model_digest(kind: str, model: Model) -> str:
-    """Everything that a model's numbers depend on but the texts and the engine."""
+    """Digest of everything that a model's numbers depend on but the texts and the engine."""
     return digest(
         [kind, model.weights_digest(), tokenizer_digest(model.tokenizer), model.config_digest()]
     )

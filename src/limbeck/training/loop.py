@@ -295,7 +295,7 @@ def _finish(stage: Stage, folder: StageFolder, run: Run, log: _Log) -> None:
 
 
 def _counted(player: Player, count: Count | None) -> dict[str, object]:
-    """A player in the metrics of a stage: what is made of it, and what it did."""
+    """A player in the metrics of a stage: the model that it becomes, and its work."""
     count = count or Count()
     return {
         "name": player.name,

@@ -110,7 +110,7 @@ class Pass:
 
     @property
     def device(self) -> str:
-        """Where tensors of this update lie."""
+        """Device of this update's tensors."""
         return self._run.engine.device
 
     def model(self, player: str) -> nn.Module:

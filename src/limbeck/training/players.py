@@ -69,7 +69,7 @@ class Player:
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave, to the bit."""
+        """Load the state that `state` gave, to the bit."""
         load_weights(
             self.model,
             {name[6:]: value for name, value in tensors.items() if name.startswith("model/")},
@@ -127,13 +127,13 @@ def frozen_player(name: str, model: nn.Module) -> Player:
 
 
 def frozen_copy(player: Player, name: str) -> Player:
-    """A frozen player that stays what `player` is now, whatever becomes of it."""
+    """A frozen copy of `player` as it is now, whatever becomes of it."""
     return frozen_player(name, copy.deepcopy(player.model))
 
 
 def has_batch_statistics(model: nn.Module) -> bool:
-    """Whether a model normalises by its batch (BatchNorm): then what it gives for an item while it
-    is trained depends on the items beside it.
+    """Whether a model normalises by its batch (BatchNorm): then its output for an item in training
+    depends on the items beside it.
     """
     return any(isinstance(module, _BatchNorm) for module in model.modules())
 
@@ -151,7 +151,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy what `weights` gave into a model of the same shape."""
+    """Copy weights taken by `weights` into a model of the same shape."""
     expected = weights(model)
     if expected.keys() != tensors.keys():
         odd = sorted(expected.keys() ^ tensors.keys())

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Source(Protocol):
-    """Where examples come from: a pure function of the update's number."""
+    """Source of examples: a pure function of the update's number."""
 
     @property
     def digest(self) -> str:
@@ -81,7 +81,7 @@ def forward(*scorers: Scorer) -> Forward:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One backward pass: how signals are made, what is wrong with them, and who learns from it.
+    """One backward pass: how signals are made, the loss on them, and which players learn from it.
 
     Every `every`-th update takes this turn, the first one included.
     """
@@ -94,7 +94,8 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """How good is the stage so far? Higher is better; asked every `every` updates and at the end.
+    """Measure of a stage's quality so far. Higher is better; asked every `every` updates and at the
+    end.
 
     `keep` says which weights the stage ends with: the best measured ones, or the last.
     """

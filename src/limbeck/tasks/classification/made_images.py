@@ -36,7 +36,7 @@ class Noise:
         return digest(["noise", self.turns, self.count, self.size, self.seed])
 
     def batch(self, update: int) -> np.ndarray:
-        """That of one update."""
+        """The noise of one update."""
         random = np.random.default_rng([self.seed, update])
         return random.standard_normal((self.turns, self.count, self.size), dtype=np.float32)
 

@@ -289,7 +289,7 @@ def _alone(found: ImageClassifier, name: str) -> ImageClassifier:
 
 
 def _augment(config: RunConfig, data: Labelled) -> Augment:
-    """How training images are varied.
+    """The augmentation of training images.
 
     Raises:
         ConfigError: when texts should be.

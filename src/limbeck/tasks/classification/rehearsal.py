@@ -86,12 +86,12 @@ class Rehearsal(Classification):
         return np.eye(width, dtype=np.float32)[chosen]
 
     def check_teacher(self, teacher: AnyTeacher, settings: Settings) -> Checked:
-        """Ask it; it passes."""
+        """Ask the teacher, which passes."""
         self.answers(teacher)
         return Checked([])
 
     def for_recipe(self) -> Self:
-        """Itself: what is trained is noted once."""
+        """The task itself: all training on it is noted once."""
         return self
 
     def train_stage(
@@ -105,7 +105,7 @@ class Rehearsal(Classification):
         *,
         parts: Player | None = None,
     ) -> Trained:
-        """Some updates, timed."""
+        """Train for some updates, timed."""
         counts = self.noted.stages[f"train-{name}"]
         found = Trained(name)
         with TemporaryDirectory() as scratch:

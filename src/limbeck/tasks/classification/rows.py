@@ -52,7 +52,7 @@ class Shuffled:
 
     @property
     def updates_per_pass(self) -> float:
-        """How many updates see everything once."""
+        """Number of updates in one pass over all rows."""
         return self.count / self.size
 
     def batch(self, update: int) -> np.ndarray:
@@ -180,14 +180,14 @@ class ClassRows(Rows):
         )
 
     def _variation(self, count: int, update: int) -> Augmentation | None:
-        """How the images of an update are varied; None where they are not."""
+        """Augmentation of the images of an update; None where they are not varied."""
         how, shape = self.task.augment, self.task.dataset.image_shape
         if how == "none" or shape is None:
             return None
         return Augmentation(how, count, shape[0], seed=self.task.run.seed, update=update)
 
     def _order(self, model: Net) -> list[int]:
-        """Where a model has the classes of the data."""
+        """Positions of the data's classes among a model's."""
         return [model.classes.index(name) for name in self.task.dataset.classes]
 
     @cached_property

@@ -183,7 +183,7 @@ class Classification(Task):
         return found
 
     def check_teacher(self, teacher: AnyTeacher, settings: Settings) -> Checked:
-        """How often it is right on training examples, and how sure."""
+        """Check a teacher on training examples: how often it is right, and how sure."""
         logits, labels = self.answers(teacher), self.dataset.parts["train"].labels
         chosen, known = logits.argmax(axis=1), labels >= 0
         sure = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)).max(axis=1)
@@ -269,7 +269,7 @@ class Classification(Task):
         return Measure(f"dev {ACCURACY}", value, player.name, every, settings.keep)
 
     def for_recipe(self) -> Self:
-        """The same task, with a record of its own of what is trained on it."""
+        """The same task, with its own record of the models trained on it."""
         return replace(self, trained=[])
 
     def alone(self, settings: RowsSettings, recipe: type[Settings]) -> Any:

@@ -52,11 +52,11 @@ class Asking:
     )
 
     def unshared(self) -> Self:
-        """The same task, but what teachers say stays in this run: for models still in training."""
+        """The same task, but teachers' answers stay in this run: for models still in training."""
         return replace(self, store=None)
 
     def for_recipe(self) -> Self:
-        """The same task, with a record of its own of what is trained on it."""
+        """The same task, with its own record of the models trained on it."""
         return replace(self, trained=[])
 
     def on_base(self, base: DualTeacher, name: str) -> Self:
@@ -66,7 +66,7 @@ class Asking:
         return replace(self, base=base, suffix=f"-{name}")
 
     def positions(self, ids: Sequence[QueryId]) -> np.ndarray:
-        """Where queries stand in the collection."""
+        """Positions of queries in the collection."""
         index = self.collection.queries.index
         return np.array([index[query] for query in ids], dtype=np.int32)
 
@@ -260,7 +260,7 @@ class Asking:
         return found
 
     def firsts(self, role: Role) -> np.ndarray:
-        """For each query or passage the position of the first one with its text."""
+        """Position of the first query or passage with the same text, for each of them."""
         if role not in self._equal:
             texts = self.collection.queries if role == "query" else self.collection.passages
             first: dict[str, int] = {}

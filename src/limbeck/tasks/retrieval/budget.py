@@ -37,7 +37,7 @@ def fit_budget(
         return estimate(BudgetPlan(updates, updates, length, depth, fits))
 
     def updates_for(fits: tuple[str, ...], length: int, depth: int) -> int:
-        """How many fit beside what else there is to do; 0 when not even the least number does."""
+        """Number of updates that fit beside the other work; 0 when not even the least does."""
         return steps_within(seconds, lambda steps: seconds_of(fits, length, depth, steps))
 
     for fits, length in product(choices, LIST_LENGTHS):
@@ -61,6 +61,6 @@ def _decided(
     length: int,
     depth: int,
 ) -> BudgetPlan:
-    """A plan, without what was not open."""
+    """A plan, with None for the choices that were not open."""
     chosen = fits if len(choices) > 1 else None
     return BudgetPlan(updates, updates if fits else None, length, depth, chosen)

@@ -45,9 +45,9 @@ ROLES: tuple[Role, ...] = ("query", "passage")
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpeeds:
-    """How fast an encoder is: seconds to encode a query or passage, and to train with a token;
-    bytes that a token keeps for the backward pass; the mean lengths in its tokens; the FLOPs to
-    read a passage of mean length, None where they are not known, and the bytes of its weights.
+    """Speeds of an encoder: seconds to encode a query or passage, and to train with a token; bytes
+    that a token keeps for the backward pass; the mean lengths in its tokens; the FLOPs to read a
+    passage of mean length, None where they are not known, and the bytes of its weights.
     """
 
     encode: Mapping[Role, float]
@@ -58,8 +58,8 @@ class EncoderSpeeds:
     size: int = 1
 
     def times(self, model: Encoder | Ranker) -> float:
-        """How many times the work of this encoder a model does for a passage: by their FLOPs, or by
-        the bytes of their weights.
+        """Ratio of a model's work for a passage to this encoder's: by their FLOPs, or by the bytes
+        of their weights.
         """
         own = model.forward_flops(np.array([round(self.tokens["passage"])]))
         return own / self.flops if own and self.flops else model.size_bytes() / self.size

@@ -82,8 +82,8 @@ class RetrievalKind(TaskKind):
     def open_model(
         self, model: str, data: Collection, config: RunConfig
     ) -> tuple[RetrievalRequest, Teacher]:
-        """A request to measure a retriever or ranker; a model without vectors re-ranks what BM25
-        and the offline encoder find.
+        """A request to measure a retriever or ranker; a model without vectors re-ranks the results
+        of BM25 and of the offline encoder.
         """
         teacher = load_teacher(model, data)
         base = teacher.first_stage or load_encoder(OFFLINE)
@@ -96,7 +96,7 @@ class RetrievalKind(TaskKind):
         return data_of(run)
 
     def equal(self, baseline: Any, settings: type[Settings]) -> Mapping[str, object]:
-        """As many texts in an update as the baseline's queries and their lists have."""
+        """Equal budget: as many texts in an update as the baseline's queries and lists have."""
         if TEXTS not in settings.model_fields:
             return {}
         return {TEXTS: baseline.batch_size * (1 + baseline.list_length)}

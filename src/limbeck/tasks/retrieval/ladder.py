@@ -84,7 +84,7 @@ def read_rung(text: str) -> Rung:
 def read_ladder(
     texts: Sequence[str], last: Teacher | None, *, has_dev: bool
 ) -> tuple[list[Rung], list[str]]:
-    """A ladder in words, its models loaded and `last` on top, and what had to be left out of it.
+    """Read a ladder in words: its models loaded and `last` on top, and notes on the rungs left out.
 
     Raises:
         ConfigError: when no rung is left.
@@ -193,8 +193,8 @@ def judge(
     pools: Candidates | None,
     start: Teacher | None = None,
 ) -> Verdict:
-    """A teacher against the former one, both ranking the same pools of dev queries; what it started
-    from is told beside it, where that is an encoder of its own.
+    """Judge a teacher against the former one, both ranking the same pools of dev queries; the
+    quality of the encoder that it started from is added, where that is one of its own.
 
     The first is never refused, and without dev nobody is.
     """

@@ -102,7 +102,7 @@ class Listing(Asking):
         return QueryLists(lists, dict(dropped))
 
     def _answers_by_text(self, teacher: Teacher) -> dict[int, np.ndarray] | None:
-        """Which passages a teacher has scores of, per query, as first positions; None = any."""
+        """Passages that a teacher has scores of, per query, as first positions; None = any."""
         if teacher.answers is None:
             return None
         queries = self.firsts("query")[teacher.answers[:, 0]]

@@ -18,7 +18,7 @@ from limbeck.teachers import Teacher
 
 @dataclass(frozen=True)
 class RetrievalProbe:
-    """The speeds that were found; `notes` say which vectors the store already has."""
+    """Probe of a retrieval run: its speeds; `notes` name the vectors already in the store."""
 
     task: Retrieval
     student: Encoder
@@ -43,7 +43,7 @@ class RetrievalProbe:
         return cls(task, student, speeds, notes)
 
     def stage(self) -> Rehearsal:
-        """A task that does no work and notes what it would take."""
+        """A task that does no work and notes the cost of it."""
         task = self.task
         return Rehearsal(
             task.collection,

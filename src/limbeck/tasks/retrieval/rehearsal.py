@@ -122,7 +122,9 @@ class Rehearsal(Retrieval):
         return np.ones(len(pools))
 
     def _made_up(self, source: str, made_by: str, queries: np.ndarray, depth: int) -> Candidates:
-        """For each query as many passages as a search would give it, neighbours from anywhere."""
+        """Made-up candidates: as many passages for each query as a search would give it, neighbours
+        from anywhere.
+        """
         total = len(self.collection.passages)
         seed = int(digest([source, made_by, depth])[:8], 16)
         starts = np.random.default_rng(seed).integers(total, size=(len(queries), 1))
@@ -154,7 +156,7 @@ class Rehearsal(Retrieval):
         counts.kept += texts * speeds.nearest(model)[0].tokens[role]
 
     def _read(self, stage: str, teacher: Teacher, role: Role, at: np.ndarray) -> None:
-        """Note what the encoder of a teacher has to read that it did not read before."""
+        """Note the texts that the encoder of a teacher has to read and did not read before."""
         encoder = teacher.first_stage
         assert encoder is not None
         self._tokenise(encoder, role, encoder.prompt(role))
@@ -228,7 +230,9 @@ class Rehearsal(Retrieval):
         return self._measured(name, split, 0.0)
 
     def measure_teacher(self, name: str, teacher: Teacher, split: Split) -> Measured:
-        """Asks what the teacher did not say yet; each is better than the one before."""
+        """Note the answers that the teacher has not given yet; each teacher is better than the one
+        before.
+        """
         queries = self.split_queries(split)
         if teacher.first_stage is not None:
             self.vectors(teacher, "query", queries)
@@ -246,7 +250,7 @@ class Rehearsal(Retrieval):
         return self._measured(name, split, 1 - 1 / (1 + self.seen.judged))
 
     def _time_searches(self, name: str, encoder: Encoder) -> None:
-        """Note the queries and passages that are read again to measure what that costs."""
+        """Note the queries and passages that are read again to measure the cost of searching."""
         counts = self.estimate.stages[f"evaluate-{name.replace('/', '-')}"]
         passages = min(TIMED_PASSAGES, len(self.collection.passages))
         counts.seconds += TIMED_QUERIES * self._seconds_to_encode(encoder, "query")
@@ -336,7 +340,7 @@ class Rehearsal(Retrieval):
         return sum(probed.encode.values()) * times
 
     def _seconds_on_dev(self, model: Encoder | Ranker, queries: int) -> float:
-        """To measure a model in training on dev once."""
+        """Seconds to measure a model in training on dev once."""
         if isinstance(model, Ranker):
             return queries * DEV_POOL * self._seconds_to_rank(model)
         pooled = min(queries * (DEV_POOL + 1), len(self.collection.passages))

@@ -32,7 +32,7 @@ from limbeck.types import Split
 
 
 class ShownSettings(Settings):
-    """Which queries and passages an update shows."""
+    """Settings that decide which queries and passages an update shows."""
 
     batch_size: int = Field(64, ge=1, description="queries in one step")
     list_length: int = Field(4, ge=2, description="passages drawn for each query of a step")
