@@ -467,8 +467,8 @@ def _read(reader: Reader, texts: Sequence[str], role: Role, engine: Engine) -> l
 def check_same(
     model: Encoder | Ranker, exported: ExportedEncoder | ExportedRanker, texts: Sequence[str]
 ) -> None:
-    """Refuse an exported model that is not what the model is in fp32, on some texts or pairs, and
-    on a batch with a spread of lengths.
+    """Refuse an exported model whose results differ from the model's in fp32, on some texts or
+    pairs, and on a batch with a spread of lengths.
 
     Raises:
         ScoreError: when it gives other vectors or scores.
@@ -654,7 +654,7 @@ def _refuse_moved(
     where: str = "",
     instead: str | None = None,
 ) -> None:
-    """Refuse a model whose first scores are not what it gives in fp32."""
+    """Refuse a model whose first scores differ from those in fp32."""
     difference = np.abs(exact - scores[: len(exact)]).max() / max(1.0, np.abs(exact).max())
     most = MAX_DIFFERENCE[engine.precision]
     if np.isfinite(exact).all() and not difference <= most:

@@ -336,7 +336,7 @@ def spans(text: str, language: str = ENGLISH) -> Iterator[Span]:
 
 
 def _is_plain(text: str, language: str) -> bool:
-    r"""Whether words are simply what `\w+` finds; marks that stay alone end an English word."""
+    r"""Whether words are simply the matches of `\w+`; marks that stay alone end an English word."""
     if text.isascii():
         return True
     return not (_MARKED_ENGLISH if language == ENGLISH else _MARKED).search(text)
@@ -379,7 +379,7 @@ def _ascii_digit(found: regex.Match[str]) -> str:
 
 
 class Terms:
-    """Texts to what BM25 counts: lower case, words, no stop words, stems.
+    """Turns texts into the terms that BM25 counts: lower case, words, no stop words, stems.
 
     Latin letters in a collection of another script are stemmed as English.
 

@@ -157,7 +157,7 @@ class Effort:
         self.flops = None if self.flops is None or flops is None else self.flops + flops
 
     def include(self, other: Effort) -> None:
-        """Count what was read elsewhere, and its seconds."""
+        """Add the work counted elsewhere, and its seconds."""
         self.read(None if other.tokens is None else [other.tokens], other.flops)
         self.seconds += other.seconds
 

@@ -165,7 +165,7 @@ def check_same_run(
 def check_same_data(
     out: Path, found: Mapping[str, Any], digest: str, inputs: Mapping[str, object]
 ) -> None:
-    """Refuse to go on with a run when its data changed since it began, or what else was given.
+    """Refuse to go on with a run when its data or its other inputs changed since it began.
 
     `inputs` are digests of the latter, by the option that names it.
 

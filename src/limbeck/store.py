@@ -156,7 +156,7 @@ def new_folder(path: Path, *, stage: str) -> Iterator[Path]:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep a folder for this process, and clear away what a killed one left behind.
+    """Lock a folder for this process, and delete the remains of a killed one.
 
     The kernel holds the lock and releases it when the process ends, however it ends.
 
@@ -295,7 +295,7 @@ def _adapter(form: Any) -> TypeAdapter[Any]:
 
 
 def _first_fault(error: ValidationError) -> str:
-    """Where a value has not the form that it should have, and why."""
+    """Place and reason of the first fault, where a value has not the form that it should have."""
     fault = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(map(str, fault["loc"]))
     if fault["type"] == "missing":
@@ -618,9 +618,9 @@ class StageFolder:
         return read_done(self.path).metrics
 
     def finish(self, **metrics: object) -> None:
-        """Seal the folder: record size and digest of every file, the metrics given, what this
-        process took for it (seconds, without those of stages within it, and its memory at most),
-        and how many stages beside it were finished before.
+        """Seal the folder: record size and digest of every file, the metrics given, the time and
+        memory of this process for it (seconds, without those of stages within it, and its memory at
+        most), and how many stages beside it were finished before.
 
         What a killed writer left behind is deleted first.
         """

@@ -16,7 +16,7 @@ PREFIX = "loaded:"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A loaded object; `str` is what a record has of it."""
+    """A loaded object; `str` is its form in a record."""
 
     name: str
     digest: str

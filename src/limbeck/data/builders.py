@@ -92,7 +92,7 @@ class GrowingTexts:
             )
 
     def done(self, file: str, shape: str) -> Texts:
-        """The texts, and notes on what was merged and repaired.
+        """The texts, and notes on texts merged and repaired.
 
         That there are none is reported of `file`, unless something was reported before; `shape`
         says how they are written.
@@ -169,7 +169,7 @@ class GrowingQrels:
         grades[PassageId(passage)] = max(grade, grades.get(PassageId(passage), grade))
 
     def done(self) -> Qrels:
-        """The judgements, and notes on what was decided."""
+        """The judgements, and notes on decisions made."""
         name, judged = self._name, self._judged
         if self._drop_unknown and self._unknown:
             self._notes.append(
@@ -286,7 +286,7 @@ def finished(
     qrels: Mapping[Split, Qrels],
     notes: Iterable[str] = (),
 ) -> Collection:
-    """The collection, with notes on what follows from missing splits and on queries in two.
+    """The collection, with notes on missing splits and on queries in two.
 
     Nothing follows where there are no queries at all: they are still to be made.
     """
@@ -297,7 +297,7 @@ def finished(
 
 
 def _consequences(collection: Collection) -> list[str]:
-    """Notes on what follows from missing splits, and on queries that are in two."""
+    """Notes on the consequences of missing splits, and on queries that are in two."""
     notes = []
     if not collection.qrels:
         notes.append("no judgements: a teacher must be given, and there are no quality figures")

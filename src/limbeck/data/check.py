@@ -182,7 +182,7 @@ def _warnings(collection: Collection) -> list[str]:
 
 def _shared_texts(collection: Collection) -> list[str]:
     """Warnings on different queries of equal text in two splits, or unlabelled and in a split that
-    is held out: what is trained on would be measured on.
+    is held out: training data would be measured on.
     """
     queries = collection.queries
 

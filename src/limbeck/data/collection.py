@@ -73,7 +73,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Collection:
-    """Passages, queries and what is known about which answers which.
+    """Passages, queries and the judgements of which passage answers which query.
 
     `passages` hold title and text joined by one space; `qrels` have only the splits that exist and
     hold judgements. Where nobody wrote the queries and judged the passages, since the queries were

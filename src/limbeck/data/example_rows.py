@@ -139,7 +139,7 @@ def _of_objects(row: Row, whose: str, positive: str, negatives: tuple[str, ...])
 
 
 def _passages(row: Row, name: str) -> tuple[list[tuple[str, str]], dict[str, None]]:
-    """Titles and texts of the passages in a field, and what else stands in their objects."""
+    """Titles and texts of the passages in a field, and the other keys of their objects."""
     values = row.get(name)
     if not isinstance(values, list):
         _refuse(row, name, values, "a list of passages")

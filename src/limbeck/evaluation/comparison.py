@@ -82,8 +82,8 @@ def bootstrap(statistics: Array, value: Value, seed: int) -> Estimate:
 
 
 def paired_randomisation(difference: Difference, seed: int, resamples: int = RESAMPLES) -> float:
-    """Paired randomisation test: the two-sided p of a difference when which system did what at each
-    unit is chance.
+    """Paired randomisation test: the two-sided p of a difference, if chance decides at each unit
+    which system is which.
 
     Exact when all 2^n ways to swap the systems at n units are no more than `resamples`; else
     sampled (approximate randomisation), and then never below 1 / (resamples + 1).

@@ -472,7 +472,9 @@ def _approximate(
 def _samples(
     index: Index, teacher: DualTeacher, collection: Collection, engine: Engine
 ) -> tuple[Vectors, str]:
-    """Vectors of queries spread over the collection's, or of its passages, and what they are."""
+    """Sample vectors of queries spread over the collection's, or of its passages, and which of
+    these they are.
+    """
     queries = collection.queries.texts
     count = len(queries) or len(index)
     places = np.unique(np.linspace(0, count - 1, min(count, SAMPLE_QUERIES)).astype(np.int64))

@@ -168,7 +168,7 @@ class About(Written):
 
 
 class Damaged(StoreError):
-    """Something in an index is not what was written: `why`, and `advice` on what to do."""
+    """Damage to an index, which is not as it was written: `why`, and `advice` on what to do."""
 
     def __init__(self, folder: Path, why: str, advice: str = RESTORE) -> None:
         super().__init__(f"The index {folder} is damaged: {why}. {advice}")
@@ -416,8 +416,8 @@ def is_begun(folder: Path) -> bool:
 
 
 def has_lost_its_card(folder: Path, segments: int) -> bool:
-    """Whether a folder without a card has what no stopped build of so many segments leaves: rows
-    that were deleted, what approximates the index, or passages that were added.
+    """Whether a folder without a card holds files that no stopped build of so many segments leaves:
+    deleted rows, an approximate index, or passages that were added.
     """
     later = [*folder.glob("deleted-*"), *folder.glob("approximate-*")]
     return bool(later) or len([*folder.glob(f"{_SEGMENT}*")]) > segments
@@ -487,7 +487,9 @@ def write_deleted(folder: Path, change: int, rows: Rows) -> dict[str, object] | 
 
 
 def write_card(folder: Path, card: Mapping[str, object]) -> None:
-    """Make what a card names the index, and delete what it does not name."""
+    """Write the card: the files that it names become the index, and those that it does not name are
+    deleted.
+    """
     write_json(folder / CARD, {**card, "digest": digest(card)}, stage=STAGE)
     entries: Any = card
     named = {CARD, MODEL, *(entry["name"] for entry in entries["segments"])}

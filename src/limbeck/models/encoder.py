@@ -335,7 +335,9 @@ def _longest_input(model: Any) -> int:
 
 
 def _rewrite(path: Path, *, max_length: int) -> None:
-    """A JSON file of a model folder without what says how it came to be, its keys in order."""
+    """Rewrite a JSON file of a model folder without the keys that tell how it came to be, its keys
+    in order.
+    """
     value = json.loads(path.read_text(encoding="utf-8"))
     for name in _VOLATILE.get(path.name, ()):
         value.pop(name, None)

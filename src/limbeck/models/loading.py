@@ -211,7 +211,7 @@ def _resolve(path_or_name: str | Path) -> tuple[Kind | None, Path]:
 
 
 def _refuse_adapter(folder: Path) -> None:
-    """Refuse the weights that LoRA adds to a model, told how to add them."""
+    """Refuse weights of LoRA alone, which are added to a model, with advice on how to add them."""
     about = _read_object(folder / "adapter_config.json")
     if not about:
         return
@@ -414,7 +414,7 @@ def _needs_no_pooler(transformer: Any) -> bool:
 
 
 def _refuse_new_parts(model: Any, modules: list[dict[str, Any]], kind: str) -> None:
-    """Refuse parts with weights that sentence-transformers added to what the folder has."""
+    """Refuse parts with weights that sentence-transformers added to those of the folder."""
     if not is_transformer(model[0]):
         raise ModelError(
             f"Its first module is a {type(model[0]).__name__}. Limbeck reads models that start "

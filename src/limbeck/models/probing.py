@@ -94,7 +94,7 @@ def _rates(
 
 
 def _block(device: str) -> tuple[nn.Sequential, Tensor]:
-    """A feed-forward block, and what it reads [T, D]; no random number is drawn."""
+    """A feed-forward block, and its input [T, D]; no random number is drawn."""
     tokens, width, inner = SIZES[torch.device(device).type]
     block = nn.Sequential(
         nn.Linear(width, inner, device="meta"), nn.GELU(), nn.Linear(inner, width, device="meta")

@@ -48,7 +48,7 @@ def with_prompts(encoder: Encoder, query: str | None, passage: str | None) -> En
 
 def missing_prompts(spec: str, encoder: Encoder) -> tuple[str, str] | None:
     """The prompts of queries and passages that a model was trained with but its folder does not
-    name, told from the name of the model; None when there are none, or that is not known.
+    name, by the name of the model; None when there are none, or that is not known.
     """
     if any(encoder.prompt(role) for role in ("query", "passage")):
         return None

@@ -166,7 +166,7 @@ def close_workers() -> None:
 
 
 def work(descriptor: int) -> None:
-    """Compute what comes through a socket until it closes: the whole life of a worker."""
+    """Compute tasks that come through a socket until it closes: the whole life of a worker."""
     torch.set_num_threads(1)
     threading.Thread(target=_leave_with_it, args=(descriptor,), daemon=True).start()
     connection = Connection(descriptor)

@@ -211,7 +211,7 @@ def can_compare(data: Dataset) -> bool:
 
 
 def with_limit(engine: Engine, record: Mapping[str, Any] | None) -> Engine:
-    """The engine with what its device could do at most: as a run's record has it, or probed now."""
+    """The engine with the limit of its device: as a run's record has it, or probed now."""
     rate = (record or {}).get("limit", {}).get("matmul_flops_per_second")
     if not rate:
         threads = max(engine.workers or 1, torch.get_num_threads())

@@ -30,7 +30,7 @@ def kinds_of(spec: TeacherSpec, fits: Mapping[str, tuple[str, ...]]) -> tuple[st
 
 
 def fits_of(kind: TaskKind, teachers: Teachers, *, least: bool = False) -> tuple[str, ...]:
-    """The names of what has to be fitted, in order; at `least` the first kind where it is open."""
+    """Names of the teachers to fit, in order; at `least` the first kind where it is open."""
     return tuple(
         dict.fromkeys(
             fit_name(each, spec.base)

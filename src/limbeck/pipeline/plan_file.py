@@ -71,7 +71,7 @@ class _Kept(Written):
 
 
 def keep(plan: Plan, out: Path) -> None:
-    """Write a plan into a run's folder, where the run will compare it with what it took."""
+    """Write a plan into a run's folder, where the run will compare it with the actual costs."""
     write_json(out / PLAN, plan.as_json(), stage="plan")
 
 

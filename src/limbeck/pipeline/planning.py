@@ -31,7 +31,7 @@ class PlanCall(RunConfig):
 
 @takes_fields_of(PlanCall)
 def plan(call: PlanCall) -> Plan:
-    """Estimate what `distill` with the same options would take on this machine.
+    """Estimate the cost of `distill` with the same options on this machine.
 
     With `out`, the folder of a run that has not begun, the plan is kept there, and the run's notes
     and report will compare it with what the run took.

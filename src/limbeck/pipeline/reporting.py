@@ -202,7 +202,7 @@ def damage(out: Path) -> dict[str, str]:
 
 
 def check_same_models(out: Path) -> None:
-    """Refuse models of a run that were made again, and are not what its manifest has.
+    """Refuse models of a run that were made again, and differ from those of its manifest.
 
     Raises:
         StoreError: naming a file that differs.

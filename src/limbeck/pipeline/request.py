@@ -20,7 +20,9 @@ from limbeck.tasks.task import Method, Opened, TaskKind, kind_of_recipe, kind_re
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A config with what it names, validated as far as possible without computing."""
+    """A config with the data and models that it names, validated as far as possible without
+    computing.
+    """
 
     config: RunConfig
     kind: TaskKind
@@ -36,7 +38,7 @@ class Request:
 
 
 def validate(config: RunConfig) -> Request:
-    """Validate a config before any expensive work, and load what it names.
+    """Validate a config before any expensive work, and load the data and models that it names.
 
     Raises:
         ConfigError, DataError, ModelError: for what cannot be used.
@@ -93,7 +95,8 @@ def check_data(config: RunConfig) -> Report:
 
 
 def _check_data(config: RunConfig, recipe: Recipe, kind: TaskKind) -> None:
-    """Refuse data of another task than the recipe's; what no task knows, the task itself refuses.
+    """Refuse data of another task than the recipe's; data that no task knows are refused by the
+    task itself.
 
     Raises:
         ConfigError: naming both tasks.

@@ -201,7 +201,7 @@ def _figure(
     height: float = HEIGHT,
     legend: Sequence[str] = (),
 ) -> Markup:
-    """A picture with its title, what it shows in words, and what its colours mean."""
+    """A picture with its title, its description in words, and the legend of its colours."""
     swatch = Markup(
         '<li><svg class="swatch" viewBox="0 0 10 10" aria-hidden="true">'
         '<rect class="area s{}" width="10" height="10"/></svg> {}</li>'

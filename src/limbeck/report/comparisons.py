@@ -19,7 +19,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RunLink:
-    """A run of a bench: what it was, its settings, and the address of its own page, if any."""
+    """A run of a bench: its name, its settings, and the address of its own page, if any."""
 
     title: str
     settings: Mapping[str, object]

@@ -152,7 +152,9 @@ def _outcome(name: str, ours: pl.Series, theirs: pl.Series, equal: float) -> Out
 
 
 def _runs(run: Path, systems: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
-    """The rank of each passage, from 1, by system and query; nothing of what has no TREC file."""
+    """The rank of each passage, from 1, by system and query; nothing of systems without a TREC
+    file.
+    """
     found = {}
     for name in systems:
         path = run / "runs" / f"{name.replace('/', '-')}.trec"

@@ -41,7 +41,7 @@ class _Settings(Written):
 
 @dataclass(frozen=True, slots=True)
 class TrainingCurves:
-    """A stage that trained: a curve per part of its loss, dev's, and what it was set to."""
+    """Curves of a training stage: one per part of its loss, dev's, and its settings."""
 
     name: str
     told: str

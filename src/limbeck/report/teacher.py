@@ -138,7 +138,7 @@ def _spread(table: pl.DataFrame) -> Markup:
 
 
 def _lines(found: _Diagnosis) -> list[str]:
-    """A diagnosis in words; what no list could say is left out."""
+    """A diagnosis in words; values that no list could tell are left out."""
     forms = {
         "spread": "Standard deviation within a list: {:.4g}, in the teacher's own units.",
         "entropy": (

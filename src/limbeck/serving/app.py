@@ -75,7 +75,7 @@ def create_app(
     hosts: AllowedHosts,
     origins: Sequence[str] = (),
 ) -> FastAPI:
-    """The application that answers for a searcher; `name` is what it calls the model.
+    """The application that answers for a searcher; `name` is the model's name in its answers.
 
     It answers to `hosts`; pages of other `origins` may ask, too.
 

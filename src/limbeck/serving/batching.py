@@ -164,7 +164,7 @@ class WorkThread:
 
 
 def _each(work: Work, items: Sequence[Any]) -> Sequence[Any]:
-    """The answers to a batch, or what was raised; a bad item spoils no other."""
+    """The answers to a batch, or the exceptions raised; a bad item spoils no other."""
     try:
         return work(items)
     except Exception as error:

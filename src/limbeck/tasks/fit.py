@@ -137,7 +137,7 @@ class Examples(Source, Protocol):
 
 
 class Trainer(Protocol):
-    """A task: it trains one stage, and adds what the stage depends on and its measure on dev."""
+    """A task: it trains one stage, and adds its own inputs of the stage and its measure on dev."""
 
     def train_stage(
         self,
@@ -251,8 +251,8 @@ def train_stage(
     measure: Measure | None,
     parts: Player | None = None,
 ) -> Trained:
-    """Train players in place, with what they carry from earlier stages: one stage of one turn,
-    or of several.
+    """Train players in place, with their state from earlier stages: one stage of one turn, or of
+    several.
 
     `inputs` are what the task's examples and signals depend on besides the players, the source and
     the forward's own inputs: a stage begun with other ones is refused.

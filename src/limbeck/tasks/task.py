@@ -219,7 +219,7 @@ class Opened(ABC):
 
     @property
     def inputs(self) -> Mapping[str, object]:
-        """Digests of what else was given that results depend on; they join the table of the data in
+        """Digests of the other inputs that results depend on; they join the table of the data in
         `run.toml`, and a run goes on with the same ones only.
         """
         return {}
@@ -242,8 +242,8 @@ class Opened(ABC):
 
     @abstractmethod
     def probe(self, task: Any, *, fits: bool) -> Probe:
-        """Probe how fast this machine is at what the run of this request does; `task` is what
-        `start` gave. `fits` says whether a teacher may be fitted.
+        """Probe the speed of this machine at the work of this request's run; `task` is the result
+        of `start`. `fits` says whether a teacher may be fitted.
         """
 
     @abstractmethod
@@ -383,7 +383,7 @@ class TaskKind(ABC):
 
     @abstractmethod
     def open_model(self, model: str, data: Any, config: RunConfig) -> tuple[Opened, Any]:
-        """A request to measure a model on data, and what to measure.
+        """A request to measure a model on data, and the system to measure.
 
         Raises:
             ConfigError, DataError, ModelError: when it cannot be used.

@@ -42,8 +42,8 @@ def kind_named(spec: str) -> type[Teacher]:
 
 
 def load_teacher(spec: str, collection: Collection | None = None) -> Teacher:
-    """The teacher in a folder, exported ones too, of a hub name, of a `kind:path`, or whatever else
-    a kind is named by; `collection` is what it will be asked about, if known.
+    """Load the teacher in a folder, exported ones too, of a hub name, of a `kind:path`, or of any
+    other name of a kind; `collection` is the one that it will be asked about, if known.
 
     Raises:
         ConfigError: when it was exported and the extra of its runtime is not installed.

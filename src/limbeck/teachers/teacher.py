@@ -57,7 +57,8 @@ class Teacher(ABC):
     @classmethod
     @abstractmethod
     def load(cls, spec: str, collection: Collection | None) -> Self:
-        """The teacher that a text names; `collection` is what it will be asked about, if known.
+        """Load the teacher that a text names; `collection` is the one that it will be asked about,
+        if known.
 
         Raises:
             LimbeckError: when it cannot be used.

@@ -70,7 +70,7 @@ class Count:
     effort: Effort = field(default_factory=Effort)
 
     def include(self, other: Count) -> None:
-        """Add what was counted elsewhere."""
+        """Add another count to this one."""
         self.items += other.items
         self.padded_tokens += other.padded_tokens
         self.effort.include(other.effort)

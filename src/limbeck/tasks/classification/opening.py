@@ -43,7 +43,9 @@ STUDENT_LAYERS = 2  # of the offline model, where texts are read
 
 @dataclass(frozen=True)
 class ClassificationRequest(Opened):
-    """A request to make a classifier. `bases`, by name, are what teachers are fitted from."""
+    """A request to make a classifier. `bases`, by name, are the models that teachers are fitted
+    from.
+    """
 
     config: RunConfig
     data: Labelled

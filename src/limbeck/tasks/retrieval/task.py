@@ -133,7 +133,7 @@ class Retrieval(Listing, Measuring, Task):
         *,
         parts: Player | None = None,
     ) -> Trained:
-        """Train players in place, with what they carry from earlier stages: one stage of one turn.
+        """Train players in place, with their state from earlier stages: one stage of one turn.
 
         The first player is measured on dev. What the signals depend on besides weights and examples
         (a teacher's vectors, the collection's texts, the models' prompts and lengths) is part of
