@@ -228,7 +228,7 @@ def test_folders_that_are_no_classes_are_refused(animals: Path, tmp_path: Path) 
         read_labelled(animals)
     (animals / "train").rename(tmp_path / "elsewhere")
     (animals / "val").rmdir()
-    with pytest.raises(DataError, match=r"dev/, test/ and no train/"):
+    with pytest.raises(DataError, match=r"dev and test and none to learn"):
         read_labelled(animals)
 
 
