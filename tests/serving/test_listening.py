@@ -1,35 +1,33 @@
 """Its address is told when somebody can connect to it, not before."""
 
-import signal
-import socket
-from collections.abc import Iterator
+import subprocess
+import sys
 
-import pytest
+# In a process of its own: what ends a server is a signal, which is not for the process of the tests.
+SERVED = """
+import signal, socket
 from fastapi import FastAPI
-
 from limbeck.serving.server import Server
 
+bound = socket.socket()
+bound.bind(("127.0.0.1", 0))
+address = bound.getsockname()
+try:
+    socket.create_connection(address, timeout=10)
+except ConnectionRefusedError:
+    print("refused", flush=True)
 
-@pytest.fixture(autouse=True)
-def signals_as_before() -> Iterator[None]:
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for each, handler in before.items():
-        signal.signal(each, handler)
+def listening():
+    socket.create_connection(address, timeout=10).close()
+    print("connected", flush=True)
+    signal.raise_signal(signal.SIGTERM)
+
+Server("here", FastAPI(), bound, 5.0).run(listening)
+"""
 
 
 def test_connections_are_taken_when_it_says_that_it_listens() -> None:
-    bound = socket.socket()
-    bound.bind(("127.0.0.1", 0))
-    address = bound.getsockname()
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(address, timeout=10)
-    connected: list[bool] = []
-
-    def listening() -> None:
-        socket.create_connection(address, timeout=10).close()
-        connected.append(True)
-        signal.raise_signal(signal.SIGTERM)
-
-    Server("here", FastAPI(), bound, 5.0).run(listening)
-    assert connected == [True]
+    found = subprocess.run(
+        [sys.executable, "-c", SERVED], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert found.stdout.split() == ["refused", "connected"]
