@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-# In a process of its own: what ends a server is a signal, which is not for the process of the tests.
+# In a process of its own: a server is ended by a signal, which is not for the tests' own process.
 SERVED = """
 import signal, socket
 from fastapi import FastAPI
