@@ -1,10 +1,10 @@
 """Distillation without data: a generator makes images, harder and harder ones.
 
-Every tenth step the generator learns, from noise z, with x = G(z):
+In every step the generator learns, from noise z, with x = G(z):
 
     L_G = H(T, first choice of T)  +  D_BN(x)  -  b H(mean_x T)  -  a KL( T || S ) where both agree
 
-and every step the student does, from fresh images:
+and then the student does, from fresh images:
 
     l_i = mean_c |t_ic - s_ic|                               L = sum_i v_i l_i / sum_i v_i
 
@@ -14,8 +14,9 @@ statistics from those that the teacher's BatchNorm kept of its data. Two curricu
 loss, is less strict the further the threshold lambda has risen (Li et al. 2022, arXiv:2208.13648).
 
 Departures: v is of each image, as the paper has it; in the published code it is of the batch
-(`cudfkd:batch-weights`). Both curricula are told in shares of the steps. The teacher's temperature
-in its mean is 1, and AdamW moves the generator, its rate falling with the student's.
+(`cudfkd:batch-weights`). The generator learns in every step, where the published one does in one of
+ten of 100,000 (`generator_every`). Both curricula are told in shares of the steps. The teacher's
+temperature in its mean is 1, and AdamW moves the generator, its rate falling with the student's.
 """
 
 from __future__ import annotations
@@ -57,10 +58,8 @@ class CuDFKDSettings(TrainingSettings):
     keep: Literal["best", "last"] = Field(
         "last", description="which weights to keep; best is chosen by dev, that is by real data"
     )
-    generator_every: int = Field(
-        10, ge=1, description="steps from one of the generator to the next"
-    )
-    generator_learning_rate: float = Field(1e-3, gt=0, description="peak of the generator's rate")
+    generator_every: int = Field(1, ge=1, description="steps from one of the generator to the next")
+    generator_learning_rate: float = Field(3e-3, gt=0, description="peak of the generator's rate")
     generator_channels: int = Field(32, ge=1, description="channels of its last feature maps")
     noise_size: int = Field(64, ge=1, description="numbers of noise that an image is made of")
     balance: float = Field(5.0, ge=0, description="b: weight of the classes' entropy")
