@@ -1,10 +1,12 @@
 """Does it help to weigh teachers when one of them learned from wrong labels?
 
-Two classifiers learn from all labels of `digits`, a third from labels of which a share was given
-out by chance; the three teach small students by several recipes, at equal steps, over several
-seeds. The oracle is taught by the two good ones alone.
+Two classifiers learn from all labels of `digits`, a third from labels of which a share is wrong: of
+any examples, by chance, so that it becomes unsure; or, `--whole-classes`, of all examples of some
+classes, each taken for the next class, so that it is sure and wrong. The three teach small students
+by several recipes, at equal steps, over several seeds. The oracle is taught by the two good ones.
 
     python benchmarks/noisy_teachers.py --work DIR --noise 0.4
+    python benchmarks/noisy_teachers.py --work DIR --noise 0.4 --whole-classes
 
 Everything below `--work` is a run: the same command goes on where it was stopped.
 """
@@ -34,10 +36,10 @@ _NOISE_SEED = 0
 def main() -> int:
     asked = options()
     good = {name: str(fitted(asked, name, "digits", seed)) for name, seed in (("a", 1), ("b", 2))}
-    percent = round(100 * asked.noise)
-    noisy = with_wrong_labels(asked.work / f"noisy-{percent}.npz", asked.noise)
-    bad = fitted(asked, f"bad-{percent}", str(noisy), 3)
-    name = f"digits-noisy-{percent}"
+    kind = f"{'wrong' if asked.whole_classes else 'noisy'}-{round(100 * asked.noise)}"
+    noisy = with_wrong_labels(asked.work / f"{kind}.npz", asked.noise, asked.whole_classes)
+    bad = fitted(asked, f"bad-{kind}", str(noisy), 3)
+    name = f"digits-{kind}"
     for suffix, recipes, teachers in (
         ("", asked.recipes.split(","), {**good, "bad": str(bad)}),
         ("-oracle", ["kd", "ca_mkd"], good),
@@ -55,7 +57,7 @@ def main() -> int:
                 jobs=asked.jobs,
                 progress=progress,
             )
-        record = {**found.record, "wrong_labels_of_the_bad_teacher": asked.noise}
+        record = {**found.record, "wrong_labels_of_the_bad_teacher": kind}
         write_results(asked.results, f"{name}{suffix}", record, found.page)
     return 0
 
@@ -76,7 +78,7 @@ def fitted(asked: Any, name: str, data: str, seed: int) -> Path:
     return out / "student"
 
 
-def with_wrong_labels(path: Path, share: float) -> Path:
+def with_wrong_labels(path: Path, share: float, whole_classes: bool) -> Path:
     """`digits` in a file, a share of whose training labels were replaced by others."""
     data, random = read_labelled("digits"), np.random.default_rng(_NOISE_SEED)
     arrays: dict[str, Any] = {}
@@ -85,6 +87,8 @@ def with_wrong_labels(path: Path, share: float) -> Path:
         if split == "train":
             wrong = random.random(len(labels)) < share
             moved = random.integers(1, len(data.classes), len(labels))
+            if whole_classes:
+                wrong, moved = labels < share * len(data.classes), np.ones_like(labels)
             labels = np.where(wrong, (labels + moved) % len(data.classes), labels)
         images = np.rint(np.asarray(part.inputs)[..., 0] * 255).astype(np.uint8)
         arrays |= {f"{key}_images": images, f"{key}_labels": labels.astype(np.uint8)}
@@ -99,6 +103,9 @@ def options() -> Any:
     )
     asked.add_argument("--work", type=Path, required=True, help="folder of the runs; resumable")
     asked.add_argument("--noise", type=float, default=0.4, help="share of wrong labels")
+    asked.add_argument(
+        "--whole-classes", action="store_true", help="of all examples of a share of the classes"
+    )
     asked.add_argument("--seeds", type=numbers, default=list(range(10)))
     asked.add_argument("--recipes", default=RECIPES)
     asked.add_argument("--jobs", type=int, default=1, help="arms at once, of one thread each")
