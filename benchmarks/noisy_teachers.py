@@ -87,9 +87,11 @@ def with_wrong_labels(path: Path, share: float, whole_classes: bool) -> Path:
         if split == "train":
             wrong = random.random(len(labels)) < share
             moved = random.integers(1, len(data.classes), len(labels))
-            if whole_classes:
-                wrong, moved = labels < share * len(data.classes), np.ones_like(labels)
-            labels = np.where(wrong, (labels + moved) % len(data.classes), labels)
+            given = (labels + moved) % len(data.classes)
+            if whole_classes:  # of the first ones, in a circle
+                first = round(share * len(data.classes))
+                wrong, given = labels < first, (labels + 1) % first
+            labels = np.where(wrong, given, labels)
         images = np.rint(np.asarray(part.inputs)[..., 0] * 255).astype(np.uint8)
         arrays |= {f"{key}_images": images, f"{key}_labels": labels.astype(np.uint8)}
     path.parent.mkdir(parents=True, exist_ok=True)
