@@ -25,12 +25,16 @@ from limbeck.bench import bench
 from limbeck.cli.progress import on_stderr
 from limbeck.data.labelled import read_labelled
 from limbeck.errors import LimbeckError
+from limbeck.evaluation.comparison import against, mean_over_seeds
 from limbeck.pipeline import distill
+from limbeck.pipeline.comparing import table_of
+from limbeck.tasks.classification import KIND
 
 RECIPES = "supervised,kd,nkd,ctkd,self_paced,ca_mkd,ca_mkd:equal,ca_mkd:entropy"
 STUDENT, TEACHER = "cnn-4", "cnn-32"
+CONFIDENT, EQUAL = "ca_mkd", "ca_mkd:equal"
 STEPS = 300
-_NOISE_SEED = 0
+_NOISE_SEED, _TEST_SEED = 0, 0
 
 
 def main() -> int:
@@ -58,8 +62,24 @@ def main() -> int:
                 progress=progress,
             )
         record = {**found.record, "wrong_labels_of_the_bad_teacher": kind}
+        if {CONFIDENT, EQUAL} <= set(recipes):
+            record["minus_equal"] = against_equal(asked.work / f"{name}{suffix}", asked.seeds)
         write_results(asked.results, f"{name}{suffix}", record, found.page)
     return 0
+
+
+def against_equal(work: Path, seeds: list[int]) -> dict[str, float]:
+    """How much more accurate weights by confidence are than equal ones, and p of the paired test of
+    examples, as means over seeds.
+    """
+    frames = {
+        recipe: mean_over_seeds(
+            [table_of(work / f"{recipe.replace(':', '-')}-{seed}", "student")[1] for seed in seeds]
+        )
+        for recipe in (EQUAL, CONFIDENT)
+    }
+    found = against(EQUAL, frames, KIND.measures.first, _TEST_SEED)[CONFIDENT]
+    return {"difference": found.difference.value, "p": found.p}
 
 
 def fitted(asked: Any, name: str, data: str, seed: int) -> Path:

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from limbeck.errors import ConfigError
 from limbeck.models.temperature import LearnedTemperature
 from limbeck.objectives.rows import kd
+from limbeck.recipes.ctkd import CTKDSettings
+from limbeck.settings import parse_settings
 from limbeck.types import Scores
 
 TEACHER, STUDENT = [[4.0, 0.0, -2.0]], [[1.0, 0.0, 0.0]]
@@ -95,3 +98,9 @@ def test_at_strength_0_theta_stays_and_the_student_learns_the_same() -> None:
         assert (float(temperature.theta.grad) == 0) == (strength == 0)
     assert gradients[0] is not None
     assert torch.equal(*gradients)  # type: ignore[arg-type]
+
+
+def test_a_first_temperature_outside_of_the_bounds_is_refused_before_any_work() -> None:
+    for first in (0.5, 1.0, 21.0):
+        with pytest.raises(ConfigError, match="must be between lowest_temperature"):
+            parse_settings(CTKDSettings, {"first_temperature": first}, where="--set")

@@ -81,6 +81,7 @@ class ImageClassifier(nn.Module):
     """A net of images: `body` gives its last feature maps [B, C, h, w], `head` their logits."""
 
     kind: ClassVar[str]
+    sizes: dict[str, int]  # that say how it is built
     body: nn.Module
     head: nn.Module
 
@@ -102,11 +103,6 @@ class ImageClassifier(nn.Module):
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of the images that it reads."""
         return self.reads.image
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """The numbers that say how it is built."""
-        raise NotImplementedError
 
     def features(self, features: dict[str, Tensor]) -> Tensor:
         """The last feature maps of a batch, [B, C, h, w]."""
@@ -203,7 +199,7 @@ class ConvNet(ImageClassifier):
         super().__init__(shape)
         if width % GROUPS or width < 1:
             raise ModelError(f"A cnn of width {width}: the width must be a multiple of {GROUPS}.")
-        self.width = width
+        self.sizes = {"width": width}
         height, across, channels = shape.image
         layers: list[nn.Module] = []
         before = channels
@@ -219,11 +215,6 @@ class ConvNet(ImageClassifier):
         self.head = nn.Sequential(
             nn.Flatten(), nn.Dropout(0.0), nn.Linear(before * pixels, len(shape.classes))
         )
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Its width."""
-        return {"width": self.width}
 
 
 class WideResNet(ImageClassifier):
@@ -244,7 +235,7 @@ class WideResNet(ImageClassifier):
                 f"A wide residual net {depth}-{width}: the depth must be 10, 16, 22, 28 ... "
                 "(6n + 4), and the width 1 at least."
             )
-        self.depth, self.width = depth, width
+        self.sizes = {"depth": depth, "width": width}
         blocks: list[nn.Module] = [nn.Conv2d(shape.image[2], 16, 3, padding=1, bias=False)]
         before = 16
         for group, channels in enumerate((16 * width, 32 * width, 64 * width)):
@@ -262,11 +253,6 @@ class WideResNet(ImageClassifier):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Its depth and width."""
-        return {"depth": self.depth, "width": self.width}
 
 
 class _Block(nn.Module):

@@ -17,8 +17,10 @@ knows no order of alternatives.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from limbeck.models.temperature import LearnedTemperature
@@ -42,6 +44,17 @@ class CTKDSettings(RowsSettings):
     ramp_ratio: float = Field(
         0.1, ge=0, le=1, description="share of the steps in which lambda rises to 1; 0 = 1 at once"
     )
+
+    @model_validator(mode="after")
+    def _between(self) -> Self:
+        high = self.lowest_temperature + self.temperature_range
+        if not self.lowest_temperature < self.first_temperature < high:
+            raise ValueError(
+                f"first_temperature is {self.first_temperature:g} and must be between "
+                f"lowest_temperature ({self.lowest_temperature:g}) and {high:g}, temperature_range "
+                "above it"
+            )
+        return self
 
 
 @recipe(

@@ -73,7 +73,7 @@ def test_a_run_fits_a_teacher_and_leaves_a_student(tmp_path: Path) -> None:
     assert record["data"]["unlabelled"] == 800
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "8 x 8 pixels" in page
-    assert load_classifier(out / "teacher").width == 32  # type: ignore[union-attr]
+    assert load_classifier(out / "teacher").sizes == {"width": 32}  # type: ignore[union-attr]
     measured = pipeline.evaluate(str(out / "student"), "digits", precision="fp32")
     assert measured.rows[-1]["accuracy"] == result.rows[-1]["accuracy"]
 
