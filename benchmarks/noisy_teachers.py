@@ -61,7 +61,11 @@ def main() -> int:
                 jobs=asked.jobs,
                 progress=progress,
             )
-        record = {**found.record, "wrong_labels_of_the_bad_teacher": kind}
+        record = {
+            **found.record,
+            "benchmark": "noisy_teachers",
+            "wrong_labels_of_the_bad_teacher": kind,
+        }
         if {CONFIDENT, EQUAL} <= set(recipes):
             record["minus_equal"] = against_equal(asked.work / f"{name}{suffix}", asked.seeds)
         write_results(asked.results, f"{name}{suffix}", record, found.page)

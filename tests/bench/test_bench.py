@@ -202,8 +202,8 @@ def test_the_page_says_first_what_could_be_seen_then_the_budget_then_the_figures
 def test_the_records_have_what_committed_ones_have(done: Done) -> None:
     for path in COMMITTED.glob("*.json"):
         committed = json.loads(path.read_text())
-        if committed["benchmark"] != "quality":
-            continue
+        if committed["benchmark"] != "quality" or "queries" not in committed:
+            continue  # tests/tasks/classification has those of classes
         assert set(committed) <= set(done.record)
         rows = {row["system"]: row for row in done.record["rows"]}
         for row in committed["rows"]:

@@ -32,6 +32,7 @@ TEACHER = {f"teacher_classifier.{key}": value for key, value in {**STEPS, "max_s
 ASKED: dict[str, Any] = {"labels": 200, "precision": "fp32", "settings": {**STEPS, **TEACHER}}
 SHAPE = (8, 8, 1)
 DIGITS = tuple("0123456789")
+COMMITTED = Path(__file__).parents[3] / "benchmarks" / "results"
 
 
 def a_net(
@@ -221,6 +222,12 @@ def test_recipes_are_compared_with_their_baselines(tmp_path: Path) -> None:
     assert found.record["baselines"] == ["supervised", "kd"]
     assert found.record["teacher"] == "train:classifier"
     assert found.record["budget"] == {"max_steps": 4, "batch_size": 32}
+    record = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    for path in COMMITTED.glob("*.json"):
+        committed = json.loads(path.read_text())
+        if committed["benchmark"] == "quality" and "examples" in committed:
+            assert set(committed) <= set(record)
+            assert all(set(row) <= set(record["rows"][-1]) for row in committed["rows"])
     compared = pipeline.compare([tmp_path / "bench" / f"{name}-0" for name in ("kd", "nkd")])
     assert compared.measure == "accuracy"
 
