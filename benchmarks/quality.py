@@ -35,6 +35,7 @@ def main() -> int:
             settings=common.settings,
             labels=common.labels,
             precision=common.precision,
+            augment=asked.augment,
             jobs=asked.jobs,
             progress=progress,
         )
@@ -47,6 +48,7 @@ def options() -> Any:
     asked = parser(__doc__)
     asked.add_argument("--seeds", type=numbers, default=[0, 1, 2])
     asked.add_argument("--recipes", default=RECIPES)
+    asked.add_argument("--augment", help="of images: none, crop or crop-flip")
     asked.add_argument("--jobs", type=int, default=1, help="arms at once, of one thread each")
     return asked.parse_args()
 

@@ -14,6 +14,7 @@ from collections_here import Files
 from limbeck.data.tokens import tokenize_here
 from limbeck.inference import Engine, score
 from limbeck.models.loading import load_ranker
+from limbeck.store import read_json
 
 from .conftest import Distil, Invoke, metrics_of
 
@@ -142,7 +143,10 @@ def test_a_teacher_that_beats_the_student_is_taken(
         for query in judged:
             judged[query] = {passages[int(scores[query].argmax())]: 1}
     result = distil(
-        files.write(tmp_path / "agreed"), teacher=str(tiny_ranker_folder), force_teacher=False
+        files.write(tmp_path / "agreed"),
+        teacher=str(tiny_ranker_folder),
+        force_teacher=False,
+        settings={"contrastive.max_steps": 3},
     )
     rows = {str(row["model"]): row for row in result.rows}
     assert list(rows) == [
@@ -152,6 +156,12 @@ def test_a_teacher_that_beats_the_student_is_taken(
     assert any(note.startswith("teacher: 1.000 nDCG@10 on dev;") for note in result.notes)
     contrastive = tmp_path / "run" / "baselines" / "contrastive"
     assert "trained with contrastive, without a teacher" in (contrastive / "README.md").read_text()
+    stages = tmp_path / "run" / "stages"
+    losses = {
+        name: read_json(stages / f"train-{name}" / "curves.json")["losses"]
+        for name in ("contrastive", "kl")
+    }
+    assert len(losses["contrastive"]) == 3 < len(losses["kl"])
 
 
 @pytest.mark.parametrize("missing", ["train", "dev"])

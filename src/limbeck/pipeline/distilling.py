@@ -428,6 +428,10 @@ class Distillation:
             return None
         recipe = find(self.request.kind.baselines[0])
         settings = task.alone(self._settings(self.request.recipe), recipe.settings)
+        _, named = split_settings(self.request.settings)
+        if recipe.name in named:
+            like = settings.model_dump(exclude_unset=True)
+            settings = parse_settings(recipe.settings, {**like, **named[recipe.name]})
         student = copy.deepcopy(self.request.opened.student)
         self._train(recipe, None, student, settings)
         how = f"trained with {recipe.name}, without a teacher"

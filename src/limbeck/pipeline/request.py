@@ -64,11 +64,13 @@ def validate(config: RunConfig) -> Request:
     recipe = recipe.on(kind.rows_settings)
     own, of_teachers = split_settings(settings)
     needs = recipe.needs | parse_settings(recipe.settings, own).needs
+    alone = kind.baselines[0]
     for fitted, values in of_teachers.items():
-        if find(fitted).makes != "teacher":
+        if find(fitted).makes != "teacher" and fitted != alone:
             raise ConfigError(
-                f"--set {fitted}.{next(iter(values))}: only recipes that fit a teacher are named "
-                f"here. Write --recipe {fitted} and --set {next(iter(values))}=..."
+                f"--set {fitted}.{next(iter(values))}: only recipes that fit a teacher, and "
+                f"{alone}, which trains the student without one, are named here. Write --recipe "
+                f"{fitted} and --set {next(iter(values))}=..."
             )
         parse_settings(find(fitted).settings, values, where=f"--set {fitted}.")
     _check_data(config, recipe, kind)
@@ -143,7 +145,9 @@ def _missing_splits(data: Dataset) -> list[str]:
 def split_settings(
     settings: Mapping[str, object],
 ) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
-    """The recipe's own settings, and those of the recipes that fit a teacher."""
+    """The recipe's own settings, and those of the recipes that fit a teacher or train the student
+    without one, by their names.
+    """
     own: dict[str, object] = {}
     fitted: dict[str, dict[str, object]] = {}
     for key, value in settings.items():

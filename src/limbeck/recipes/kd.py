@@ -29,7 +29,12 @@ class KDSettings(RowsSettings):
     paper="Hinton et al. 2015, arXiv:1503.02531",
     settings=KDSettings,
     needs=frozenset({"teacher"}),
-    presets={"teacher-only": {"alpha": 1.0}},
+    presets={
+        "teacher-only": {"alpha": 1.0},
+        "t1": {"temperature": 1.0},
+        "t4": {"temperature": 4.0},
+        "t8": {"temperature": 8.0},
+    },
     over="rows",
 )
 def distillation(rows: Rows, settings: KDSettings) -> None:

@@ -28,7 +28,7 @@ from limbeck.config import RunConfig
 from limbeck.config.teacher_spec import TeacherSpec
 from limbeck.data.check import Report
 from limbeck.data.dataset import Dataset
-from limbeck.errors import ConfigError
+from limbeck.errors import ConfigError, DataError
 from limbeck.evaluation.statistics import Measures
 from limbeck.evaluation.table import Cost, Details
 from limbeck.inference import Engine
@@ -505,7 +505,11 @@ def kind_reading(data: object) -> TaskKind:
 
     Raises:
         ConfigError: when more than one task reads it.
+        DataError: when it is an empty file.
     """
+    file = Path(data).expanduser() if isinstance(data, str | Path) else None
+    if file is not None and file.is_file() and not file.stat().st_size:
+        raise DataError(f"{data} is empty. Name a file with data.")
     reads = [kind for kind in kinds().values() if kind.holds(data)]
     if len(reads) == 1:
         return reads[0]

@@ -257,6 +257,9 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, texts: Path) -> None:
     refused(ConfigError, r"--backend openvino", backend="openvino")
     refused(ConfigError, r"--workers", workers=2)
     refused(ConfigError, r"maps, and models of texts", data=str(texts), recipe="ca_mkd:features")
+    empty = texts.with_name("empty.jsonl")
+    empty.touch()
+    refused(DataError, r"empty.jsonl is empty", data=str(empty), recipe="kd")
     with texts.open("a", encoding="utf-8") as file:
         file.write('{"text": "a cow"}\n')
     refused(DataError, r"animals.jsonl:25: there is no `label`", data=str(texts))
