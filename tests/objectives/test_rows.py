@@ -9,6 +9,7 @@ from torch import Tensor
 from limbeck.objectives.listwise import cross_entropy, distillation_kl
 from limbeck.objectives.rows import (
     RowLoss,
+    dkd_target,
     hard,
     kd,
     labelled_by,
@@ -63,6 +64,24 @@ def test_without_normalisation_target_and_wrong_ones_are_the_cross_entropy_of_kd
     assert both == pytest.approx(0.556669, abs=1e-6)
     own = (1 - 0.866813) * (0.432465 - math.log(1 - 0.665241))
     assert one(wrong) == pytest.approx(own, abs=1e-5)
+
+
+def test_the_right_one_against_all_others_and_their_order_are_kd() -> None:
+    """0.866813 log(0.866813 / 0.665241) + 0.133187 log(0.133187 / 0.334759) = 0.106671; KD adds
+    (1 - P_t) KL(hat P || hat S) to it (Zhao et al. 2022, eq. 6).
+    """
+    teacher, student = scores(T, T), scores(S, S, target=[0, -1])
+    found = dkd_target(teacher, student, 1.0)
+    assert one(found) == pytest.approx(0.106671, abs=1e-6)
+    entropy = -(0.880797 * math.log(0.880797) + 0.119203 * math.log(0.119203))
+    order = one(nkd_non_target(teacher, student, 1.0)) - entropy
+    whole = one(kd(scores(T), scores(S), 1.0))
+    assert one(found) + 0.133187 * order == pytest.approx(whole, abs=1e-6)
+    same = scores(T)
+    assert gradient(dkd_target(scores(T), same, 2.0), same).abs().max() < 1e-12
+    alone = Scores.of(torch.zeros(1, 2), mask=torch.tensor([[True, False]]))
+    alone = Scores.of(alone.values.requires_grad_(), mask=alone.mask, target=torch.tensor([0]))
+    assert not gradient(dkd_target(alone, alone, 1.0), alone).any()  # nothing to be told from
 
 
 def test_the_right_one_gets_no_gradient_from_the_wrong_ones() -> None:

@@ -138,13 +138,35 @@ def nkd_non_target(
     """
     known = _known(student)
     mask = counting_slots(teacher.mask & student.mask, known)
-    right = torch.zeros_like(mask).scatter(1, student.target.clamp(min=0).unsqueeze(1), True)
+    right = torch.zeros_like(mask).scatter(1, _column(student), True)
     wrong = mask & ~right
     over = wrong if normalized else mask
     p = log_probabilities(teacher.values.detach(), over, temperature).exp()
     q = log_probabilities(student.values, over, temperature)
     rows = -(p * q).masked_fill(~wrong, 0.0).sum(dim=1)
     return RowLoss(temperature**2 * rows, known)
+
+
+def dkd_target(teacher: Scores, student: Scores, temperature: float) -> RowLoss:
+    """temperature^2 KL of the right alternative against all others, (P_t, 1 - P_t) of the teacher
+    from that of the student; of rows with a label.
+
+    Source: Zhao et al. 2022, arXiv:2203.08679, eq. 7: with `nkd_non_target`, which has the gradient
+    of its other term, decoupled distillation.
+    """
+    known = _known(student)
+    mask = counting_slots(teacher.mask & student.mask, known)
+    wrong = mask & ~torch.zeros_like(mask).scatter(1, _column(student), True)
+
+    def split(scores: Scores) -> tuple[Tensor, Tensor]:
+        log = log_probabilities(scores.values, mask, temperature)
+        fill = torch.where(wrong.any(dim=1, keepdim=True), -torch.inf, 0.0)  # as above
+        others = torch.where(wrong, log, fill).logsumexp(dim=1)
+        return _at_target(log, student), others
+
+    (p, p_not), (q, q_not) = split(replace(teacher, values=teacher.values.detach())), split(student)
+    rows = p.exp() * (p - q) + p_not.exp() * (p_not - q_not)
+    return RowLoss(temperature**2 * rows.masked_fill(~wrong.any(dim=1), 0.0), known)
 
 
 def tf_nkd(student: Scores) -> RowLoss:
@@ -176,4 +198,9 @@ def _known(scores: Scores) -> Tensor:
 
 def _at_target(values: Tensor, scores: Scores) -> Tensor:
     """The value in each row's right column, [R]; any where there is none."""
-    return values.gather(1, scores.target.clamp(min=0).unsqueeze(1)).squeeze(1)
+    return values.gather(1, _column(scores)).squeeze(1)
+
+
+def _column(scores: Scores) -> Tensor:
+    """Each row's right column, [R, 1]; the first where there is none."""
+    return scores.target.clamp(min=0).unsqueeze(1)
