@@ -47,7 +47,7 @@ from limbeck.tasks.task import (
     Teachers,
     kinds,
 )
-from limbeck.training import Forward, Measure, Run, Trained, Turn
+from limbeck.training import Forward, Run, Trained, Turn, Validation
 from limbeck.types import Loss, Scores, Signals, Split
 
 PREFIX = "toy:"
@@ -294,7 +294,7 @@ class ToyTask(Task):
             updates,
             settings,
             inputs={"data": self.data.digest},
-            measure=Measure("dev accuracy", value, "student", every, settings.keep),
+            measure=Validation("dev accuracy", value, "student", every, settings.keep),
             parts=parts,
         )
         self.trained.append(trained)

@@ -17,7 +17,7 @@ from limbeck.errors import StageError, StoreError
 from limbeck.objectives.listwise import cross_entropy, distillation_kl
 from limbeck.schedules import linear_warmup_decay
 from limbeck.store import digest_tensors, read_json
-from limbeck.training import Measure, Player, Stage, Turn, frozen_player, train, trained_player
+from limbeck.training import Player, Stage, Turn, Validation, frozen_player, train, trained_player
 from limbeck.types import Loss, Scores, Signals
 from toys import Bag, Batch, Tokens, a_player, a_run, dual_scores, own
 
@@ -76,7 +76,7 @@ def a_stage(source: Tokens | None = None, *, keep="best", dropout=0.3, updates=U
         Turn(forward_second, loss_second, trains=frozenset({"second"}), every=3),
     ]
     players = [student, second, teacher]
-    measure = Measure("norm", falls, "student", every=4, keep=keep)
+    measure = Validation("norm", falls, "student", every=4, keep=keep)
     stage = Stage("train-toy", players, source or Tokens(), turns, updates, measure=measure)
     return replace(stage, **changes)
 

@@ -20,13 +20,13 @@ from limbeck.schedules import cosine, linear_warmup_decay, shared_out, stairs
 from limbeck.settings import Settings
 from limbeck.training import (
     Forward,
-    Measure,
     Player,
     Run,
     Source,
     Stage,
     Trained,
     Turn,
+    Validation,
     train,
     trained_player,
 )
@@ -248,7 +248,7 @@ def train_stage(
     settings: TrainingSettings,
     *,
     inputs: Mapping[str, object],
-    measure: Measure | None,
+    measure: Validation | None,
     parts: Player | None = None,
 ) -> Trained:
     """Train players in place, with their state from earlier stages: one stage of one turn, or of

@@ -10,12 +10,11 @@ from limbeck.training.players import (
     trained_player,
 )
 from limbeck.training.run import Run
-from limbeck.training.stages import Forward, Measure, Scorer, Source, Stage, Turn, forward
+from limbeck.training.stages import Forward, Scorer, Source, Stage, Turn, Validation, forward
 
 __all__ = [
     "Count",
     "Forward",
-    "Measure",
     "Pass",
     "Player",
     "Run",
@@ -24,6 +23,7 @@ __all__ = [
     "Stage",
     "Trained",
     "Turn",
+    "Validation",
     "forward",
     "frozen_copy",
     "frozen_player",

@@ -33,7 +33,7 @@ from limbeck.store import (
 from limbeck.training.passes import Count, Pass
 from limbeck.training.players import Player, load_weights, weights
 from limbeck.training.run import Run
-from limbeck.training.stages import Measure, Stage
+from limbeck.training.stages import Stage, Validation
 from limbeck.types import Makes
 
 STATE = "state.safetensors"
@@ -224,7 +224,7 @@ def _make_embeddings_sparse(player: Player) -> None:
 
 
 def _measure(
-    measure: Measure, run: Run, folder: StageFolder, players: Mapping[str, Player], log: _Log
+    measure: Validation, run: Run, folder: StageFolder, players: Mapping[str, Player], log: _Log
 ) -> None:
     """Measure, say so, and keep the weights when they are the best so far."""
     value = 0.0

@@ -93,9 +93,9 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
-    """Measure of a stage's quality so far. Higher is better; asked every `every` updates and at the
-    end.
+class Validation:
+    """How a stage's quality is measured while it trains. Higher is better; asked every `every`
+    updates and at the end.
 
     `keep` says which weights the stage ends with: the best measured ones, or the last.
     """
@@ -123,7 +123,7 @@ class Stage:
     updates: int
     parts: Player | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
-    measure: Measure | None = None
+    measure: Validation | None = None
     clip: float = 1.0
 
     def __post_init__(self) -> None:

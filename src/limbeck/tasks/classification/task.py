@@ -35,7 +35,7 @@ from limbeck.tasks.fit import Examples as ExamplesSource
 from limbeck.tasks.fit import TrainingSettings, default_updates
 from limbeck.tasks.rows import Rows, RowsSettings
 from limbeck.tasks.task import Checked, Combined, Measured, Task
-from limbeck.training import Measure, Player, Run, Trained, Turn
+from limbeck.training import Player, Run, Trained, Turn, Validation
 from limbeck.types import Makes, Split
 
 ACCURACY = "accuracy"
@@ -255,7 +255,7 @@ class Classification(Task):
 
     def _dev_measure(
         self, settings: TrainingSettings, updates: int, player: Player
-    ) -> Measure | None:
+    ) -> Validation | None:
         if not settings.eval_every(updates) or "dev" not in self.dataset.parts:
             return None
         labels = self.dataset.parts["dev"].labels
@@ -266,7 +266,7 @@ class Classification(Task):
             return float((said.argmax(axis=1) == labels).mean())
 
         every = settings.eval_every(updates)
-        return Measure(f"dev {ACCURACY}", value, player.name, every, settings.keep)
+        return Validation(f"dev {ACCURACY}", value, player.name, every, settings.keep)
 
     def for_recipe(self) -> Self:
         """The same task, with its own record of the models trained on it."""

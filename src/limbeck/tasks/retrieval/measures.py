@@ -23,7 +23,7 @@ from limbeck.similarity import comparable
 from limbeck.tasks.fit import TrainingSettings
 from limbeck.tasks.retrieval.asking import Asking
 from limbeck.teachers import Teacher
-from limbeck.training import Measure, Player
+from limbeck.training import Player, Validation
 from limbeck.types import PassageId, QueryId, Split
 
 DEV_QUERIES = 300  # enough to choose a checkpoint by
@@ -106,7 +106,7 @@ class Measuring(Asking):
 
     def dev_measure(
         self, settings: TrainingSettings, updates: int, player: Player
-    ) -> Measure | None:
+    ) -> Validation | None:
         """nDCG@10 of a player on dev: an encoder's among the pooled candidates and positives of dev
         queries, a ranker's over each query's own candidates, which may lack its positives.
         """
@@ -135,4 +135,4 @@ class Measuring(Asking):
 
         every = settings.eval_every(updates)
         among = "re-ranked" if isinstance(player.model, Ranker) else "pooled"
-        return Measure(f"dev nDCG@10, {among}", value, player.name, every, settings.keep)
+        return Validation(f"dev nDCG@10, {among}", value, player.name, every, settings.keep)
