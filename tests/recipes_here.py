@@ -21,6 +21,12 @@ ALL = registry()
 RECIPES = {name: recipe for name, recipe in ALL.items() if recipe.task == "retrieval"}
 STAGED = [name for name, recipe in RECIPES.items() if recipe.fits]  # fit their own teachers
 
+
+def has_stages(recipe: Recipe) -> bool:
+    """Whether it trains more than once, be it a teacher or the student beforehand."""
+    return bool(recipe.fits) or "warmup_share" in recipe.settings.model_fields
+
+
 USUAL: dict[str, object] = {
     "max_steps": 2,
     "batch_size": 5,

@@ -284,6 +284,7 @@ _MARK = regex.compile(r"\p{M}")
 _MARKED = regex.compile(rf"[{_NOT_APART}\p{{M}}\u00AD\u200C\u200D]")
 _MARKED_ENGLISH = regex.compile(rf"[{_NOT_APART}{_POINTS}]|[\p{{M}}--\p{{Inherited}}]", regex.V1)
 _CLUSTER = regex.compile(r"\X")
+_PIECE = regex.compile(rf"[{_NOT_APART}]\p{{M}}*|[^\s{_NOT_APART}]+")
 # vowel signs that are mostly left out, and the line that stretches a word
 _OPTIONAL = regex.compile(rf"[{_POINTS}\u0640]")
 _JOINERS = regex.compile("[\u200d\u00ad]|(?<!\\p{Arabic})\u200c")  # which change no word
@@ -333,6 +334,18 @@ def spans(text: str, language: str = ENGLISH) -> Iterator[Span]:
         for pair in pairs:
             yield start, start + len(pair)
             start += len(_CLUSTER.match(pair)[0])
+
+
+def pieces(text: str) -> list[Span]:
+    """Spans of a text that together hold all of it but space: what stands between spaces, or single
+    characters (with their marks) where words are not written apart.
+
+    Example:
+        >>> text = "ls -l, 内核"
+        >>> [text[start:end] for start, end in pieces(text)]
+        ['ls', '-l,', '内', '核']
+    """
+    return [found.span() for found in _PIECE.finditer(text)]
 
 
 def _is_plain(text: str, language: str) -> bool:

@@ -19,6 +19,7 @@ from limbeck.objectives.listwise import (
     kl_divergence,
     reverse_kl_divergence,
 )
+from limbeck.objectives.rows import entropy
 from limbeck.types import Scores
 
 S = torch.tensor([[2.0, 1.0, 0.0], [0.5, 1.5, -0.5]])
@@ -330,3 +331,51 @@ def test_a_masked_target_is_refused() -> None:
         cross_entropy(Scores.of(S, mask=mask))
     unweighted = replace(Scores.of(S, mask=mask), weight=torch.tensor([1.0, 0.0]))
     close(cross_entropy(unweighted), 0.407606)
+
+
+# --- ADAM: lists with passages between right and wrong -------------------------------------------
+
+
+def test_dark_examples_spread_the_teachers_distribution() -> None:
+    """Logits 6, -3, -4, -5, and two more at 1 and 2; at temperatures 1 and 4."""
+    clean = torch.tensor([[6.0, -3.0, -4.0, -5.0]])
+    dark = torch.cat([clean, torch.tensor([[1.0, 2.0]])], dim=1)
+    shares = torch.softmax(clean, dim=1)[0].tolist()
+    assert shares == pytest.approx([0.999815, 0.000123, 0.000045, 0.000017], abs=1e-6)
+    found = [float(entropy(Scores.of(each / tau))) for tau in (1, 4) for each in (clean, dark)]
+    assert found == pytest.approx([0.001934, 0.130951, 0.718244, 1.350208], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tau", "value", "gradient"),
+    [
+        (1.0, 0.379738, [-0.421476, 0.308124, 0.113352]),
+        (2.0, 0.488732, [-0.489760, 0.304856, 0.184904]),
+    ],
+)
+def test_the_teacher_stands_first_and_an_empty_slot_changes_nothing(
+    tau: float, value: float, gradient: list[float]
+) -> None:
+    """Teacher 3, 1, 0 and student 1, 1, 0; the reverse is 0.463214. At tau = 2, KL alone is
+    0.122183.
+    """
+    teacher = torch.tensor([[3.0, 1.0, 0.0]])
+    for padded in (False, True):
+        s = torch.tensor([[1.0, 1.0, 0.0]], requires_grad=True)
+        student, known = Scores.of(s), Scores.of(teacher)
+        if padded:
+            mask = torch.tensor([[True, True, True, False]])
+            nothing = torch.full((1, 1), -torch.inf)
+            student = Scores.of(torch.cat([s, nothing], dim=1), mask=mask)
+            known = Scores.of(torch.cat([teacher, nothing], dim=1), mask=mask)
+        found = distillation_kl(known, student, temperature=tau)
+        found.backward()
+        assert found.item() == pytest.approx(value, abs=1e-6)
+        assert s.grad is not None
+        assert s.grad[0].tolist() == pytest.approx(gradient, abs=1e-6)
+        assert float(s.grad.sum()) == pytest.approx(0, abs=1e-6)
+    both = Scores.of(teacher), Scores.of(torch.tensor([[1.0, 1.0, 0.0]]))
+    back = reverse_kl_divergence(*both, teacher_temperature=1.0, student_temperature=1.0)
+    assert float(back) == pytest.approx(0.463214, abs=1e-6)
+    plain = kl_divergence(*both, teacher_temperature=2.0, student_temperature=2.0)
+    assert float(plain) == pytest.approx(0.122183, abs=1e-6)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from limbeck.objectives.rows import weighted_mean
 from limbeck.objectives.weighting import by_confidence, by_entropy, self_paced
 from limbeck.types import Scores
 
@@ -75,3 +76,18 @@ def test_the_weight_minimises_its_regularised_loss() -> None:
     assert objective(best) == pytest.approx(-0.903916, abs=1e-6)
     assert objective(best + 0.05) == pytest.approx(-0.899973, abs=1e-6)
     assert objective(best - 0.05) == pytest.approx(-0.900072, abs=1e-6)
+
+
+def test_by_the_teachers_confidence_only_the_selected_count() -> None:
+    """ADAM: of losses .2, 1, .4, .8 with confidence .95, .4, .8, .6. Divided by all four, they
+    would be 0.05, 0.15, 0.35 and 0.6.
+    """
+    unsure = -torch.log(torch.tensor([0.95, 0.40, 0.80, 0.60]))
+    losses = torch.tensor([0.2, 1.0, 0.4, 0.8])
+    means = {0.9: 0.2, 0.7: 0.3, 0.5: 0.466667, 0.3: 0.6, 0.0: 0.6, 0.99: 0.0}
+    for theta, mean in means.items():
+        threshold = -math.log(theta) if theta else math.inf
+        v = self_paced(unsure, threshold, "hard")
+        assert float(weighted_mean(losses, v)) == pytest.approx(mean, abs=1e-6)
+    sure = torch.tensor([0.0, 1e4])  # of which the second's probability is 0 in fp32
+    assert self_paced(sure, math.inf, "hard").tolist() == [1.0, 1.0]

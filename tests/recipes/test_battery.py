@@ -33,7 +33,7 @@ from limbeck.teachers import (
     load_teacher,
 )
 from limbeck.training import Pass, Run, Stage, Trained, frozen_player, train
-from recipes_here import ALL, RECIPES, beside, fast_settings, settings_to_test
+from recipes_here import ALL, RECIPES, beside, fast_settings, has_stages, settings_to_test
 from retrieval_here import a_task, stage_of
 
 STUDENT = [name for name, recipe in RECIPES.items() if recipe.makes == "student"]
@@ -109,7 +109,7 @@ def test_a_recipe_says_what_it_is(name: str) -> None:
     module = __import__(recipe.function.__module__, fromlist=["_"])
     assert "arXiv:" in module.__doc__
     lines = Path(module.__file__).read_text().splitlines()
-    long = recipe.fits or recipe.data_free  # many stages, or two players that learn
+    long = has_stages(recipe) or recipe.data_free  # many stages, or two players that learn
     assert len(lines) <= (240 if long else 110)  # a page
     assert recipe.needs <= {"labels", "queries", "teacher", "vectors", "dev"}
 
@@ -181,7 +181,7 @@ def fingerprint(stage: Stage, run: Any) -> str:
             ]
         )
     frozen = {p.name: frozen_player(p.name, p.model) for p in stage.everyone}
-    place = {"stage": "s/0", "update": 0, "progress": 0.0, "bytes_per_token": {}}
+    place = {"stage": "s/0", "update": 0, "progress": 0.5, "bytes_per_token": {}}
     [turn] = stage.turns
     with torch.no_grad():
         signals = turn.forward(Pass(run, frozen, frozenset(), **place), stage.source.batch(0))
@@ -254,7 +254,7 @@ def test_every_setting_changes_what_a_stage_does(
         if number:  # what stages were encoded, mined and scored from the same inputs is taken over
             task = replace(task, run=replace(task.run, reuse_from=[tmp_path / "0"]))
         given = arguments(recipe, task, tiny_encoder, teachers, kind)
-        if not recipe.fits:
+        if not has_stages(recipe):
             return [fingerprint(*stage_of(monkeypatch, recipe.function, *given, settings))]
         stages: list[str] = []
         with monkeypatch.context() as patch:

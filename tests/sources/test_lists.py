@@ -185,3 +185,66 @@ def test_the_digest_says_all_that_the_updates_depend_on(changed) -> None:
 def test_no_list_at_all_is_refused() -> None:
     with pytest.raises(DataError, match="no training query with a list"):
         ListSource(QueryLists([]), 1, 2, 0)
+
+
+# --- passages that were made for one list --------------------------------------------------------
+
+
+def with_derived() -> ListSource:
+    """Query 0 has two draws of three passages, of which one slot is empty; query 1 has one draw."""
+    entries = [replace(entry, scores={"t": np.arange(14.0)[: _size(entry)]}) for entry in LISTS[:3]]
+    made = [[[100, 101, -1], [102, 103, 104]], [[105, 106, 107], [-1, -1, -1]]]
+    for place, rows in enumerate(made):
+        derived = np.array(rows)
+        scores = {"t": np.where(derived < 0, np.nan, derived)}
+        entries[place] = replace(entries[place], derived=derived, derived_scores=scores)
+    return ListSource(QueryLists(entries), batch_size=3, list_length=4, seed=0)
+
+
+def _size(entry: QueryList) -> int:
+    return len(entry.positives) + len(entry.pool)
+
+
+def test_what_was_made_for_a_list_comes_after_it_and_in_no_other() -> None:
+    for epoch in range(4):
+        batch = with_derived().batch(epoch)
+        for row, query in enumerate(batch.queries.tolist()):
+            own = batch.lists[row]
+            made = [batch.passages[at] if at >= 0 else -1 for at in own[4:]]
+            expected = {0: [[100, 101, -1], [102, 103, 104]], 1: [[105, 106, 107], [-1] * 3]}
+            assert made == (expected[query][epoch % 2] if query < 2 else [-1] * 3)
+            assert all(batch.passages[at] < 100 for at in own[:4] if at >= 0)
+            scores = [-1 if np.isnan(score) else int(score) for score in batch.scores["t"][row, 4:]]
+            assert scores == made
+
+
+def test_it_is_nobodys_negative() -> None:
+    batch = with_derived().batch(0)
+    assert batch.not_negatives[:, batch.passages >= 100].all()
+    plain = replace(SOURCE, lists=QueryLists(LISTS[:3]), batch_size=3).batch(0)
+    assert (batch.not_negatives[:, batch.passages < 100] == plain.not_negatives).all()
+    assert (batch.passages[batch.passages < 100] == plain.passages).all()
+
+
+def test_the_digest_changes_with_it_alone() -> None:
+    source = with_derived()
+    entries = [replace(entry, derived=np.empty((1, 0), dtype=int)) for entry in source.lists]
+    without = replace(source, lists=QueryLists(entries))
+    assert len({source.digest, without.digest}) == 2
+    bare = [
+        QueryList(e.query, e.query_id, e.positives, e.pool, e.scores, e.not_negatives)
+        for e in entries
+    ]
+    assert replace(source, lists=QueryLists(bare)).digest == without.digest
+
+
+def test_what_is_shown_is_known_before() -> None:
+    source = replace(SOURCE, batch_size=2)
+    assert source.shown(5, 4) == [(place, epoch) for place in range(5) for epoch in range(2)]
+    assert source.shown(5, 1) == [(place, 0) for place in range(5)]
+    for update in range(5):
+        batch = source.batch(update)
+        for row, query in enumerate(batch.queries.tolist()):
+            filled = batch.lists[row][batch.lists[row] >= 0]
+            epoch = (2 * update + row) // 5
+            assert batch.passages[filled].tolist() == source.drawn(query, epoch).tolist()

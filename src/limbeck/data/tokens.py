@@ -79,6 +79,29 @@ class TokenStore:
         return np.diff(self._offsets)
 
 
+class FollowedTokens(TokenStore):
+    """The texts of one store, then those of another; neither is copied."""
+
+    def __init__(self, first: TokenStore, then: TokenStore) -> None:
+        self._first, self._then = first, then
+        self.shortened = first.shortened + then.shortened
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._then)
+
+    def __getitem__(self, index: int) -> NDArray[np.int32]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"text {index} of {len(self)}")
+        index %= len(self)
+        before = len(self._first)
+        return self._first[index] if index < before else self._then[index - before]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The number of tokens of each text, [n] int64."""
+        return np.concatenate([self._first.lengths, self._then.lengths])
+
+
 def tokenize(
     texts: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
@@ -118,6 +141,16 @@ def tokenize_here(
     return TokenStore.of(
         [ids for batch in _batches(texts) for ids in _encode(backend, batch, prompt, side)[0]]
     )
+
+
+def characters_in(text: str, tokenizer: PreTrainedTokenizerBase, tokens: int) -> int:
+    """Number of a text's first characters that its first `tokens` tokens hold."""
+    if text.isascii() and len(text) < tokens:  # a token holds one character at least
+        return len(text)
+    encoding = bare(tokenizer).encode(text, add_special_tokens=False)
+    if len(encoding.ids) <= tokens:
+        return len(text)
+    return int(encoding.offsets[tokens - 1][1])
 
 
 def misread(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, language: str) -> str | None:

@@ -40,6 +40,17 @@ def log_probabilities(values: Tensor, mask: Tensor, temperature: float | Tensor)
     return torch.log_softmax(scaled, dim=1).masked_fill(~mask, 0.0)
 
 
+def entropy(scores: Scores) -> Tensor:
+    """H = -sum_j p_j log p_j in nats, [R], of the softmax of each row's scores; no gradient.
+
+    Example:
+        >>> entropy(Scores.of(torch.tensor([[6.0, -3.0, -4.0, -5.0]])))
+        tensor([0.0019])
+    """
+    log = log_probabilities(scores.values.detach(), scores.mask, 1.0)
+    return -(log.exp() * log).masked_fill(~scores.mask, 0.0).sum(dim=1)
+
+
 def counting_slots(mask: Tensor, weight: Tensor) -> Tensor:
     """The slots of `mask` [R, A] that lie in rows of a weight [R] above 0."""
     return mask & (weight > 0).unsqueeze(1)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from limbeck.objectives.rows import hard, log_probabilities
+from limbeck.objectives.rows import entropy, hard
 from limbeck.types import Scores
 
 Pace = Literal["log", "linear", "hard"]
@@ -42,11 +42,7 @@ def by_entropy(teachers: Sequence[Scores]) -> Tensor:
 
     Source: Kwon et al. 2020, "Adaptive knowledge distillation based on entropy", scaled to sum 1.
     """
-    entropies = []
-    for scores in teachers:
-        log = log_probabilities(scores.values.detach(), scores.mask, 1.0)
-        entropies.append(-(log.exp() * log).masked_fill(~scores.mask, 0.0).sum(dim=1))
-    stacked = torch.stack(entropies)
+    stacked = torch.stack([entropy(scores) for scores in teachers])
     if len(teachers) == 1:
         return torch.ones_like(stacked)
     total = stacked.sum(dim=0).clamp(min=torch.finfo(stacked.dtype).tiny)

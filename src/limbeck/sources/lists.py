@@ -4,7 +4,7 @@ Every training query has a list to draw from: its judged positives, if any, and 
 other candidates. An update takes a number of queries and, for each, a short list: slot 0 holds a
 positive (for an unlabelled query the first of its pool), the others are drawn from the pool
 without replacement, or are its first ones in every epoch. Draws depend on (seed, epoch, query)
-alone.
+alone. After them come passages that were made for this list, if any were.
 
 This module knows no text, no model and no loss.
 """
@@ -34,6 +34,10 @@ class QueryList:
     order, NaN where it was not asked. `not_negatives` are passages that are never its negatives,
     though another query of the update brings them: likely false negatives, and positives of a query
     with its text.
+
+    `derived` are passages made for its lists, which no other list has and which are nobody's
+    negatives, a row for each draw [draws, S], -1 = none; a list of epoch e ends with the row e
+    modulo `draws`. `derived_scores` are as `scores`, [draws, S].
     """
 
     query: int
@@ -42,6 +46,8 @@ class QueryList:
     pool: np.ndarray
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
     not_negatives: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    derived: np.ndarray = field(default_factory=lambda: np.empty((1, 0), dtype=np.int64))
+    derived_scores: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +82,11 @@ class ListBatch:
     """The queries and passages of one update; each distinct passage once.
 
     Shapes: `queries` [B] and `passages` [P], positions in the collection; `lists` [B, L], columns
-    into `passages`, -1 = empty slot; `labelled` [B] bool, slot 0 is a judged positive;
-    `not_negatives` [B, P] bool, this passage is no negative of this query: a judged positive, or
-    what its list names so; `scores` by the name of the teacher, raw scores of the lists [B, L],
-    NaN in empty slots and where it was not asked.
+    into `passages`, -1 = empty slot, those of passages made for a list after all others;
+    `labelled` [B] bool, slot 0 is a judged positive; `not_negatives` [B, P] bool, this passage is
+    no negative of this query: a judged positive, one made for any list, or what its list names so;
+    `scores` by the name of the teacher, raw scores of the lists [B, L], NaN in empty slots and
+    where it was not asked.
     """
 
     queries: np.ndarray
@@ -92,7 +99,8 @@ class ListBatch:
 
 @dataclass(frozen=True, slots=True)
 class ListSource:
-    """Updates of `batch_size` queries with lists of `list_length` passages each.
+    """Updates of `batch_size` queries with lists of `list_length` passages each, and what was made
+    for a list besides.
 
     `order` "ranked" shows every query the same list in every epoch: its first positive, then the
     first of its pool. `start` is how many updates earlier stages made of the same queries: a later
@@ -125,6 +133,7 @@ class ListSource:
                         entry.pool.tolist(),
                         entry.not_negatives.tolist(),
                         {name: scores.tolist() for name, scores in entry.scores.items()},
+                        *_derived(entry),
                     ]
                     for entry in self.lists
                 ],
@@ -148,12 +157,7 @@ class ListSource:
 
     def batch(self, update: int) -> ListBatch:
         """The queries of one update with a freshly drawn list each."""
-        places = update_positions(
-            len(self.lists),
-            self.batch_size,
-            seed=self.seed,
-            update=self.start + update,
-        )
+        places = self._places(update)
         chosen = [self.lists.entries[place] for place in places[:, 0]]
         slots = [
             self._draw(entry, epoch) for entry, epoch in zip(chosen, places[:, 1], strict=True)
@@ -162,8 +166,13 @@ class ListSource:
             np.concatenate([entry.positives, entry.pool])[own]
             for entry, own in zip(chosen, slots, strict=True)
         ]
-        passages = np.unique(np.concatenate(drawn))
-        rows, length = len(drawn), self.list_length
+        draws = [
+            epoch % len(entry.derived) for entry, epoch in zip(chosen, places[:, 1], strict=True)
+        ]
+        made = [entry.derived[draw] for entry, draw in zip(chosen, draws, strict=True)]
+        for_one = np.unique(np.concatenate(made))
+        passages = np.unique(np.concatenate([*drawn, for_one[for_one >= 0]]))
+        rows, length = len(drawn), self.list_length + max(map(len, made))
         lists = np.full((rows, length), -1, dtype=np.int64)
         scores = {
             name: np.full((rows, length), np.nan, dtype=np.float32) for name in self.lists.scored_by
@@ -174,6 +183,13 @@ class ListSource:
             not_negatives[row] = np.isin(passages, np.append(entry.positives, entry.not_negatives))
             for name, values in entry.scores.items():
                 scores[name][row, : len(positions)] = values[own]
+            after = self.list_length + np.flatnonzero(made[row] >= 0)
+            lists[row, after] = np.searchsorted(passages, made[row][made[row] >= 0])
+            for name, values in entry.derived_scores.items():
+                scores[name][row, self.list_length : self.list_length + len(made[row])] = values[
+                    draws[row]
+                ]
+        not_negatives[:, np.isin(passages, for_one)] = True
         return ListBatch(
             queries=np.array([entry.query for entry in chosen], dtype=np.int64),
             passages=passages,
@@ -181,6 +197,25 @@ class ListSource:
             labelled=np.array([len(entry.positives) > 0 for entry in chosen]),
             not_negatives=not_negatives,
             scores=scores,
+        )
+
+    def shown(self, updates: int, draws: int) -> list[tuple[int, int]]:
+        """What the first updates show: places of queries among the lists, and their epoch modulo
+        `draws`, each pair once and in order.
+        """
+        places = np.concatenate([self._places(update) for update in range(updates)])
+        return sorted({(place, epoch % draws) for place, epoch in places.tolist()})
+
+    def drawn(self, place: int, epoch: int) -> np.ndarray:
+        """The list of the query at a place in an epoch, as positions in the collection."""
+        entry = self.lists.entries[place]
+        found: np.ndarray = np.concatenate([entry.positives, entry.pool])[self._draw(entry, epoch)]
+        return found
+
+    def _places(self, update: int) -> np.ndarray:
+        """Places and epochs [B, 2] of the queries of an update."""
+        return update_positions(
+            len(self.lists), self.batch_size, seed=self.seed, update=self.start + update
         )
 
     def _draw(self, entry: QueryList, epoch: int) -> np.ndarray:
@@ -195,3 +230,11 @@ class ListSource:
             return np.concatenate([firsts[:1], others[: length - 1]])
         random = generator(self.seed, epoch, entry.query_id)
         return np.concatenate([draw(firsts, 1, random), draw(others, length - 1, random)])
+
+
+def _derived(entry: QueryList) -> list[object]:
+    """What was made for a query's lists, for a digest; nothing where nothing was."""
+    if not entry.derived.size:
+        return []
+    scores = {name: scores.tolist() for name, scores in entry.derived_scores.items()}
+    return [entry.derived.tolist(), scores]

@@ -1,5 +1,6 @@
 """What a rehearsal counts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import cut_layers
 from limbeck.models.loading import load_encoder
+from limbeck.recipes import find
+from limbeck.settings import parse_settings
+from limbeck.tasks.estimate import RunEstimate
 from limbeck.tasks.retrieval.costs import EncoderSpeeds, Speeds
-from limbeck.tasks.retrieval.rehearsal import Rehearsal
+from limbeck.tasks.retrieval.rehearsal import Rehearsal, Seen
 from limbeck.teachers import CrossTeacher, DualTeacher
 from retrieval_here import a_task
 
@@ -74,3 +78,28 @@ def test_what_was_asked_before_takes_no_time_again(stage: Rehearsal) -> None:
     counts = stage.estimate.stages["encode-base"]
     assert (counts.passages, counts.queries) == (passages, len(queries))
     assert stage.estimate.stages["mine"].searched == len(queries)
+
+
+def test_passages_made_for_training_are_read_and_scored(
+    stage: Rehearsal, tiny_encoder: Encoder, tiny_ranker: Ranker
+) -> None:
+    """Each dark example is tokenised for the student, the teacher is asked about it once, and it is
+    trained on.
+    """
+    recipe, teacher = find("adam"), CrossTeacher("teacher", tiny_ranker)
+    settings = {"max_steps": 4, "batch_size": 6, "list_length": 3, "warmup_share": 0.0}
+    counts = {}
+    for dark in (0, 2):
+        own = replace(stage, estimate=RunEstimate(), seen=Seen())
+        given = parse_settings(recipe.settings, {**settings, "reinforced": 0, "weakened": dark})
+        recipe.function(own, teacher, cut_layers(tiny_encoder, 2), given)
+        stages = own.estimate.stages
+        trained = next(each for name, each in stages.items() if name.startswith("train-"))
+        counts[dark] = (stages["score-teacher"].pairs, stages["tokens"].passages, trained.seconds)
+        assert trained.updates == 4
+    pairs, passages, seconds = (
+        more - less for more, less in zip(counts[2], counts[0], strict=True)
+    )
+    assert 36 <= pairs <= 48  # of 24 lists, some of which lose the same words
+    assert 0 < passages <= pairs  # a text once; both models have one tokenizer
+    assert seconds > 0

@@ -14,9 +14,10 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from limbeck.candidates import Candidates, merge, mine_dense, mine_lexical
-from limbeck.data.collection import Collection, positives
+from limbeck.data.collection import Collection, Texts, positives
+from limbeck.data.derived import DerivedTexts, derived_id
 from limbeck.data.scores import ScoredPairs
-from limbeck.data.tokens import TokenStore, tokenize, tokenizer_digest
+from limbeck.data.tokens import FollowedTokens, TokenStore, tokenize, tokenizer_digest
 from limbeck.models.encoder import Encoder
 from limbeck.similarity import comparable
 from limbeck.store import digest
@@ -34,7 +35,9 @@ class Asking:
     `base` is the encoder that the student is cut from, as a teacher: it mines where no better one
     can. `given` are pairs that others found: candidates besides. `trained` are the stages that
     trained a model on it, in order, and `suffix` ends their names. `bases` are other encoders that
-    teachers are fitted from, by name.
+    teachers are fitted from, by name. `derived` are passages made for training alone: their
+    positions come after the collection's, models read and teachers score them there, and nobody
+    finds, measures or indexes them.
     """
 
     collection: Collection
@@ -45,7 +48,9 @@ class Asking:
     trained: list[Trained] = field(default_factory=list)
     suffix: str = ""
     bases: Mapping[str, DualTeacher] = field(default_factory=dict)
+    derived: Texts = field(default_factory=lambda: Texts([], []))
     _tokens: dict[tuple[str, Role, str], TokenStore] = field(default_factory=dict)
+    _made: dict[tuple[str, str], TokenStore] = field(default_factory=dict)
     _equal: dict[Role, np.ndarray] = field(default_factory=dict)
     _vectors: WeakValueDictionary[tuple[str, str, Role, bytes], np.ndarray] = field(
         default_factory=WeakValueDictionary
@@ -64,6 +69,24 @@ class Asking:
         that train are told apart by the base's name.
         """
         return replace(self, base=base, suffix=f"-{name}")
+
+    def with_derived(self, texts: Sequence[str]) -> Self:
+        """The same task with these passages, each text once, made for training alone."""
+        made = Texts([derived_id(text) for text in texts], list(texts))
+        return replace(self, derived=made, _made={}, _equal={})
+
+    def keep_derived(self, name: str, made: DerivedTexts) -> None:
+        """Keep texts that were made on the way in a stage of this name, to be looked at."""
+        texts = digest(made.frame.rows())
+        stage = self.run.stage(f"{name}-{texts[:8]}", {"texts": texts})
+        if self.run.group.rank == 0 and not stage.complete:
+            made.write(stage.path / "texts.parquet", stage=stage.name)
+            stage.finish(texts=len(made.frame))
+
+    @property
+    def derived_inputs(self) -> dict[str, object]:
+        """The digest of the passages made for training, where there are any."""
+        return {"derived": digest(self.derived.ids)} if len(self.derived) else {}
 
     def positions(self, ids: Sequence[QueryId]) -> np.ndarray:
         """Positions of queries in the collection."""
@@ -101,19 +124,36 @@ class Asking:
         key = (tokenizer_digest(tokenizer), role, prompt)
         if key not in self._tokens:
             texts = self.collection.queries if role == "query" else self.collection.passages
-            folder = self.run.folder / "stages" / "tokens" / f"{role}-{digest(list(key))[:12]}"
-            self._tokens[key] = self.run.made(
-                folder,
-                lambda: tokenize(
-                    texts.texts,
-                    tokenizer,
-                    folder,
-                    stage="tokens",
-                    prompt=prompt,
-                    progress=self.run.progress,
-                ),
-            )
+            name = f"{role}-{digest(list(key))[:12]}"
+            self._tokens[key] = self._tokenized(name, texts, tokenizer, prompt)
         return self._tokens[key]
+
+    def tokens_shown(self, tokenizer: Any, role: Role, prompt: str) -> TokenStore:
+        """A field's tokens, and then those of the passages made for training."""
+        own = self.tokens(tokenizer, role, prompt)
+        if role == "query" or not len(self.derived):
+            return own
+        key = (tokenizer_digest(tokenizer), prompt)
+        if key not in self._made:
+            name = f"derived-{digest([*key, self.derived.ids])[:12]}"
+            made = self._tokenized(name, self.derived, tokenizer, prompt)
+            self._made[key] = FollowedTokens(own, made)
+        return self._made[key]
+
+    def _tokenized(self, name: str, texts: Texts, tokenizer: Any, prompt: str) -> TokenStore:
+        """Tokens of texts by an artefact of the run."""
+        folder = self.run.folder / "stages" / "tokens" / name
+        return self.run.made(
+            folder,
+            lambda: tokenize(
+                texts.texts,
+                tokenizer,
+                folder,
+                stage="tokens",
+                prompt=prompt,
+                progress=self.run.progress,
+            ),
+        )
 
     def tokens_of(self, encoder: Encoder, role: Role) -> TokenStore:
         """A field's tokens as an encoder reads them."""
@@ -234,21 +274,31 @@ class Asking:
             "teacher": teacher.digest,
             "pairs": digest(pairs.tolist()),
             "engine": self.run.engine.key(),
+            **self.derived_inputs,
         }
         name = f"score-{teacher.name}-{digest(inputs)[:8]}"
         folder = self.run.first(lambda: self.run.stage(name, inputs))
         return self.run.first(
             lambda: score_pairs(
                 teacher,
-                self.collection,
+                self._with_passages_made,
                 pairs,
-                self.tokens,
+                self.tokens_shown,
                 folder=folder,
                 store=self.store,
                 engine=self.run.engine,
                 progress=self.run.progress,
             )
         )
+
+    @property
+    def _with_passages_made(self) -> Collection:
+        """The collection with the passages made for training: for a teacher to read."""
+        if not len(self.derived):
+            return self.collection
+        own = self.collection.passages
+        together = Texts([*own.ids, *self.derived.ids], [*own.texts, *self.derived.texts])
+        return replace(self.collection, passages=together)
 
     def query_vectors(self, teacher: Teacher) -> np.ndarray:
         """A dual teacher's vectors of the training queries, by position; zeros elsewhere."""
@@ -262,7 +312,8 @@ class Asking:
     def firsts(self, role: Role) -> np.ndarray:
         """Position of the first query or passage with the same text, for each of them."""
         if role not in self._equal:
-            texts = self.collection.queries if role == "query" else self.collection.passages
+            together = self._with_passages_made
+            texts = together.queries if role == "query" else together.passages
             first: dict[str, int] = {}
             at = [first.setdefault(text, place) for place, text in enumerate(texts.texts)]
             self._equal[role] = np.array(at, dtype=np.int64)

@@ -7,17 +7,24 @@ knows no batch, no model in training and no loss.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Self
 
 import numpy as np
 
 from limbeck.candidates import Candidates
+from limbeck.data.derived import DerivedTexts
 from limbeck.negatives import keep_by_margin, keep_by_rank
 from limbeck.selection import best_positive_rank
 from limbeck.sources import ListSource, QueryList, QueryLists
 from limbeck.tasks.retrieval.asking import Asking, distinct
 from limbeck.teachers import Teacher
 from limbeck.types import QueryId
+
+# A query's id, the number of the draw and the texts of its list, the positive first -> texts of the
+# passages made for it, always as many; None = none in this slot
+Write = Callable[[QueryId, int, Sequence[str]], Sequence[str | None]]
 
 
 class Listing(Asking):
@@ -167,6 +174,62 @@ class Listing(Asking):
             named = {**entry.scores, name: np.array(own, dtype=np.float32)}
             lists.append(replace(entry, scores=named))
         return replace(source, lists=replace(source.lists, entries=lists))
+
+    def derive(
+        self,
+        source: ListSource,
+        updates: int,
+        write: Write,
+        *,
+        name: str,
+        draws: int,
+        teacher: Teacher,
+    ) -> tuple[Self, ListSource]:
+        """The task and the source with passages that are written for the lists which the first
+        updates show, and scored by the teacher under the name `teacher`.
+
+        Of each query at most `draws` lists are written for, those of its first epochs; later epochs
+        show the same again. The texts are kept in a stage of this name.
+        """
+        before, made = len(self.collection.passages), dict[str, int]()
+        texts, places = dict[tuple[str, int], str](), dict[tuple[int, int], np.ndarray]()
+        for place, draw in source.shown(updates, draws):
+            query = source.lists.entries[place].query_id
+            shown = [self.collection.passages.texts[at] for at in source.drawn(place, draw)]
+            written = write(query, draw, shown)
+            places[place, draw] = np.array(
+                [
+                    -1 if text is None else before + made.setdefault(text, len(made))
+                    for text in written
+                ]
+            )
+            for slot, text in enumerate(written):
+                if text is not None:
+                    texts[query, draw * len(written) + slot] = text
+        self.keep_derived(name, DerivedTexts.of(name, texts))
+        task = self.with_derived(list(made))
+        pairs = sorted(
+            {
+                (source.lists.entries[place].query, at)
+                for (place, _), row in places.items()
+                for at in row[row >= 0].tolist()
+            }
+        )
+        said = task.pair_scores(teacher, np.array(pairs, dtype=np.int64).reshape(-1, 2))
+        scores = dict(zip(pairs, said.tolist(), strict=True))
+        width = max(map(len, places.values()))
+        entries = []
+        for place, entry in enumerate(source.lists):
+            derived = np.full((draws, width), -1, dtype=np.int64)
+            for draw in range(draws):
+                if (place, draw) in places:
+                    derived[draw] = places[place, draw]
+            own = [
+                [scores.get((entry.query, at), np.nan) for at in row] for row in derived.tolist()
+            ]
+            found = {"teacher": np.array(own, dtype=np.float32)}
+            entries.append(replace(entry, derived=derived, derived_scores=found))
+        return task, replace(source, lists=replace(source.lists, entries=entries))
 
 
 def _ordered(

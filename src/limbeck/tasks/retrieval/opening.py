@@ -136,6 +136,7 @@ def open_request(config: RunConfig, method: Method) -> RetrievalRequest:
         )
         notes += said
         _check_kinds(method, teachers, given)
+        _check_mask(method, student, given, bases)
     elif method.fits:
         notes.append(f"teacher: {method.name} fits its own")
     else:
@@ -335,6 +336,11 @@ def _check_kinds(method: Method, teachers: Teachers, teacher: Teacher | None) ->
             f"{method.name} asks its teachers about candidates that it finds on the way, and a "
             "file of scores knows its own pairs only. Name a model, or use --recipe kl."
         )
+    if "texts" in method.needs and teacher is not None and teacher.answers is not None:
+        raise ConfigError(
+            f"{method.name} writes passages that the teacher is to score, and a file of scores "
+            "knows its own pairs only. Name a model, or use --recipe kl."
+        )
     fitted = {spec.kind for spec in teachers.specs if spec.fitted}
     if "vectors" in method.needs and (
         fitted - {"dual"} or (teacher is not None and not teacher.in_batch)
@@ -343,6 +349,27 @@ def _check_kinds(method: Method, teachers: Teachers, teacher: Teacher | None) ->
             f"{method.name} needs a teacher with vectors. Use --teacher train:dual, an embedding "
             "model, or --recipe kl, which takes any teacher."
         )
+
+
+def _check_mask(
+    method: Method, student: Encoder, teacher: Teacher | None, bases: Mapping[str, DualTeacher]
+) -> None:
+    """Refuse to mask words where a model does not know the student's mask token.
+
+    Raises:
+        ConfigError: naming both tokens.
+    """
+    if "mask" not in method.needs:
+        return
+    own = student.tokenizer.mask_token
+    models = [student, *(teacher.models() if teacher else ()), *(b.encoder for b in bases.values())]
+    for model in models:
+        theirs = model.tokenizer.mask_token
+        if own is None or theirs != own:
+            raise ConfigError(
+                f"{method.name} masks words of texts that every model reads, and their mask tokens "
+                f"are {own!r} and {theirs!r}. Drop words instead: --set weaken=drop."
+            )
 
 
 def _check_labels(collection: Collection, method: Method, specs: Sequence[TeacherSpec]) -> None:

@@ -14,12 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import polars as pl
 import torch
 
 from limbeck.candidates import Candidates
+from limbeck.data.collection import Texts
+from limbeck.data.derived import DerivedTexts
 from limbeck.data.tokens import tokenizer_digest
 from limbeck.evaluation.measures import Run as Results
 from limbeck.evaluation.table import Cost
@@ -141,17 +144,38 @@ class Rehearsal(Retrieval):
         counts.seconds += passages * (speeds.index + queries * speeds.look_up)
         self.estimate.takes_at_once(speeds.index_bytes * passages)
 
+    def keep_derived(self, name: str, made: DerivedTexts) -> None:
+        """Note the texts, which are written in no time."""
+        self.estimate.stages["tokens"].kept += sum(map(len, made.frame["text"])) / 4
+
+    def with_derived(self, texts: Sequence[str]) -> Self:
+        """The task with these passages, which the student will read."""
+        task = super().with_derived(texts)
+        task._tokenise(self.student, "passage", self.student.prompt("passage"))
+        return task
+
     def _tokenise(self, model: Encoder | Ranker, role: Role, prompt: str) -> None:
-        """Note that a field is turned into tokens, once per tokenizer and prompt."""
-        key = (tokenizer_digest(model.tokenizer), role, prompt)
+        """Note that a field is turned into tokens, once per tokenizer and prompt, and so are the
+        passages made for training.
+        """
+        queries, passages = self.collection.queries, self.collection.passages
+        self._tokenise_texts(model, role, prompt, queries if role == "query" else passages)
+        if role == "passage" and len(self.derived):
+            self._tokenise_texts(model, role, prompt, self.derived)
+
+    def _tokenise_texts(
+        self, model: Encoder | Ranker, role: Role, prompt: str, given: Texts
+    ) -> None:
+        made = str(self.derived_inputs) if given is self.derived else ""
+        key = (tokenizer_digest(model.tokenizer), role, prompt + made)
         if key in self.seen.tokenised:
             return
         self.seen.tokenised.add(key)
-        counts, speeds = self.estimate.stages["tokens"], self.speeds
+        counts, speeds, texts = self.estimate.stages["tokens"], self.speeds, len(given)
         if role == "query":
-            counts.queries += (texts := len(self.collection.queries))
+            counts.queries += texts
         else:
-            counts.passages += (texts := len(self.collection.passages))
+            counts.passages += texts
         counts.seconds += texts * speeds.tokenise
         counts.kept += texts * speeds.nearest(model)[0].tokens[role]
 
@@ -161,9 +185,10 @@ class Rehearsal(Retrieval):
         assert encoder is not None
         self._tokenise(encoder, role, encoder.prompt(role))
         texts = self.collection.passages if role == "passage" else self.collection.queries
-        before = self.seen.read.setdefault(
-            (teacher.digest, role), np.zeros(len(texts), dtype=np.bool_)
-        )
+        key = (teacher.digest, role)
+        before = self.seen.read.get(key, np.zeros(len(texts), dtype=np.bool_))
+        more = max(0, int(at.max(initial=-1)) + 1 - len(before))  # made on the way
+        before = self.seen.read[key] = np.append(before, np.zeros(more, dtype=np.bool_))
         count = int((~before[at]).sum())
         before[at] = True
         counts, known = self.estimate.stages[stage], 0.0

@@ -40,8 +40,8 @@ def cross(task: Asking, name: str, ranker: Ranker) -> Scorer:
     """
 
     def scores(update: Pass, batch: ListBatch) -> dict[str, Scores]:
-        queries = task.tokens(ranker.tokenizer, "query", "")
-        passages = task.tokens(ranker.tokenizer, "passage", "")
+        queries = task.tokens_shown(ranker.tokenizer, "query", "")
+        passages = task.tokens_shown(ranker.tokenizer, "passage", "")
         collator = ranker.collator
         rows, slots = np.nonzero(batch.lists >= 0)
         asked = batch.queries[rows]
@@ -135,7 +135,7 @@ def embed_update(
     positions: np.ndarray,
 ) -> Tensor:
     """A player's vectors of some queries or passages, each text once: [n, D]."""
-    tokens = task.tokens_of(encoder, role)
+    tokens = task.tokens_shown(encoder.tokenizer, role, encoder.prompt(role))
     collator = encoder.collator(role)
     texts, place = distinct(task.firsts(role)[positions])
     lengths = np.array([collator.length(int(n)) for n in tokens.lengths[texts]])
@@ -166,6 +166,11 @@ def _own(values: Tensor, mask: Tensor, batch: ListBatch) -> Scores:
     """Scores of each query's own list, [B, L]: slot 0 is right where it is judged and scored."""
     labelled = torch.from_numpy(batch.labelled).to(values.device)
     return Scores.of(values, mask=mask, target=torch.where(labelled & mask[:, 0], 0, -1))
+
+
+def first_slots(scores: Scores, count: int) -> Scores:
+    """Scores of the first slots of each query's own list: without the passages made for it."""
+    return replace(scores, values=scores.values[:, :count], mask=scores.mask[:, :count])
 
 
 def logits_of(scores: Scores, temperature: float) -> Scores:

@@ -150,6 +150,7 @@ class Retrieval(Listing, Measuring, Task):
             inputs={
                 "collection": self.collection.digest,
                 **({"candidates": [each.digest for each in self.given]} if self.given else {}),
+                **self.derived_inputs,
             },
             measure=self.dev_measure(settings, updates, players[0]),
             parts=parts,
