@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from collections_here import made_up
+
 from .conftest import Invoke
 
 
@@ -63,3 +65,31 @@ def test_a_folder_that_is_not_there_is_one_message(invoke: Invoke, tmp_path: Pat
     assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr.startswith("limbeck: ")
+
+
+def test_dark_examples_are_shown_with_a_page(
+    invoke: Invoke, tmp_path: Path, tiny_encoder_folder: Path
+) -> None:
+    data = made_up().write(tmp_path / "data")
+    given = ["data", "dark", data, "--teacher", tiny_encoder_folder]
+    given += ["--store", tmp_path / "store", "--precision", "fp32", "--backend", "torch"]
+    result = invoke(*given, "--out", tmp_path / "dark.html")
+    assert result.exit_code == 0, result.stderr
+    assert "weakened positive above reinforced negative: in " in result.stdout
+    assert "reinforced negative (" in (tmp_path / "dark.html").read_text()
+    found = json.loads(invoke(*given, "--json").stdout)
+    assert found["lines"] == [
+        line for line in result.stdout.splitlines() if not line.startswith("warning")
+    ]
+    result = invoke(*given, "--out", tmp_path / "dark.png")
+    assert result.exit_code == 2
+    assert "ends in .html" in result.stderr
+
+
+def test_dark_examples_need_passages_and_a_model(invoke: Invoke, tmp_path: Path) -> None:
+    data = made_up()
+    scores = tmp_path / "s.trec"
+    scores.write_text(f"{next(iter(data.queries))} Q0 {next(iter(data.corpus))} 1 0.5 x\n")
+    result = invoke("data", "dark", data.write(tmp_path / "data"), "--teacher", f"scores:{scores}")
+    assert result.exit_code == 2
+    assert "dark examples are new passages" in result.stderr

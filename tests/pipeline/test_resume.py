@@ -15,9 +15,11 @@ import pytest
 from collections_here import made_up
 from limbeck import pipeline
 from limbeck.errors import ConfigError, StoreError
+from limbeck.recipes import find
 from limbeck.record import read_record
 from limbeck.store import digest_folder, read_json
 from processes import SHARD_QUERIES, distil_in_child, work_in
+from recipes_here import fast
 
 from .conftest import FAST, Finished, Invoke
 
@@ -147,6 +149,31 @@ def test_several_teachers_are_killed_while_they_are_asked_and_scaled(
         if kind_of(label) == "score":  # a reader's batch is of passages, with all pairs of each
             lost = 3 * AT_MOST["score"] if label.endswith("model-3") else done[0][label] // 2
             assert done[0][label] <= units <= done[0][label] + lost, label
+
+
+def test_passages_made_on_the_way_are_asked_about_once(
+    whole: Whole, tmp_path: Path, tiny_ranker_folder: Path
+) -> None:
+    """Killed while the teacher scores candidates and what was made of them, and in both stages."""
+    settings = {**fast(find("adam")), "max_steps": 10, "save_steps": CHECKPOINT_EVERY}
+    given = {"recipe": "adam", "teacher": str(tiny_ranker_folder), "settings": settings}
+    outs = [tmp_path / "whole", tmp_path / "killed"]
+    arguments = [
+        {**whole.arguments, **given, "out": out, "store": tmp_path / f"{out.name}-store"}
+        for out in outs
+    ]
+    ledgers = [tmp_path / f"{out.name}-ledger" for out in outs]
+    assert distil_in_child(arguments[0], ledgers[0]) == 0
+    kills = ("score:3", "train:2", "score:9", "score:12", "train:3")
+    for kill in kills:
+        assert distil_in_child(arguments[1], ledgers[1], kill_at=kill) == KILLED, kill
+    assert distil_in_child(arguments[1], ledgers[1]) == 0
+    assert digest_folder(outs[1] / "student") == digest_folder(outs[0] / "student")
+    done = [work_in(ledger) for ledger in ledgers]
+    scored = [
+        sum(units for label, units in work.items() if kind_of(label) == "score") for work in done
+    ]
+    assert scored[0] <= scored[1] <= scored[0] + len(kills) * AT_MOST["score"]
 
 
 def test_the_ledger_counts_all_kinds_of_work(whole: Whole) -> None:

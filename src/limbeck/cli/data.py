@@ -39,6 +39,34 @@ def check(
         raise typer.Exit(DataError.exit_code)
 
 
+@app.command("dark")
+@options.run_options(
+    *("seed", "store", "backend", "precision", "workers", "drop_unknown_judgements", "language")
+)
+def dark(
+    data: options.Data,
+    teacher: Annotated[
+        str, typer.Option("--teacher", help="The model that is asked: a folder or hub name.")
+    ],
+    run: dict[str, Any],
+    out: Annotated[
+        Path | None, typer.Option(help="A page (.html) with the histogram.", dir_okay=False)
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show where a teacher puts passages that are made between right and wrong."""
+    from limbeck.cli.progress import on_stderr
+    from limbeck.pipeline.darkness import show_dark
+
+    with on_stderr() as progress:
+        found = show_dark(data, teacher, out=out, **run, progress=progress)
+    if as_json:
+        print_json({"lines": found.lines(), "warning": found.warning})
+        return
+    warning = [] if found.warning is None else [f"warning: {found.warning}"]
+    typer.echo("\n".join([*found.lines(), *warning]))
+
+
 @app.command("convert")
 @options.run_options("drop_unknown_judgements")
 def convert(

@@ -35,11 +35,11 @@ class Dark:
     or `mask` stands for each of them.
     """
 
-    reinforced: int
-    weakened: int
-    mixed: tuple[float, float]
-    dropped: tuple[float, float]
-    seed: int
+    reinforced: int = 4
+    weakened: int = 4
+    mixed: tuple[float, float] = (0.2, 0.5)
+    dropped: tuple[float, float] = (0.3, 0.7)
+    seed: int = 0
     mask: str | None = None
 
     def examples(

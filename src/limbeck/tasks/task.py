@@ -389,6 +389,14 @@ class TaskKind(ABC):
             ConfigError, DataError, ModelError: when it cannot be used.
         """
 
+    def place_dark(self, task: Any, teacher: Any, seed: int) -> Any:
+        """Where a teacher puts dark examples: its `scores` by role, `lines` and a `warning`.
+
+        Raises:
+            ConfigError: where it cannot be asked about them, or there are none.
+        """
+        raise ConfigError(f"Dark examples are written of passages, and {self.name} has none.")
+
     @abstractmethod
     def fit_budget(
         self,

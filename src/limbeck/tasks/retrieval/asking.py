@@ -77,9 +77,11 @@ class Asking:
 
     def keep_derived(self, name: str, made: DerivedTexts) -> None:
         """Keep texts that were made on the way in a stage of this name, to be looked at."""
+        if self.run.group.rank:
+            return
         texts = digest(made.frame.rows())
         stage = self.run.stage(f"{name}-{texts[:8]}", {"texts": texts})
-        if self.run.group.rank == 0 and not stage.complete:
+        if not stage.complete:
             made.write(stage.path / "texts.parquet", stage=stage.name)
             stage.finish(texts=len(made.frame))
 

@@ -13,6 +13,7 @@ from limbeck.config import Loaded, RunConfig
 from limbeck.config.teacher_spec import KINDS
 from limbeck.data.check import Report, check
 from limbeck.data.collection import Collection
+from limbeck.data.dark import Dark
 from limbeck.data.labelled import holds_labelled
 from limbeck.data.reading import LAYOUTS, complete, looks_like_collection
 from limbeck.errors import ConfigError
@@ -23,12 +24,13 @@ from limbeck.models.loading import OFFLINE, load_encoder
 from limbeck.settings import Settings
 from limbeck.tasks.fit import BudgetPlan
 from limbeck.tasks.retrieval.budget import fit_budget
+from limbeck.tasks.retrieval.dark import Placed, place_dark
 from limbeck.tasks.retrieval.opening import (
     RetrievalRequest,
     open_request,
     prompt_notes,
 )
-from limbeck.tasks.retrieval.task import ShownSettings
+from limbeck.tasks.retrieval.task import Retrieval, ShownSettings
 from limbeck.tasks.task import Layout, Method, TaskKind, Teachers
 from limbeck.teachers import Teacher, load_teacher
 from limbeck.types import Progress
@@ -90,6 +92,15 @@ class RetrievalKind(TaskKind):
         notes = prompt_notes("model", model, base) if teacher.first_stage else []
         opened = RetrievalRequest(config, data, base, Teachers(), teacher, tuple(notes), data, base)
         return opened, teacher
+
+    def place_dark(self, task: Retrieval, teacher: Teacher, seed: int) -> Placed:
+        """The teacher's scores of positives, dark examples and mined candidates."""
+        if teacher.answers is not None:
+            raise ConfigError(
+                f"{teacher.name} knows scores of the pairs in a file only, and dark examples are "
+                "new passages. Name a model."
+            )
+        return place_dark(task, teacher, Dark(seed=seed))
 
     def data_of(self, run: Path) -> Any:
         """The collection of a run, read again."""
