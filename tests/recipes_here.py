@@ -6,6 +6,7 @@ A recipe that the usual ones do not suit says so beside its own tests. The share
 `FAST`: settings of a run of a moment, beside the usual ones.
 `ALL_COUNT`: settings with which each setting changes what a stage does, where `FAST` is too small.
 `OTHERWISE`: another value of a setting, where any other value would change nothing.
+`ELSEWHERE`: settings that are seen to count by a test of its own.
 `KILLS`: writes that a run is killed at besides the usual ones, where it makes them while it trains.
 """
 
@@ -19,13 +20,18 @@ from limbeck.settings import Settings, parse_settings
 ALL = registry()
 # those that learn from passages and queries; others have tests beside their task's
 RECIPES = {name: recipe for name, recipe in ALL.items() if recipe.task == "retrieval"}
-STAGED = [name for name, recipe in RECIPES.items() if recipe.fits]  # fit their own teachers
 
 
 def has_stages(recipe: Recipe) -> bool:
     """Whether it trains more than once, be it a teacher or the student beforehand."""
     return bool(recipe.fits) or "warmup_share" in recipe.settings.model_fields
 
+
+# of several stages without a teacher given, and those of them that fit their own
+STAGED = [
+    name for name, recipe in RECIPES.items() if has_stages(recipe) and "teacher" not in recipe.needs
+]
+FITTING = [name for name, recipe in RECIPES.items() if recipe.fits]
 
 USUAL: dict[str, object] = {
     "max_steps": 2,
@@ -48,7 +54,7 @@ def beside(name: str, what: str, otherwise: Any) -> Any:
 
 def fast(recipe: Recipe, **changes: object) -> dict[str, object]:
     """Settings for a run of a moment; of `changes`, those that the recipe has."""
-    usual = {**USUAL, **(USUAL_STAGED if recipe.fits else {})}
+    usual = {**USUAL, **(USUAL_STAGED if recipe.name in STAGED else {})}
     given = {**usual, **beside(recipe.name, "FAST", {}), **changes}
     return {key: value for key, value in given.items() if key in recipe.settings.model_fields}
 
@@ -68,6 +74,8 @@ def settings_to_test() -> dict[str, list[str]]:
     for name in sorted(trained, key=lambda name: (name in STAGED, name)):
         cls = RECIPES[name].settings
         for setting in cls.model_fields:
+            if setting in beside(name, "ELSEWHERE", ()):
+                continue
             declared = next(c for c in cls.__mro__ if setting in vars(c).get("__annotations__", {}))
             if (declared, setting) not in seen:
                 seen.add((declared, setting))

@@ -75,3 +75,16 @@ def test_draws_without_weights_are_uniform() -> None:
     for query in range(4000):
         counts[draw(np.arange(4), 1, generator(0, 0, QueryId(str(query))))] += 1
     assert np.abs(counts - 1000).max() < 4.5 * 27.4
+
+
+def test_copies_make_a_draw_likelier_and_never_double() -> None:
+    """First draws from copies 2, 1, 1 are 0 half of the time; then 1 of 2 as the rest stands."""
+    pool, copies = np.arange(3), np.array([2, 1, 1])
+    drawn = [draw(pool, 2, generator(0, at, QueryId("q")), copies) for at in range(4000)]
+    firsts = np.bincount([own[0] for own in drawn]) / 4000
+    assert firsts == pytest.approx([0.5, 0.25, 0.25], abs=0.03)
+    assert all(len(set(own.tolist())) == 2 for own in drawn)
+    both = np.mean([0 in own for own in drawn])
+    assert both == pytest.approx(0.5 + 0.5 * 2 / 3, abs=0.03)
+    once = draw(pool, 3, generator(0, 1, QueryId("q")), np.ones(3, dtype=np.int64))
+    assert once.tolist() == draw(pool, 3, generator(0, 1, QueryId("q"))).tolist()

@@ -230,3 +230,14 @@ def test_no_query_finds_its_own_passage() -> None:
             kept = expected[1][0] > -np.inf
             assert found[row].tolist() == np.where(kept, expected[0][0], -1).tolist()
             np.testing.assert_allclose(scores[row], expected[1][0], rtol=1e-6)
+
+
+def test_scores_of_pairs_are_those_of_a_search() -> None:
+    index = BM25.build(TEXTS)
+    queries = [*TEXTS[:3], "nothing of this"]
+    found, scores = index.search(queries, k=len(TEXTS))
+    asked = [np.arange(len(TEXTS))[::-1]] * 4
+    for own, positions, values in zip(index.scores(queries, asked), found, scores, strict=True):
+        wanted = np.zeros(len(TEXTS), dtype=np.float32)
+        wanted[positions[positions >= 0]] = values[positions >= 0]
+        np.testing.assert_array_equal(own, wanted[::-1])

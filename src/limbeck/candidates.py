@@ -1,6 +1,6 @@
 """Which passages could answer each query, and who found them?
 
-`mine_lexical` and `mine_dense` search in blocks of queries and write each block as one shard, so a
+`mine_lexical`, `mine_sparse` and `mine_dense` search in blocks of queries and write each block as one shard, so a
 killed mining goes on after the last whole shard. A query's own passage is never its candidate.
 `merge` puts several pools into one, by rank, and keeps what every source said. Files carry ids
 beside positions; ids count when they are read.
@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 from limbeck.data.collection import Collection, Texts
 from limbeck.errors import StoreError
 from limbeck.language import LANGUAGES, known
-from limbeck.search import BM25, Positions, Vectors, search_dense, search_others
+from limbeck.search import (
+    BM25,
+    Positions,
+    Vectors,
+    search_dense,
+    search_others,
+    search_weights,
+)
 from limbeck.store import StageFolder, damaged, digest, read_parquet, write_parquet
 from limbeck.types import Progress, Silent
 
@@ -206,6 +213,38 @@ def mine_lexical(
 
     settings = {"language": LANGUAGES[known(collection.language)].name}
     job = _Job(collection, queries, "bm25", depth, shard_queries, settings)
+    return _mine(job, folder, prepare, progress or Silent())
+
+
+def mine_sparse(
+    collection: Collection,
+    queries: Positions,
+    weigh: Callable[[], tuple[Any, Any]],
+    *,
+    source: str,
+    depth: int,
+    made_by: Mapping[str, object],
+    folder: Path,
+    shard_queries: int = SHARD_QUERIES,
+    progress: Progress | None = None,
+) -> Candidates:
+    """The `depth` passages of each query with the largest dot products of weights of words, under
+    the name `source`.
+
+    `weigh` gives the weights as csr_arrays, [Q, words] row-aligned with `queries` (positions in the
+    collection) and [N, words] with all passages; they are not kept, and asked for only while shards
+    are missing. `made_by` is what they depend on besides the texts. `folder` as in `mine_lexical`.
+
+    Raises:
+        StoreError: when the folder belongs to another mining, is damaged or cannot be written.
+    """
+
+    def prepare() -> _Search:
+        asked, passages = weigh()
+        postings = passages.T.tocsr()
+        return lambda block, k: search_weights(asked[block], postings, k)
+
+    job = _Job(collection, queries, source, depth, shard_queries, made_by)
     return _mine(job, folder, prepare, progress or Silent())
 
 

@@ -36,7 +36,7 @@ from limbeck.models.probing import (
     reading_rates,
     training_rates,
 )
-from limbeck.models.reading import Reader, Reading
+from limbeck.models.reading import Reader, Reading, SparseReader
 from limbeck.models.workers import workers
 from limbeck.types import Progress, Role, Silent
 
@@ -439,6 +439,43 @@ def compare_readings(
                     f"{passage}. Check its weights, or use --precision fp32."
                 )
             yield rows, scores
+
+
+def weigh_words(
+    reader: SparseReader,
+    texts: Sequence[str],
+    positions: Positions,
+    role: Role,
+    engine: Engine,
+    *,
+    progress: Progress | None = None,
+) -> Any:
+    """The weights that a sparse encoder gives to words in the texts at `positions`: a
+    `scipy.sparse.csr_array` [n, words] of float32. It runs in torch, whatever the engine's backend.
+
+    Raises:
+        ScoreError: when a weight is not finite.
+    """
+    from scipy.sparse import csr_array
+
+    engine = engine.training()
+    readings: dict[int, Reading] = {}
+    told = (progress or Silent()).task("weigh words", len(positions), "texts")
+    with told as advance, _running(reader, engine):
+        for batch in read_plan(texts, positions, reader, engine.max_batch_tokens):
+            found = _read(reader, [texts[at] for at in batch], role, engine)
+            readings |= dict(zip(batch.tolist(), found, strict=True))
+            advance(len(batch))
+    rows = [readings[at] for at in positions.tolist()]
+    weights = np.concatenate([np.zeros(0, np.float32), *(row.numpy() for _, row in rows)])
+    if not np.isfinite(weights).all():
+        raise ScoreError(
+            f"The sparse encoder gave a {role} a weight that is not finite. Check its weights, or "
+            "use --precision fp32."
+        )
+    places = np.concatenate([np.zeros(0, np.int64), *(at.numpy() for at, _ in rows)])
+    offsets = np.cumsum([0, *(len(at) for at, _ in rows)])
+    return csr_array((weights, places, offsets), shape=(len(rows), reader.words))
 
 
 def _compared_with(

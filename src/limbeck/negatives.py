@@ -49,8 +49,18 @@ def generator(seed: int, round_: int, query: QueryId) -> np.random.Generator:
 
 
 def draw(
-    pool: NDArray[np.integer[Any]], count: int, generator: np.random.Generator
+    pool: NDArray[np.integer[Any]],
+    count: int,
+    generator: np.random.Generator,
+    copies: NDArray[np.integer[Any]] | None = None,
 ) -> NDArray[np.integer[Any]]:
-    """Up to `count` members of the pool without replacement, all alike, in the order drawn."""
+    """Up to `count` members of the pool without replacement, in the order drawn: all alike, or each
+    as if it stood there in so many `copies` [n], of which the first that is drawn takes the others
+    away.
+
+    Source: Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir".
+    """
     waits = generator.exponential(size=len(pool))
+    if copies is not None:
+        waits /= copies
     return pool[np.argsort(waits, kind="stable")[:count]]

@@ -1,9 +1,9 @@
 """Which passages come first for a query, by words or by vectors?
 
-`BM25` searches by words (`limbeck.language` finds them, bm25s weighs them), `search_dense` by
-inner products, exactly. Both give positions and scores, best first, and break ties by position, so
-the same input always gives the same list. Slots without a passage hold position -1 (and score
--inf): look at the position, never at the score.
+`BM25` searches by words (`limbeck.language` finds them, bm25s weighs them), `search_weights` by
+words that a model weighed, `search_dense` by inner products, exactly. All give positions and
+scores, best first, and break ties by position, so the same input always gives the same list. Slots
+without a passage hold position -1 (and score -inf): look at the position, never at the score.
 
 This module knows no ids, no collection, no model and no file.
 """
@@ -11,8 +11,9 @@ This module knows no ids, no collection, no model and no file.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -103,47 +104,88 @@ class BM25:
         Returns: positions [Q, k] int32 and scores [Q, k], best first, equal scores by position;
         -1 and -inf where a query meets fewer than k passages.
         """
-        _check_depth(k)
-        positions = np.full((len(queries), k), -1, dtype=np.int32)
-        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        asked = [Counter(self._known(query)) for query in queries]
-        lengths = np.diff(self.postings.indptr)
-        with (progress or Silent()).task("search by words", len(queries), "queries") as advance:
-            start = 0
-            while start < len(asked):
-                stop = start + 1
-                work = sum(int(lengths[term]) for term in asked[start])
-                while stop < len(asked):
-                    work += sum(int(lengths[term]) for term in asked[stop])
-                    if work > _POSTINGS_AT_ONCE:
-                        break
-                    stop += 1
-                block = self._score(asked[start:stop])
-                for row in range(stop - start):
-                    inside = slice(block.indptr[row], block.indptr[row + 1])
-                    found, values = _cut(block.indices[inside], block.data[inside], k)
-                    positions[start + row, : len(found)] = found
-                    scores[start + row, : len(found)] = values
-                advance(stop - start)
-                start = stop
-        return positions, scores
+        return search_weights(self._asked(queries), self.postings, k, progress=progress)
 
-    def _known(self, query: str) -> list[int]:
-        """The numbers of a query's terms, those that no passage holds left out."""
-        known = (self.vocabulary.get(term) for term in self.words.of(query))
-        return [number for number in known if number is not None]
+    def scores(self, queries: Sequence[str], passages: Sequence[Positions]) -> list[Vectors]:
+        """The score of each query with each of its passages, a list of positions per query; 0 where
+        they share no term.
 
-    def _score(self, asked: Sequence[Counter[int]]) -> Any:
-        """Scores of every passage met, as a csr_array [queries, passages]."""
+        Example:
+            >>> index = BM25.build(["copy a file", "list open ports", "copying files"])
+            >>> index.scores(["copy ports"], [np.array([1, 0])])[0].round(3)
+            array([0.399, 0.227], dtype=float32)
+        """
+        of_all = np.zeros(self.postings.shape[1], dtype=np.float32)
+        found: list[Vectors] = []
+        for own, (met, values) in zip(
+            passages, _met(self._asked(queries), self.postings), strict=True
+        ):
+            of_all[met] = values
+            found.append(of_all[own])
+            of_all[met] = 0.0
+        return found
+
+    def _asked(self, queries: Sequence[str]) -> Any:
+        """How often each query has each term that a passage holds: csr_array [queries, terms]."""
         from scipy.sparse import csr_array
 
+        asked = [
+            Counter(
+                number
+                for term in self.words.of(query)
+                if (number := self.vocabulary.get(term)) is not None
+            )
+            for query in queries
+        ]
         offsets = np.cumsum([0, *(len(counts) for counts in asked)])
         terms = np.array([term for counts in asked for term in sorted(counts)], dtype=np.int32)
         times = np.array(
             [counts[term] for counts in asked for term in sorted(counts)], dtype=np.float32
         )
-        shape = (len(asked), self.postings.shape[0])
-        return csr_array((times, terms, offsets), shape=shape) @ self.postings
+        return csr_array((times, terms, offsets), shape=(len(asked), self.postings.shape[0]))
+
+
+def search_weights(
+    asked: Any, postings: Any, k: int, *, progress: Progress | None = None
+) -> tuple[Positions, Vectors]:
+    """The k passages with the largest dot products of weights of words, of those that share a word.
+
+    Shapes: csr_arrays of float32, `asked` [queries, words] and `postings` [words, passages].
+    Returns: positions and scores as `BM25.search`.
+
+    Example:
+        >>> from scipy.sparse import csr_array
+        >>> passages = csr_array(np.array([[1, 0], [0, 2], [3, 0]], dtype=np.float32))
+        >>> asked = csr_array(np.array([[1, 0]], dtype=np.float32))
+        >>> search_weights(asked, passages.T.tocsr(), 2)[0].tolist()
+        [[2, 0]]
+    """
+    _check_depth(k)
+    count = asked.shape[0]
+    positions = np.full((count, k), -1, dtype=np.int32)
+    scores = np.full((count, k), -np.inf, dtype=np.float32)
+    with (progress or Silent()).task("search by words", count, "queries") as advance:
+        for row, (met, values) in enumerate(_met(asked, postings)):
+            found, best = _cut(met, values, k)
+            positions[row, : len(found)] = found
+            scores[row, : len(found)] = best
+            advance(1)
+    return positions, scores
+
+
+def _met(asked: Any, postings: Any) -> Iterator[tuple[Positions, Vectors]]:
+    """Every passage that each query shares a word with, and its score, query after query; so many
+    at once as work space allows.
+    """
+    work = np.concatenate([[0], np.cumsum(np.diff(postings.indptr)[asked.indices])])
+    done, start = work[asked.indptr], 0  # postings of all queries before each one
+    while start < asked.shape[0]:
+        most = int(np.searchsorted(done, done[start] + _POSTINGS_AT_ONCE, side="right")) - 1
+        stop = max(start + 1, most)
+        block = asked[start:stop] @ postings
+        for first, last in pairwise(block.indptr.tolist()):
+            yield block.indices[first:last], block.data[first:last]
+        start = stop
 
 
 def search_others(

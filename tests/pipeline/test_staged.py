@@ -1,4 +1,6 @@
-"""Whole runs of every recipe that fits its own teachers: what they leave, survive, and refuse."""
+"""Whole runs of every recipe of several stages, and of those that fit their own teachers: what they
+leave, survive, and refuse.
+"""
 
 import json
 import re
@@ -16,7 +18,7 @@ from limbeck.models.loading import load_encoder, load_ranker
 from limbeck.store import digest_folder, read_json
 from limbeck.teachers import load_teacher
 from processes import distil_in_child, launched
-from recipes_here import RECIPES, STAGED, beside
+from recipes_here import FITTING, RECIPES, STAGED, beside
 
 from .conftest import Invoke, Staged, metrics_of, staged_settings
 
@@ -58,7 +60,7 @@ def trained_in(out: Path) -> list[str]:
     return [at.name for at in sorted(stages, key=lambda at: read_json(at / "done.json")["place"])]
 
 
-@pytest.mark.parametrize("recipe", STAGED)
+@pytest.mark.parametrize("recipe", FITTING)
 def test_the_teacher_is_left_shown_and_told_of(done: Callable[[str], Done], recipe: str) -> None:
     run = done(recipe)
     models = [row["model"] for row in run.result.rows]
@@ -82,7 +84,7 @@ def test_the_page_shows_stages_in_the_order_in_which_they_trained(
 ) -> None:
     page = (done(recipe).out / "report.html").read_text()
     names = re.findall(r"<h3[^>]*>(train-[\w-]+)<", page)
-    assert len(names) > 4
+    assert len(names) > (4 if recipe in FITTING else 1)
     assert names == trained_in(done(recipe).out)
 
 
@@ -167,8 +169,10 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(
         }
     assert code == 0
     trained = trained_in(whole.out)
-    assert len(fell & set(trained[len(trained) // 2 :])) > 1, fell
-    for name in ("student", "teacher", "baselines"):
+    later = set(trained[len(trained) // 2 :])
+    assert len(fell & later) >= min(2, len(later)), fell
+    models = ("student", "teacher", "baselines") if recipe in FITTING else ("student", "baselines")
+    for name in models:
         assert digest_folder(tmp_path / "run" / name) == digest_folder(whole.out / name)
     notes = read_json(tmp_path / "run" / "metrics.json")["notes"]
     assert without_limit(notes) == without_limit(whole.result.notes)
@@ -214,7 +218,7 @@ def kinds_of(recipe: str) -> tuple[str, ...]:
     return RECIPES[recipe].takes or tuple(KINDS)
 
 
-@pytest.mark.parametrize("recipe", STAGED)
+@pytest.mark.parametrize("recipe", FITTING)
 def test_a_teacher_is_fitted_for_it_from_any_base(
     done: Callable[[str], Done], recipe: str, tiny_other_folder: Path, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ from limbeck.pipeline.reporting import PAGE as RUN_PAGE
 from limbeck.pipeline.request import validate
 from limbeck.recipes import find_preset
 from limbeck.record import RECORD, check_same_run, check_writable, environment, read_record
+from limbeck.settings import parse_settings
 from limbeck.store import LEFT, read_json, write_json, write_text
 from limbeck.types import Logged, Progress
 
@@ -507,8 +508,10 @@ def _about(seconds: float | None) -> str:
 
 
 def _fits_its_own(system: str) -> bool:
-    """Whether a recipe fits its own teachers, and is not given the one of the bench."""
-    return bool(find_preset(system)[0].fits)
+    """Whether a recipe fits or has its own teachers, and is not given the one of the bench."""
+    recipe, preset = find_preset(system)
+    needs = recipe.needs | parse_settings(recipe.settings, preset).needs
+    return bool(recipe.fits or recipe.takes) and "teacher" not in needs
 
 
 def _folder(system: str, seed: int) -> str:

@@ -107,6 +107,11 @@ class SparseReader(Reader):
         """The dot product of weights, or their cosine."""
         return "cosine" if self.model.similarity_fn_name == "cosine" else "dot"
 
+    @property
+    def words(self) -> int:
+        """Number of words that a weight is given to."""
+        return int(self.model.get_embedding_dimension())
+
     def config_digest(self) -> str:
         """Digest of the configuration, and of how many words of a text may count."""
         return digest([super().config_digest(), self.model.max_active_dims])

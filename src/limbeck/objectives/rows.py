@@ -56,6 +56,18 @@ def counting_slots(mask: Tensor, weight: Tensor) -> Tensor:
     return mask & (weight > 0).unsqueeze(1)
 
 
+def without_target(scores: Scores) -> Scores:
+    """The scores with the right column of each row masked, where it is known.
+
+    Example:
+        >>> without_target(Scores.of(torch.tensor([[2.0, 1.0]]))).mask
+        tensor([[False,  True]])
+    """
+    right = torch.zeros_like(scores.mask).scatter(1, scores.target.clamp(min=0).unsqueeze(1), True)
+    known = (scores.target >= 0).unsqueeze(1)
+    return replace(scores, mask=scores.mask & ~(right & known))
+
+
 def weighted_mean(rows: Tensor, weight: Tensor) -> Tensor:
     """The mean of `rows` [R] under `weight` [R]; 0, still with a (zero) gradient, when no row
     counts.

@@ -77,7 +77,9 @@ class Recipe:
 
     `fits` are the kinds of teacher that a student's recipe fits itself, by default and in order.
     Such a recipe also takes a given teacher, of the kinds that it `takes` (none = any kind), or
-    None, and says with `RecipeResult` what became of them. `withstands`: the recipe is made for
+    None, and says with `RecipeResult` what became of them. One that fits none and does without a
+    teacher may take a given one, too, of the kinds that it `takes`; of any kind where its settings
+    need one. `withstands`: the recipe is made for
     teachers that are partly wrong, so that one which does not beat the student is not refused.
     `data_free`: it reads no training data, whether there are any or not, and needs a given teacher.
     """

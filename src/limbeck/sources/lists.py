@@ -33,7 +33,8 @@ class QueryList:
     best first; `scores`, by the name of the teacher, its raw scores of positives and pool, in that
     order, NaN where it was not asked. `not_negatives` are passages that are never its negatives,
     though another query of the update brings them: likely false negatives, and positives of a query
-    with its text.
+    with its text. `copies` say how often each of the pool stands in it, where that is not once: the
+    oftener, the likelier it is drawn.
 
     `derived` are passages made for its lists, which no other list has and which are nobody's
     negatives, a row for each draw [draws, S], -1 = none; a list of epoch e ends with the row e
@@ -48,6 +49,7 @@ class QueryList:
     not_negatives: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     derived: np.ndarray = field(default_factory=lambda: np.empty((1, 0), dtype=np.int64))
     derived_scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    copies: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class ListSource:
                         entry.not_negatives.tolist(),
                         {name: scores.tolist() for name, scores in entry.scores.items()},
                         *_derived(entry),
+                        *([] if entry.copies is None else [entry.copies.tolist()]),
                     ]
                     for entry in self.lists
                 ],
@@ -229,7 +232,8 @@ class ListSource:
         if self.order == "ranked":
             return np.concatenate([firsts[:1], others[: length - 1]])
         random = generator(self.seed, epoch, entry.query_id)
-        return np.concatenate([draw(firsts, 1, random), draw(others, length - 1, random)])
+        copies = None if entry.copies is None else entry.copies[len(entry.copies) - len(others) :]
+        return np.concatenate([draw(firsts, 1, random), draw(others, length - 1, random, copies)])
 
 
 def _derived(entry: QueryList) -> list[object]:

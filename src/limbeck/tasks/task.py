@@ -91,6 +91,11 @@ class Method:
     data_free: bool = False
     rows: bool = False
 
+    @property
+    def finds(self) -> bool:
+        """Whether it finds what its teachers are asked about on the way, and needs none given."""
+        return bool(self.fits or self.takes)
+
 
 @dataclass(frozen=True, slots=True)
 class Teachers:
@@ -165,7 +170,7 @@ class Probe(Protocol):
 
 
 def teachers_of(config: RunConfig, method: Method) -> tuple[TeacherSpec, ...]:
-    """The teachers that a recipe learns from: none where it needs none, or is left to fit its own.
+    """The teachers that a recipe learns from: none where it needs none, or is left to its own.
 
     Raises:
         ConfigError: for one of any kind beside others where the recipe fits its own.
@@ -176,7 +181,7 @@ def teachers_of(config: RunConfig, method: Method) -> tuple[TeacherSpec, ...]:
             f"{method.name} fits its own teachers, and --teacher train says no more than that. "
             "Leave it out, or say which one to fit besides, as in --teacher train:cross."
         )
-    if method.fits:
+    if "teacher" not in method.needs and method.finds:
         return () if specs[0].open else specs
     return specs if "teacher" in method.needs else ()
 

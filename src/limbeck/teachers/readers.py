@@ -19,7 +19,7 @@ from limbeck.data.collection import Collection
 from limbeck.inference import Engine, compare_readings, read_plan
 from limbeck.limit import Lengths
 from limbeck.models.loading import kind_of, load_late, load_sparse
-from limbeck.models.reading import Reader
+from limbeck.models.reading import Reader, SparseReader
 from limbeck.similarity import softmax_temperature
 from limbeck.teachers.jobs import Answers, Positions, ScoringContext, TokensOf
 from limbeck.teachers.score_store import Floats
@@ -53,6 +53,11 @@ class ReaderTeacher(Teacher):
     def kind(self) -> str:
         """Sparse or late."""
         return self.reader.kind
+
+    @property
+    def lexical(self) -> SparseReader | None:
+        """The model, where it is sparse."""
+        return self.reader if isinstance(self.reader, SparseReader) else None
 
     @cached_property
     def digest(self) -> str:

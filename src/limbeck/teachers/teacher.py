@@ -24,7 +24,7 @@ from limbeck.errors import ModelError, StageError
 from limbeck.inference import Engine
 from limbeck.limit import Lengths
 from limbeck.models.encoder import Encoder, Ranker
-from limbeck.models.reading import Reader
+from limbeck.models.reading import Reader, SparseReader
 from limbeck.similarity import Similarity
 from limbeck.store import digest
 from limbeck.teachers.jobs import Positions, ScoringContext, TokensOf
@@ -124,6 +124,13 @@ class Teacher(ABC):
     def first_stage(self) -> Encoder | None:
         """The one encoder that its vectors are of, and that can search a whole collection; None =
         it puts candidates in order.
+        """
+        return None
+
+    @property
+    def lexical(self) -> SparseReader | None:
+        """The sparse encoder that it is, whose words can search a whole collection; None = it is
+        none.
         """
         return None
 

@@ -12,15 +12,20 @@ from typing import Any, Self
 from weakref import WeakValueDictionary
 
 import numpy as np
+import polars as pl
 
-from limbeck.candidates import Candidates, merge, mine_dense, mine_lexical
+from limbeck.candidates import Candidates, merge, mine_dense, mine_lexical, mine_sparse
 from limbeck.data.collection import Collection, Texts, positives
 from limbeck.data.derived import DerivedTexts, derived_id
 from limbeck.data.scores import ScoredPairs
 from limbeck.data.tokens import FollowedTokens, TokenStore, tokenize, tokenizer_digest
+from limbeck.errors import StageError
+from limbeck.inference import weigh_words
+from limbeck.language import LANGUAGES, known
 from limbeck.models.encoder import Encoder
+from limbeck.search import BM25
 from limbeck.similarity import comparable
-from limbeck.store import digest
+from limbeck.store import digest, read_parquet, write_parquet
 from limbeck.teachers import DualTeacher, Teacher
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.scoring import embed_collection, score_pairs
@@ -231,14 +236,91 @@ class Asking:
         kept: np.ndarray = pairs[self.collection.own_passages[pairs[:, 0]] != pairs[:, 1]]
         return kept
 
-    def lexical(self, queries: np.ndarray, *, depth: int) -> Candidates:
-        """The `depth` candidates of each query by words, best first."""
+    def lexical(
+        self, queries: np.ndarray, *, depth: int, teacher: Teacher | None = None
+    ) -> Candidates:
+        """The `depth` candidates of each query by words, best first: BM25's, or those of a teacher
+        that is a sparse encoder.
+        """
+        if teacher is not None:
+            return self._mined_sparse(queries, depth, teacher)
         name = f"mine-bm25-{digest([queries.tolist(), depth])[:8]}"
         return self.run.first(
             lambda: mine_lexical(
                 self.collection,
                 queries,
                 depth=depth,
+                folder=self.run.folder / "stages" / name,
+                progress=self.run.progress,
+            )
+        )
+
+    def lexical_scores(self, pairs: np.ndarray, teacher: Teacher | None = None) -> np.ndarray:
+        """The scores [n] by words of (query, passage) positions [n, 2]: BM25's, 0 where they share
+        no word, or a teacher's raw ones.
+        """
+        if teacher is not None:
+            return self.pair_scores(teacher, pairs)
+        inputs = {
+            "collection": self.collection.digest,
+            "language": LANGUAGES[known(self.collection.language)].name,
+            "pairs": digest(pairs.tolist()),
+        }
+
+        def work() -> np.ndarray:
+            folder = self.run.stage(f"score-bm25-{digest(inputs)[:8]}", inputs)
+            path = folder.path / "scores.parquet"
+            if not folder.complete:
+                scores = self._scored_by_words(pairs)
+                texts = (self.collection.queries, self.collection.passages)
+                query_ids, passage_ids = (
+                    [field.ids[at] for at in pairs[:, column]] for column, field in enumerate(texts)
+                )
+                frame = {"query_id": query_ids, "passage_id": passage_ids, "score": scores}
+                write_parquet(path, pl.DataFrame(frame), stage=folder.name)
+                folder.finish(pairs_scored=len(pairs), texts_embedded=0)
+            found: np.ndarray = read_parquet(path, {"score": pl.Float32})["score"].to_numpy()
+            return found
+
+        return self.run.first(work)
+
+    def _scored_by_words(self, pairs: np.ndarray) -> np.ndarray:
+        """BM25's scores [n] of pairs [n, 2]."""
+        texts, language = self.collection.passages.texts, self.collection.language
+        index = BM25.build(texts, language=language, progress=self.run.progress)
+        asked, counts = np.unique(pairs[:, 0], return_counts=True)
+        order = np.argsort(pairs[:, 0], kind="stable")
+        passages = np.split(pairs[order, 1], np.cumsum(counts)[:-1])
+        found = index.scores([self.collection.queries.texts[at] for at in asked], passages)
+        scores = np.empty(len(pairs), dtype=np.float32)
+        scores[order] = np.concatenate(found)
+        return scores
+
+    def _mined_sparse(self, queries: np.ndarray, depth: int, teacher: Teacher) -> Candidates:
+        """The candidates that a sparse encoder finds."""
+        reader, engine, collection = teacher.lexical, self.run.engine, self.collection
+        if reader is None:
+            raise StageError(f"{teacher.name} is no sparse encoder, and finds nothing by words.")
+
+        def weigh() -> tuple[Any, Any]:
+            asked, answers = (
+                weigh_words(reader, texts, at, role, engine, progress=self.run.progress)
+                for role, texts, at in (
+                    ("query", collection.queries.texts, queries),
+                    ("passage", collection.passages.texts, np.arange(len(collection.passages))),
+                )
+            )
+            return asked, answers
+
+        name = f"mine-{teacher.name}-{digest([queries.tolist(), depth, teacher.digest])[:8]}"
+        return self.run.first(
+            lambda: mine_sparse(
+                collection,
+                queries,
+                weigh,
+                source=teacher.name,
+                depth=depth,
+                made_by={"teacher": teacher.digest, "engine": engine.key()},
                 folder=self.run.folder / "stages" / name,
                 progress=self.run.progress,
             )

@@ -25,8 +25,8 @@ from limbeck.training import Trained, Turn, forward, frozen_player
 from limbeck.types import Loss, Makes, Signals
 
 
-class StagedSettings(ListSettings):
-    """Settings shared by recipes of several stages that fit their own teachers."""
+class WarmedSettings(ListSettings):
+    """Settings shared by recipes of several stages, of which the first warms the student up."""
 
     max_steps: int | None = Field(
         None, ge=1, description="the student's steps over all stages; none = 10 passes, 40 to 300"
@@ -47,11 +47,6 @@ class StagedSettings(ListSettings):
     warmup_share: float = Field(
         0.3, gt=0, le=0.5, description="share of the student's steps before it is taught"
     )
-    teacher_max_steps: int | None = Field(
-        None, ge=2, description="steps of each fitted teacher; none = 10 passes, 40 to 300"
-    )
-    teacher_learning_rate: float = Field(1e-4, gt=0, description="peak of a fitted teacher's rate")
-    ranker_batch_size: int = Field(16, ge=1, description="queries in one step of a cross-encoder")
 
     def eval_every(self, steps: int) -> int:
         """Steps between evaluations on dev in a stage of so many steps; 0 = never."""
@@ -66,6 +61,16 @@ class StagedSettings(ListSettings):
             "eval_steps": (steps or AT_THE_END) if self.eval_steps is None else self.eval_steps,
         }
         return self.model_copy(update=changes)
+
+
+class StagedSettings(WarmedSettings):
+    """Settings shared by those of them that fit their own teachers."""
+
+    teacher_max_steps: int | None = Field(
+        None, ge=2, description="steps of each fitted teacher; none = 10 passes, 40 to 300"
+    )
+    teacher_learning_rate: float = Field(1e-4, gt=0, description="peak of a fitted teacher's rate")
+    ranker_batch_size: int = Field(16, ge=1, description="queries in one step of a cross-encoder")
 
 
 class _Contrast(ListSettings):

@@ -7,7 +7,7 @@ knows no batch, no model in training and no loss.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Self
 
@@ -107,6 +107,46 @@ class Listing(Asking):
             named = {} if own is None else {"teacher": own}
             lists.append(QueryList(query, query_id, judged, pool, named, left_out))
         return QueryLists(lists, dict(dropped))
+
+    def standing(
+        self, lists: QueryLists, pools: Candidates, copies: Mapping[str, int]
+    ) -> QueryLists:
+        """The lists, in whose pools a candidate stands once for every source that found it, and as
+        often as `copies` says for those that it names: so likely it is drawn.
+        """
+        firsts = self.firsts("passage")[pools.passages]
+        times = (pools.ranks >= 0) @ np.array([copies.get(each, 1) for each in pools.sources])
+        places = {query: place for place, query in enumerate(pools.queries.tolist())}
+        entries = []
+        for entry in lists:
+            rows = pools.rows(places[entry.query])
+            found, at = np.unique(firsts[rows], return_inverse=True)
+            own = np.bincount(at, times[rows]).astype(np.int64)
+            entries.append(replace(entry, copies=own[np.searchsorted(found, entry.pool)]))
+        return replace(lists, entries=entries)
+
+    def scored_by_words(
+        self, lists: QueryLists, name: str, teacher: Teacher | None = None
+    ) -> QueryLists:
+        """The lists with the scores of all their passages by BM25, or by a sparse encoder, under a
+        name.
+        """
+        shown = [np.append(entry.positives, entry.pool) for entry in lists]
+        pairs = [
+            np.stack([np.full(len(own), entry.query), own], axis=1)
+            for entry, own in zip(lists, shown, strict=True)
+        ]
+        if not pairs:
+            return lists
+        scores = np.split(
+            self.lexical_scores(np.concatenate(pairs), teacher),
+            np.cumsum([len(own) for own in shown])[:-1],
+        )
+        entries = [
+            replace(entry, scores={**entry.scores, name: own})
+            for entry, own in zip(lists, scores, strict=True)
+        ]
+        return replace(lists, entries=entries)
 
     def _answers_by_text(self, teacher: Teacher) -> dict[int, np.ndarray] | None:
         """Passages that a teacher has scores of, per query, as first positions; None = any."""

@@ -139,6 +139,8 @@ def open_request(config: RunConfig, method: Method) -> RetrievalRequest:
         _check_mask(method, student, given, bases)
     elif method.fits:
         notes.append(f"teacher: {method.name} fits its own")
+    elif method.takes:
+        notes.append(f"teacher: none named, {method.name} has its own")
     else:
         notes.append(f"teacher: none, {method.name} learns from judgements alone")
     candidates = _candidates(config.candidates, method, given, data)
@@ -250,7 +252,7 @@ def _candidates(
         ConfigError: when they would change nothing.
         DataError: when a file cannot be used.
     """
-    if files and method.fits:
+    if files and method.finds:
         raise ConfigError(
             f"{method.name} finds the candidates of each round itself and takes none from a file. "
             "Leave --candidates out, or use --recipe kl."
@@ -325,13 +327,13 @@ def _check_kinds(method: Method, teachers: Teachers, teacher: Teacher | None) ->
         for spec, each in zip(teachers.specs, teachers.given, strict=True)
     ]
     kind = kinds[0] if len(kinds) == 1 else "ensemble"
-    if method.takes and kind not in method.takes:
+    if method.takes and "teacher" not in method.needs and kind not in method.takes:
         what = "chosen on dev" if kind is None else f"a {kind}"
         raise ConfigError(
             f"{method.name} cannot use a teacher that is {what}. Name one that is a "
             f"{' or '.join(method.takes)}, or leave --teacher out."
         )
-    if method.fits and teacher is not None and teacher.answers is not None:
+    if method.finds and teacher is not None and teacher.answers is not None:
         raise ConfigError(
             f"{method.name} asks its teachers about candidates that it finds on the way, and a "
             "file of scores knows its own pairs only. Name a model, or use --recipe kl."

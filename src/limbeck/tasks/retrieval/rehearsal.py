@@ -97,13 +97,28 @@ class Rehearsal(Retrieval):
         self.vectors(teacher, "query", self.training_queries())
         return np.broadcast_to(np.float32(0), (len(self.collection.queries), teacher.width))
 
-    def lexical(self, queries: np.ndarray, *, depth: int) -> Candidates:
+    def lexical(
+        self, queries: np.ndarray, *, depth: int, teacher: Teacher | None = None
+    ) -> Candidates:
         """Made-up pools."""
+        if teacher is not None:
+            self._read_words(teacher, queries)
+            return self._made_up(teacher.name, teacher.digest, queries, depth)
         asked = digest([queries.tolist(), depth])
         if asked not in self.seen.searches:
             self.seen.searches.add(asked)
             self._search_by_words("mine", len(queries))
         return self._made_up("bm25", "", queries, depth)
+
+    def lexical_scores(self, pairs: np.ndarray, teacher: Teacher | None = None) -> np.ndarray:
+        """Scores by chance."""
+        if teacher is not None:
+            return self.pair_scores(teacher, pairs)
+        self._search_by_words("score-bm25", len(np.unique(pairs[:, 0])))
+        counts = self.estimate.stages["score-bm25"]
+        counts.asked += len(pairs)
+        counts.kept += 3 * len(pairs)
+        return np.random.default_rng(self.run.seed).random(len(pairs), dtype=np.float32)
 
     def mined(self, queries: np.ndarray, *, depth: int, miner: Teacher) -> Candidates:
         """Made-up pools."""
@@ -201,6 +216,14 @@ class Rehearsal(Retrieval):
         if teacher.digest != self.base.digest and not self._is_student(encoder):
             counts.asked += count
         counts.kept += 2 * count * teacher.width
+
+    def _read_words(self, teacher: Teacher, queries: np.ndarray) -> None:
+        """Note that a sparse encoder reads queries and all passages, each text taken for a pair."""
+        texts = len(queries) + len(self.collection.passages)
+        counts = self.estimate.stages[f"mine-{teacher.name}"]
+        counts.queries += len(queries)
+        counts.passages += len(self.collection.passages)
+        counts.seconds += texts * self._seconds_to_score(teacher)
 
     def _ask(self, stage: str, teacher: Teacher, pairs: np.ndarray) -> None:
         """Note the pairs that a teacher was not asked about before."""
