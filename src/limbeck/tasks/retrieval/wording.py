@@ -31,11 +31,12 @@ def near_words(task: Retrieval, name: str, encoder: Encoder) -> list[str]:
     results = task.ranked(found, -found.ranks[:, 0].astype(np.float32))
     rr = task.quality(results, "dev")["RR@10"].to_numpy()
     few = np.argsort(_words_shared(task, queries), kind="stable")[: -(-len(queries) // FEWEST)]
-    return [
+    told = (
         f"{name}: {shared:.0%} of its first {TOP} on dev are BM25's; RR@10 {rr.mean():.4f}, and "
         f"{rr[few].mean():.4f} on the {len(few):,} queries whose positives share the fewest words "
         "with them"
-    ]
+    )
+    return [told]
 
 
 def overlap(one: Candidates, other: Candidates) -> float:
