@@ -2,8 +2,8 @@
 
 `mine_lexical`, `mine_sparse` and `mine_dense` search in blocks of queries and write each block as
 one shard, so a killed mining goes on after the last whole shard. A query's own passage is never its
-candidate. `merge` puts several pools into one, by rank, and keeps what every source said. Files carry ids
-beside positions; ids count when they are read.
+candidate. `merge` puts several pools into one, by rank, and keeps what every source said. Files
+carry ids beside positions; ids count when they are read.
 
 This module knows no model, no teacher score and no rule for false negatives.
 """

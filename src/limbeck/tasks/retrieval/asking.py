@@ -303,14 +303,12 @@ class Asking:
             raise StageError(f"{teacher.name} is no sparse encoder, and finds nothing by words.")
 
         def weigh() -> tuple[Any, Any]:
-            asked, answers = (
-                weigh_words(reader, texts, at, role, engine, progress=self.run.progress)
-                for role, texts, at in (
-                    ("query", collection.queries.texts, queries),
-                    ("passage", collection.passages.texts, np.arange(len(collection.passages))),
-                )
+            progress, everything = self.run.progress, np.arange(len(collection.passages))
+            asked, answers = collection.queries.texts, collection.passages.texts
+            return (
+                weigh_words(reader, asked, queries, "query", engine, progress=progress),
+                weigh_words(reader, answers, everything, "passage", engine, progress=progress),
             )
-            return asked, answers
 
         name = f"mine-{teacher.name}-{digest([queries.tolist(), depth, teacher.digest])[:8]}"
         return self.run.first(
