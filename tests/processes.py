@@ -7,23 +7,54 @@ made small, so that a small run has many of them.
 import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
-
-from roughly import measure_roughly
+from unittest.mock import patch
 
 SHARD_QUERIES = 8
 BATCH_TOKENS = 128
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["limbeck.pipeline", "sentence_transformers"])
+_server.set_forkserver_preload(["preloaded"])
+
+
+def _started(target: Callable[..., None], *arguments: object) -> Any:
+    """A process that calls a function of this module."""
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):  # where the server looks
+        forkserver.ensure_running()
+    child = _server.Process(target=target, args=arguments)
+    child.start()
+    return child
+
+
+def _ended(child: Any) -> int:
+    """The exit code of a process, once it has ended; -9 when it was killed."""
+    child.join()
+    code = child.exitcode
+    child.close()
+    assert code is not None
+    return int(code)
+
+
+def _begin(kill_at: str) -> None:
+    """First in every process."""
+    import torch
+    from tqdm import tqdm
+
+    os.environ["LIMBECK_KILL_AT"] = kill_at
+    os.fsync = lambda fd: None  # a kill, unlike a power cut, loses nothing that was written
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore that a killed process leaves behind
+    torch.set_num_threads(1)
 
 
 class Ledger:
@@ -63,54 +94,48 @@ def distil_in_child(arguments: dict[str, Any], ledger: Path, *, kill_at: str = "
 
     The message of a refusal is left in `ledger.error`.
     """
-    child = _server.Process(target=_distil, args=(arguments, ledger, kill_at))
-    child.start()
-    child.join()
-    code = child.exitcode
-    child.close()
-    assert code is not None
-    return code
+    return _ended(_started(_distil, arguments, ledger, kill_at))
 
 
 def command_in_child(words: Sequence[object], log: Path, *, kill_at: str = "") -> int:
     """The exit code of a command line in a process of its own; `log` gets stdout and stderr."""
-    child = _server.Process(target=_command, args=([str(word) for word in words], log, kill_at))
-    child.start()
-    child.join()
-    code = child.exitcode
-    child.close()
-    assert code is not None
-    return code
+    return _ended(_started(_command, [str(word) for word in words], log, kill_at))
+
+
+class Coded:
+    """A process that runs code, with arguments in `sys.argv[1:]`."""
+
+    def __init__(self, code: str, *arguments: object, log: Path, kill_at: str = "") -> None:
+        self.log = log
+        words = [str(argument) for argument in arguments]
+        self._child = _started(_execute, code, words, log, kill_at)
+
+    def ended(self) -> int:
+        """Its exit code, once it has ended; -9 when it was killed. `log` has what it printed."""
+        return _ended(self._child)
+
+
+def _execute(code: str, words: list[str], log: Path, kill_at: str) -> None:
+    _begin(kill_at)
+    sys.argv = ["-c", *words]
+    sys.stdout = sys.stderr = log.open("a", buffering=1)
+    exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
 
 
 def _command(words: list[str], log: Path, kill_at: str) -> None:
-    import torch
-    from tqdm import tqdm
-
     from limbeck.cli import app
 
-    os.environ["LIMBECK_KILL_AT"] = kill_at
-    os.fsync = lambda fd: None
-    measure_roughly()
-    tqdm.set_lock(threading.RLock())
-    torch.set_num_threads(1)
+    _begin(kill_at)
     sys.stdout = sys.stderr = log.open("a", buffering=1)
     app(words)
 
 
 def _distil(arguments: dict[str, Any], ledger: Path, kill_at: str) -> None:
-    import torch
-    from tqdm import tqdm
-
     from limbeck import inference, pipeline
     from limbeck.errors import LimbeckError
     from limbeck.tasks.retrieval import asking
 
-    os.environ["LIMBECK_KILL_AT"] = kill_at
-    os.fsync = lambda fd: None  # a kill, unlike a power cut, loses nothing that was written
-    measure_roughly()
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore that a killed process leaves behind
-    torch.set_num_threads(1)
+    _begin(kill_at)
     inference.CPU_BATCH_TOKENS = BATCH_TOKENS
     for name in ("score_pairs", "embed_collection"):
         setattr(asking, name, partial(getattr(asking, name), shard_batches=1))
@@ -134,3 +159,33 @@ def launched(*arguments: str, processes: int) -> subprocess.CompletedProcess[str
         timeout=300,
         env={**alone, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
+
+
+@dataclass(frozen=True)
+class Together:
+    """How processes that trained together ended, and what they printed."""
+
+    codes: list[int]
+    said: str
+
+
+def in_processes(code: str, *arguments: object, log: Path, count: int = 2) -> Together:
+    """Code, with arguments in `sys.argv[1:]`, in processes that find each other as those that
+    torchrun starts do, by their environment. Being forked, they need not import everything anew.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = [str(argument) for argument in arguments]
+    sizes = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""}
+    children = [
+        _started(_member, code, words, log, {**sizes, **where, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in range(count)
+    ]
+    codes = [_ended(child) for child in children]
+    return Together(codes, log.read_text())
+
+
+def _member(code: str, words: list[str], log: Path, place: dict[str, object]) -> None:
+    os.environ.update({name: str(value) for name, value in place.items()})
+    _execute(code, words, log, "")

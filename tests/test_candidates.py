@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from limbeck.data.collection import Collection, Texts
 from limbeck.errors import ConfigError, ScoreError, StoreError
 from limbeck.store import read_parquet, write_parquet
 from limbeck.types import PassageId, Qrels, QueryId
+from processes import Coded
 
 QUERIES, PASSAGES, WIDTH = 23, 40, 4
 
@@ -254,19 +252,12 @@ def test_killed_mining_goes_on_after_the_last_whole_shard(
     whole = mine(kind, tmp_path / "whole")
     folder = tmp_path / "killed"
     program = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path\n"
         "from test_candidates import mine\n"
         f"mine({kind!r}, Path({str(folder)!r}))\n"
     )
-    killed = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "LIMBECK_KILL_AT": f"killed:{kill_at}"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = Coded(program, log=tmp_path / "log", kill_at=f"killed:{kill_at}")
+    assert killed.ended() == -signal.SIGKILL, killed.log.read_text()
     assert_same(mine(kind, folder), whole)
     assert metrics(folder)["queries_searched"] == left
     assert shard_bytes(folder) == shard_bytes(tmp_path / "whole")

@@ -1,10 +1,7 @@
 """An index finds what exact search finds, before and after changes, and survives a kill."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from limbeck.indexing.files import read_card, write_card
 from limbeck.inference import Engine
 from limbeck.search import search_dense
 from limbeck.store import digest_folder, read_json
+from processes import Coded
 
 ENGINE = Engine("cpu", "fp32")
 
@@ -38,15 +36,6 @@ def written(path: Path, passages: dict[str, str]) -> Path:
     lines = [json.dumps({"_id": id_, "text": text}) for id_, text in passages.items()]
     path.write_text("\n".join([*lines, ""]))
     return path
-
-
-def in_a_process(code: str, *arguments: object, kill_at: str) -> int:
-    """How a process ended that ran some code and was killed at one of its durable writes."""
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, "LIMBECK_KILL_AT": kill_at, "OMP_NUM_THREADS": "1"},
-        check=False,
-    ).returncode
 
 
 def test_it_finds_what_exact_search_of_the_same_vectors_finds(
@@ -113,8 +102,9 @@ def test_a_killed_build_goes_on_from_the_last_whole_segment(
     written(data / "queries.jsonl", queries)
     indexing.build(str(tiny_encoder_folder), collection, whole, precision="fp32")
     # the model is the first write, the third segment the fourth
-    ended = in_a_process(BUILD, tiny_encoder_folder, data, out, kill_at="index:4")
-    assert ended == -signal.SIGKILL
+    log = tmp_path / "log"
+    killed = Coded(BUILD, tiny_encoder_folder, data, out, log=log, kill_at="index:4")
+    assert killed.ended() == -signal.SIGKILL, log.read_text()
     with pytest.raises(ConfigError, match="is not finished"):
         open_index(out)
     kept = (out / "segment-000001" / "vectors.npy").stat().st_mtime_ns
@@ -165,7 +155,8 @@ def test_a_killed_add_leaves_the_old_index(folder: Path, tmp_path: Path) -> None
     """Killed when everything is written but the card: the hardest moment."""
     more = written(tmp_path / "more.jsonl", {"p3": "moon star blue", "new": "zebra"})
     before = found(folder, "zebra")
-    assert in_a_process(ADD, folder, more, kill_at="index:3") == -signal.SIGKILL
+    killed = Coded(ADD, folder, more, log=tmp_path / "log", kill_at="index:3")
+    assert killed.ended() == -signal.SIGKILL, killed.log.read_text()
     assert (folder / "segment-000001").is_dir()
     assert found(folder, "zebra") == before
     assert indexing.add(folder, more, precision="fp32").passages == 61

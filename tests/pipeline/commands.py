@@ -1,7 +1,4 @@
-"""Several command lines, one after the other in the same processes: a JSON file holds their words.
-
-Started by torchrun, so that processes and imports are paid for once.
-"""
+"""Several command lines, one after the other; a JSON file holds their words."""
 
 import json
 import sys
@@ -11,4 +8,5 @@ from limbeck.cli import app
 
 if __name__ == "__main__":
     for words in json.loads(Path(sys.argv[1]).read_text()):
-        app(words, standalone_mode=False)
+        if code := app(words, standalone_mode=False):
+            sys.exit(code)

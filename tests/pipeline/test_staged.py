@@ -17,7 +17,7 @@ from limbeck.config.teacher_spec import KINDS
 from limbeck.models.loading import load_encoder, load_ranker
 from limbeck.store import digest_folder, read_json
 from limbeck.teachers import load_teacher
-from processes import distil_in_child, launched
+from processes import distil_in_child, in_processes
 from recipes_here import FITTING, RECIPES, STAGED, beside
 
 from .conftest import Invoke, Staged, metrics_of, staged_settings
@@ -190,9 +190,9 @@ def together(done: Callable[[str], Done], tmp_path_factory: pytest.TempPathFacto
         words += [f"--out={folder / recipe}", f"--store={folder / 'store' / recipe}"]
         lines.append(["distill", str(data), *words])
     (folder / "commands.json").write_text(json.dumps(lines))
-    script = Path(__file__).parent / "commands.py"
-    found = launched(str(script), str(folder / "commands.json"), processes=2)
-    assert found.returncode == 0, found.stderr
+    code = (Path(__file__).parent / "commands.py").read_text()
+    found = in_processes(code, folder / "commands.json", log=folder / "log")
+    assert found.codes == [0, 0], found.said
     return folder
 
 

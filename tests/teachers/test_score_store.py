@@ -10,6 +10,7 @@ import pytest
 
 from limbeck.errors import ConfigError, StoreError
 from limbeck.teachers.score_store import ScoreStore, text_keys
+from processes import Coded
 
 
 @pytest.fixture
@@ -138,11 +139,9 @@ for shard in range(20):
 """
 
 
-def test_two_writers_at_once(store):
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(store.root), str(me)]) for me in (1, 2)
-    ]
-    assert [writer.wait(60) for writer in writers] == [0, 0]
+def test_two_writers_at_once(store, tmp_path):
+    writers = [Coded(WRITER, store.root, me, log=tmp_path / f"log-{me}") for me in (1, 2)]
+    assert [writer.ended() for writer in writers] == [0, 0]
     for me in (1, 2):
         names = [text for shard in range(20) for text in (f"q{shard}", f"q{shard} of {me}")]
         expected = [float(score) for shard in range(20) for score in (shard, shard + me)]

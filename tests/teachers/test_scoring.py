@@ -1,9 +1,6 @@
 import json
-import os
 import resource
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from limbeck.store import StageFolder, read_tensors
 from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, load_teacher
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.scoring import embed_collection, score_pairs
+from processes import Coded
 
 ALL_PAIRS = np.array([[query, passage] for query in range(12) for passage in range(0, 40, 3)])
 
@@ -313,7 +311,7 @@ def test_a_full_disk_is_said_and_what_was_done_is_kept(ask, store, cross, dual, 
 ASK = """
 import json, sys
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
 from limbeck.data.collection import Collection, Texts
 from limbeck.data.tokens import tokenize_here
 from limbeck.inference import Engine
@@ -321,7 +319,6 @@ from limbeck.store import StageFolder, read_tensors
 from limbeck.teachers.score_store import ScoreStore
 from limbeck.teachers.scoring import score_pairs
 from limbeck.teachers import load_teacher
-torch.set_num_threads(1)
 told = json.loads(sys.argv[1])
 collection = Collection(
     "made-up", *(Texts(*told["texts"][role]) for role in ("passage", "query")), qrels={}
@@ -342,7 +339,7 @@ print(json.dumps(folder.metrics))
 def process(tmp_path, collection, models):
     """Starts the same scoring in a process of its own."""
 
-    def started(kind, at, *, store, kill_at=None, precision="fp32"):
+    def started(kind, at, *, store, kill_at="", precision="fp32"):
         told = {
             "texts": {
                 "passage": [collection.passages.ids, collection.passages.texts],
@@ -354,16 +351,8 @@ def process(tmp_path, collection, models):
             "pairs": ALL_PAIRS.tolist(),
             "precision": precision,
         }
-        environment = dict(os.environ)
-        environment.pop("LIMBECK_KILL_AT", None)
-        if kill_at:
-            environment["LIMBECK_KILL_AT"] = kill_at
-        return subprocess.Popen(
-            [sys.executable, "-c", ASK, json.dumps(told)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        log = tmp_path / f"{at.replace('/', '-')}.log"
+        return Coded(ASK, json.dumps(told), log=log, kill_at=kill_at)
 
     return started
 
@@ -399,8 +388,7 @@ def test_a_killed_stage_resumes_to_the_same_bytes(
     process, ask, models, engine, tmp_path, kind, precision, kill_at, shards_left
 ):
     killed = process(kind, "stages/killed/score", store="one", precision=precision, kill_at=kill_at)
-    killed.communicate(timeout=900)
-    assert killed.returncode == -signal.SIGKILL
+    assert killed.ended() == -signal.SIGKILL, killed.log.read_text()
     left = sorted((tmp_path / "stages" / "killed").rglob("shard-*"))
     assert len(left) == shards_left
     kept = sum(map(rows, left))
@@ -423,8 +411,8 @@ def test_a_killed_stage_resumes_to_the_same_bytes(
 @pytest.mark.slow
 def test_two_runs_write_one_store_at_once(process, ask, models, tmp_path):
     runs = [process("cross", f"stages/{at}", store="store") for at in ("one", "other")]
-    counted = [json.loads(run.communicate(timeout=900)[0]) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0]
+    assert [run.ended() for run in runs] == [0, 0]
+    counted = [json.loads(run.log.read_text().splitlines()[-1]) for run in runs]
     assert all(count["teacher_forwards"] + count["hits"] == 11 * 13 for count in counted)
     teacher, store = load_teacher(str(models["cross"])), ScoreStore(tmp_path / "store")
     third, metrics = ask(teacher, store=store, at="third")

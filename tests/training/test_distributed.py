@@ -1,6 +1,5 @@
 """Two processes make the update that one makes."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from limbeck import pipeline
 from limbeck.errors import ConfigError
 from limbeck.store import read_json
 from limbeck.training.distributed import current_group
-from processes import launched
+from processes import Coded, in_processes, launched
 
 pytestmark = pytest.mark.slow
 
@@ -25,9 +24,10 @@ STAGES = ("dual", "cross", "parts")
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """What one process and what two processes left."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
-    subprocess.run([sys.executable, str(SCRIPT), str(one)], check=True)
-    found = launched(str(SCRIPT), str(two), processes=2)
-    assert found.returncode == 0, found.stderr
+    code = SCRIPT.read_text()
+    assert Coded(code, one, log=one / "log").ended() == 0
+    found = in_processes(code, two, log=two / "log")
+    assert found.codes == [0, 0], found.said
     return one, two
 
 

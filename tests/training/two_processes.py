@@ -13,8 +13,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from limbeck.objectives.embedding import squared_error
 from limbeck.objectives.listwise import cross_entropy, kl_divergence
 from limbeck.training import Player, Stage, Turn, frozen_player, train

@@ -2,7 +2,7 @@
 let itself be shared out.
 """
 
-import sys
+import json
 from pathlib import Path
 
 import pytest
@@ -10,12 +10,17 @@ import pytest
 from limbeck import pipeline
 from limbeck.models.image_classifier import Shape, fresh_image_classifier
 from limbeck.store import read_json
-from processes import launched
+from processes import Together, in_processes
 
 pytestmark = pytest.mark.slow
 
-LIMBECK = str(Path(sys.executable).parent / "limbeck")
+COMMANDS = Path(__file__).parents[2] / "pipeline" / "commands.py"
 SETTINGS = {"max_steps": 6, "batch_size": 15, "eval_steps": 3}
+
+
+def distilled_in_two(*words: str, folder: Path) -> Together:
+    (folder / "commands.json").write_text(json.dumps([["distill", *words]]))
+    return in_processes(COMMANDS.read_text(), folder / "commands.json", log=folder / "log")
 
 
 def test_a_run_in_two_processes_is_that_of_one(tmp_path: Path) -> None:
@@ -26,8 +31,8 @@ def test_a_run_in_two_processes_is_that_of_one(tmp_path: Path) -> None:
     words = [f"--{name}={value}" for name, value in asked.items()]
     words += [f"--set={key}={value}" for key, value in SETTINGS.items()]
     words += ["--labels=200", "--augment=crop", "--force-teacher", f"--out={tmp_path / 'two'}"]
-    found = launched(LIMBECK, "distill", "digits", *words, processes=2)
-    assert found.returncode == 0, found.stderr
+    found = distilled_in_two("digits", *words, folder=tmp_path)
+    assert found.codes == [0, 0], found.said
     pipeline.distill(
         "digits",
         out=tmp_path / "one",
@@ -46,7 +51,7 @@ def test_a_run_in_two_processes_is_that_of_one(tmp_path: Path) -> None:
     for alone, together in zip(*(curve["notes"] for curve in curves), strict=True):
         assert together == pytest.approx(alone, rel=1e-5)
     words = ["--recipe=supervised", "--student=wrn-10-1", f"--out={tmp_path / 'wide'}"]
-    refused = launched(LIMBECK, "distill", "digits", *words, processes=2)
-    assert refused.returncode != 0
-    assert "normalises by its batch" in refused.stderr
+    refused = distilled_in_two("digits", *words, folder=tmp_path)
+    assert refused.codes == [2, 2]
+    assert "normalises by its batch" in refused.said
     assert not (tmp_path / "wide" / "student").exists()
