@@ -139,6 +139,7 @@ def train(stage: Stage, run: Run) -> Trained:
         if stage.measure is not None and stage.measure.keep == "best":
             run.group.barrier()
             load_weights(players[stage.measure.player].model, read_tensors(folder.path / BEST))
+            run.group.barrier()  # every process has read them: the first one drops them
         log.final = True
         if run.group.rank == 0:
             _checkpoint(folder, players, log)
