@@ -1,4 +1,4 @@
-"""Which queries does a stage learn from? Predicates over what student and teacher make of them.
+"""Which queries or pairs does a stage learn from? Predicates over what models make of them.
 
 A rank counts from 1 and is that of a query's first positive in a ranked list; `MISSED` stands for a
 positive that the list lacks.
@@ -71,3 +71,24 @@ def best_positive_rank(scores: Numbers, positive: Mask) -> float:
         return MISSED
     best = scores[positive].max()
     return 1.0 + float((scores[~positive] >= best).sum())
+
+
+def consistent(own: Numbers, pool: Numbers, k: int, *, others: Mask | None = None) -> Mask:
+    """[n] True for the pairs whose own passage is among the `k` best beside a pool: its rank is 1 +
+    the number of passages of the pool that score strictly more.
+
+    Shapes: `own` [n] is the score of each pair's query with its own passage, `pool` [n, P] with the
+    passages of the pool; `others` [n, P] is False where a passage of the pool is the pair's own, or
+    a duplicate of it, which would not count.
+
+    Source: the consistency filter of E5, Wang et al. 2022, arXiv:2212.03533, k = 2.
+
+    Example:
+        >>> pool = np.array([[0.9, 0.72, 0.5, 0.3]] * 2)
+        >>> consistent(np.array([0.71, 0.80]), pool, 2)
+        array([False,  True])
+    """
+    better = pool > own[:, None]
+    if others is not None:
+        better &= others
+    return np.asarray(1 + better.sum(axis=1) <= k)

@@ -13,13 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limbeck.data.tokens import TokenStore
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.similarity import matrix_similarity
-from limbeck.sources import ListBatch, TextBatch
+from limbeck.sources import ListBatch, PairBatch, TextBatch
 from limbeck.tasks.retrieval.asking import Asking, distinct
+from limbeck.tasks.retrieval.pairing import Pairing
 from limbeck.teachers import Teacher
 from limbeck.training import Forward, Pass, Scorer
 from limbeck.types import Role, Scores, Signals
+
+ROLES: tuple[Role, ...] = ("query", "passage")
 
 
 def dual(task: Asking, name: str, encoder: Encoder) -> Scorer:
@@ -32,6 +36,26 @@ def dual(task: Asking, name: str, encoder: Encoder) -> Scorer:
         return own_and_in_batch(name, values, batch)
 
     return Scorer(name, frozenset({name, f"{name}/in_batch"}), scores)
+
+
+def paired(task: Pairing, name: str, encoder: Encoder) -> Scorer:
+    """The similarities of an encoder, which is the player of this name, over an update of weak
+    pairs: those of every query with every passage, [B, B] on the diagonal its own.
+    """
+
+    def scores(update: Pass, batch: PairBatch) -> dict[str, Scores]:
+        queries, passages = (
+            _embed(update, name, encoder, role, task.pair_tokens(encoder, role), batch.pairs)
+            for role in ROLES
+        )
+        values = matrix_similarity(encoder.similarity)(queries, passages)
+        own = torch.arange(len(values), device=values.device)
+        mask = ~torch.from_numpy(batch.same).to(values.device)
+        mask[own, own] = True
+        return {f"{name}/in_batch": Scores.of(values, mask=mask, target=own)}
+
+    given = {"pairs": task.weak_pairs().digest}
+    return Scorer(name, frozenset({f"{name}/in_batch"}), scores, given)
 
 
 def cross(task: Asking, name: str, ranker: Ranker) -> Scorer:
@@ -136,15 +160,27 @@ def embed_update(
 ) -> Tensor:
     """A player's vectors of some queries or passages, each text once: [n, D]."""
     tokens = task.tokens_shown(encoder.tokenizer, role, encoder.prompt(role))
-    collator = encoder.collator(role)
     texts, place = distinct(task.firsts(role)[positions])
+    vectors = _embed(update, player, encoder, role, tokens, texts)
+    return vectors[torch.from_numpy(place).to(vectors.device)]
+
+
+def _embed(
+    update: Pass,
+    player: str,
+    encoder: Encoder,
+    role: Role,
+    tokens: TokenStore,
+    texts: np.ndarray,
+) -> Tensor:
+    """A player's vectors of the texts at some places of a store: [n, D]."""
+    collator = encoder.collator(role)
     lengths = np.array([collator.length(int(n)) for n in tokens.lengths[texts]])
-    vectors = update.run(
+    return update.run(
         player,
         lengths,
         lambda chosen: collator.singles([tokens[int(at)] for at in texts[chosen]]),
     )
-    return vectors[torch.from_numpy(place).to(vectors.device)]
 
 
 def own_and_in_batch(name: str, values: Tensor, batch: ListBatch) -> dict[str, Scores]:
