@@ -1,9 +1,17 @@
-"""Which queries confuse a student (PROD's table of ranks), and which pairs a model agrees with."""
+"""Which queries confuse a student: PROD's table of ranks, and the edges of both rules."""
 
 import numpy as np
 import pytest
 
-from limbeck.selection import MISSED, best_positive_rank, confusing, consistent, random_subset
+from limbeck.selection import (
+    MISSED,
+    best_positive_rank,
+    confusing,
+    last_pairs,
+    layer_pairs,
+    random_subset,
+    spread_pairs,
+)
 
 # (student's rank, teacher's rank): by the rule of MS MARCO, by that of Natural Questions
 TABLE = [
@@ -61,25 +69,21 @@ def test_the_rank_of_the_first_positive(
     assert best_positive_rank(np.array(scores), np.array(positive, dtype=bool)) == rank
 
 
-def test_a_pair_is_kept_by_its_rank_in_the_pool() -> None:
-    """0.71 is third behind 0.9 and 0.72; 0.80 is second; a tie counts for the pair."""
-    pool = np.array([[0.9, 0.72, 0.5, 0.3]] * 3)
-    own = np.array([0.71, 0.80, 0.72])
-    assert consistent(own, pool, 2).tolist() == [False, True, True]
-    assert consistent(own, pool, 3).all()
-    assert not consistent(own, pool, 1).any()
+def test_pairs_of_layers_are_distinct_ordered_and_of_a_seed() -> None:
+    drawn = [layer_pairs(12, 6, 4, seed=3, draw=at) for at in range(200)]
+    for pairs in drawn:
+        for layers, depth in zip(zip(*pairs, strict=True), (12, 6), strict=True):
+            assert len(layers) == 4
+            assert list(layers) == sorted(set(layers))
+            assert 1 <= layers[0] <= layers[-1] <= depth
+    assert drawn == [layer_pairs(12, 6, 4, seed=3, draw=at) for at in range(200)]
+    assert drawn != [layer_pairs(12, 6, 4, seed=4, draw=at) for at in range(200)]
+    counts = np.bincount([layer for pairs in drawn for layer, _ in pairs], minlength=13)
+    assert all(40 < count < 95 for count in counts[1:])  # 67 expected, deviation 7; the last, too
 
 
-def test_its_own_passage_is_not_of_the_pool() -> None:
-    """A duplicate whose score is larger in its last bit would put the rank off by one."""
-    own = np.array([0.8])
-    pool = np.array([[0.9, np.nextafter(0.8, 1), 0.5]])
-    assert not consistent(own, pool, 2).any()
-    assert consistent(own, pool, 2, others=np.array([[True, False, True]])).all()
-
-
-def test_of_random_pairs_hardly_any_survive() -> None:
-    """k of pool + 1: 2 in 1001, so of 20,000 about 40 (deviation 6)."""
-    random = np.random.default_rng(0)
-    kept = [consistent(random.random(500), random.random((500, 1000)), 2).sum() for _ in range(40)]
-    assert 20 <= sum(kept) <= 60
+def test_as_many_pairs_as_a_model_has_layers() -> None:
+    assert [student for _, student in layer_pairs(12, 3, 3, seed=0, draw=0)] == [1, 2, 3]
+    for fixed in (last_pairs, spread_pairs):
+        assert fixed(4, 4, 4) == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    assert spread_pairs(12, 6, 1) == [(12, 6)]

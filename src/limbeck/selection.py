@@ -1,9 +1,13 @@
-"""Which queries or pairs does a stage learn from? Predicates over what models make of them.
+"""Which queries does a stage learn from, and which layers? Predicates over what student and
+teacher make of queries, and pairs of their layers.
 
 A rank counts from 1 and is that of a query's first positive in a ranked list; `MISSED` stands for a
 positive that the list lacks.
 
-This module knows no collection, no model and no file: ranks and masks only.
+Layers are counted from 1, and a pair names the teacher's first. Pairs keep the order: of two, the
+one with the earlier layer of the teacher has the earlier layer of the student.
+
+This module knows no collection, no model and no file: ranks, masks and numbers only.
 """
 
 from __future__ import annotations
@@ -73,22 +77,41 @@ def best_positive_rank(scores: Numbers, positive: Mask) -> float:
     return 1.0 + float((scores[~positive] >= best).sum())
 
 
-def consistent(own: Numbers, pool: Numbers, k: int, *, others: Mask | None = None) -> Mask:
-    """[n] True for the pairs whose own passage is among the `k` best beside a pool: its rank is 1 +
-    the number of passages of the pool that score strictly more.
+def layer_pairs(
+    teacher_depth: int, student_depth: int, k: int, seed: int, draw: int
+) -> list[tuple[int, int]]:
+    """`k` pairs of layers: as many of the teacher's and of the student's, drawn by (seed, draw)
+    without replacement, each in order.
 
-    Shapes: `own` [n] is the score of each pair's query with its own passage, `pool` [n, P] with the
-    passages of the pool; `others` [n, P] is False where a passage of the pool is the pair's own, or
-    a duplicate of it, which would not count.
-
-    Source: the consistency filter of E5, Wang et al. 2022, arXiv:2212.03533, k = 2.
+    Source: LEAD, Sun et al. 2024, arXiv:2212.05225.
 
     Example:
-        >>> pool = np.array([[0.9, 0.72, 0.5, 0.3]] * 2)
-        >>> consistent(np.array([0.71, 0.80]), pool, 2)
-        array([False,  True])
+        >>> layer_pairs(12, 3, 3, seed=0, draw=0)
+        [(3, 1), (8, 2), (10, 3)]
     """
-    better = pool > own[:, None]
-    if others is not None:
-        better &= others
-    return np.asarray(1 + better.sum(axis=1) <= k)
+    random = np.random.default_rng([seed, draw])
+    teacher, student = (
+        sorted((1 + random.permutation(depth)[:k]).tolist())
+        for depth in (teacher_depth, student_depth)
+    )
+    return list(zip(teacher, student, strict=True))
+
+
+def last_pairs(teacher_depth: int, student_depth: int, k: int) -> list[tuple[int, int]]:
+    """The last `k` layers of both.
+
+    Example:
+        >>> last_pairs(12, 3, 2)
+        [(11, 2), (12, 3)]
+    """
+    return [(teacher_depth - at, student_depth - at) for at in range(k - 1, -1, -1)]
+
+
+def spread_pairs(teacher_depth: int, student_depth: int, k: int) -> list[tuple[int, int]]:
+    """`k` layers of both at equal distances, the last among them.
+
+    Example:
+        >>> spread_pairs(12, 3, 3)
+        [(4, 1), (8, 2), (12, 3)]
+    """
+    return [(at * teacher_depth // k, at * student_depth // k) for at in range(1, k + 1)]

@@ -9,18 +9,24 @@ from torch.nn.functional import normalize
 
 from limbeck.data.tokens import tokenize_here
 from limbeck.errors import ConfigError, ModelError
-from limbeck.models.encoder import Encoder
+from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import (
     chosen_layers,
     cut_layers,
+    depth_of,
     layer_count,
-    layer_states,
+    logits_by_layer,
     ranker_from_encoder,
+    vectors_by_layer,
     with_dimension,
 )
 from limbeck.models.loading import load_encoder, load_ranker
 
 TEXTS = ["how to find the largest files", "cat", "the moon"]
+
+
+def layer_states(encoder: Encoder, features: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.stack(list(vectors_by_layer(encoder, features)[1]), dim=1)
 
 
 def features_of(encoder: Encoder) -> dict[str, torch.Tensor]:
@@ -101,6 +107,31 @@ def test_layer_states_end_with_the_encoder_s_own_vector(tiny_encoder: Encoder) -
     np.testing.assert_allclose(last, vectors(tiny_encoder), atol=1e-6)
     states.sum().backward()
     assert tiny_encoder.transformer.encoder.layer[0].output.dense.weight.grad is not None
+
+
+def test_a_layers_logits_are_those_of_a_ranker_that_ends_there(tiny_ranker: Ranker) -> None:
+    tokens = tokenize_here(TEXTS, tiny_ranker.tokenizer)
+    pairs = tiny_ranker.collator.pairs([tokens[0], tokens[1]], [tokens[1], tokens[2]])
+    before = tiny_ranker.config_digest(), tiny_ranker.weights_digest()
+    logits, by_layer = logits_by_layer(tiny_ranker, pairs)
+    assert torch.equal(logits, tiny_ranker(pairs))
+    assert (tiny_ranker.config_digest(), tiny_ranker.weights_digest()) == before
+    by_layer[0].sum().backward()
+    layers = tiny_ranker.transformer.bert.encoder.layer
+    assert layers[0].output.dense.weight.grad is not None
+    assert layers[1].output.dense.weight.grad is None
+    for depth in (3, 2, 1):
+        torch.testing.assert_close(by_layer[depth - 1], tiny_ranker(pairs))
+        del layers[depth - 1]
+
+
+def test_vectors_beside_layers_are_the_encoders_own(tiny_encoder: Encoder) -> None:
+    features = features_of(tiny_encoder)
+    before = tiny_encoder.config_digest()
+    vectors, states = vectors_by_layer(tiny_encoder, features)
+    assert torch.equal(vectors, tiny_encoder(features))
+    assert len(states) == depth_of(tiny_encoder) == 4
+    assert tiny_encoder.config_digest() == before
 
 
 def test_another_dimension_is_a_linear_map_before_the_normalisation(
@@ -234,12 +265,15 @@ def test_other_architectures_are_cut_saved_and_ranked_with(
 
     ranker = ranker_from_encoder(cut, seed=0)
     tokens = tokenize_here(TEXTS, ranker.tokenizer)
-    assert ranker(ranker.collator.pairs([tokens[0]], [tokens[1]])).shape == (1,)
+    pair = ranker.collator.pairs([tokens[0]], [tokens[1]])
+    logits, by_layer = logits_by_layer(ranker, pair)
+    assert torch.equal(logits, ranker(pair))
+    assert [each.shape for each in by_layer] == [(1,)] * depth_of(ranker) == [(1,)] * 2
+    assert torch.allclose(by_layer[-1], logits, atol=1e-5)
+    assert not torch.equal(by_layer[0], logits)
 
 
 def test_an_architecture_that_is_not_known_is_refused(tiny_encoder: Encoder) -> None:
     tiny_encoder.transformer.config.model_type = "strange"
     with pytest.raises(ModelError, match="layers of a strange model cannot be taken apart"):
         cut_layers(tiny_encoder, 2)
-    with pytest.raises(ModelError, match="layers of a strange model cannot be taken apart"):
-        layer_states(tiny_encoder, features_of(tiny_encoder))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from limbeck.objectives.rows import weighted_mean
-from limbeck.objectives.weighting import by_confidence, by_entropy, self_paced
+from limbeck.objectives.weighting import by_confidence, by_entropy, by_quality, self_paced
 from limbeck.types import Scores
 
 
@@ -91,3 +91,13 @@ def test_by_the_teachers_confidence_only_the_selected_count() -> None:
         assert float(weighted_mean(losses, v)) == pytest.approx(mean, abs=1e-6)
     sure = torch.tensor([0.0, 1e4])  # of which the second's probability is 0 in fp32
     assert self_paced(sure, math.inf, "hard").tolist() == [1.0, 1.0]
+
+
+def test_the_quality_of_layers_as_weights() -> None:
+    """softmax(-e / temperature); equal losses, equal weights."""
+    losses = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    at_ten, at_one = [0.355627, 0.338283, 0.306091], [0.546549, 0.331499, 0.121952]
+    assert by_quality(losses, 10.0).tolist() == pytest.approx(at_ten, abs=1e-6)
+    assert by_quality(losses, 1.0).tolist() == pytest.approx(at_one, abs=1e-6)
+    assert float(by_quality(losses, 0.1).sum()) == pytest.approx(1.0)
+    assert by_quality(torch.full((4,), 0.7), 10.0).tolist() == [0.25] * 4

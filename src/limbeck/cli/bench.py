@@ -20,7 +20,6 @@ from limbeck.cli.progress import on_stderr
         "image_size",
         "augment",
         "settings",
-        "pairs",
         "labels",
         "store",
         "precision",

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import ConfigError, ModelError
-from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.encoder import Encoder, Ranker, WrappedModel
 from limbeck.models.loading import load_ranker
 from limbeck.models.quiet import quiet
 
@@ -184,27 +184,76 @@ def fresh_head(encoder: Encoder, seed: int, classes: Sequence[str] | None = None
             yield Path(folder)
 
 
-def layer_states(encoder: Encoder, features: dict[str, Tensor]) -> Tensor:
-    """Hidden states of every layer for each text, pooled as the encoder pools its last: [B, layers,
-    D].
+def depth_of(model: WrappedModel) -> int:
+    """Number of layers that a model has states of, of any architecture."""
+    return int(model.transformer.config.num_hidden_layers)
 
-    The embedding layer is left out; vectors are neither projected nor normalised.
+
+def vectors_by_layer(
+    encoder: Encoder, features: dict[str, Tensor]
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """The vectors of a batch [B, D], and the states after each layer [B, width], pooled as the
+    encoder pools its last but neither projected nor normalised: all from one forward.
 
     Raises:
-        ModelError: when the architecture is not one of `LAYER_LISTS`, or has no pooling.
+        ModelError: when the encoder has no pooling.
     """
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    count = layer_count(encoder)
     pooling = next((part for part in encoder.model if isinstance(part, Pooling)), None)
     if pooling is None:
         raise ModelError("The encoder has no pooling to apply to its layers. Name another model.")
-    output = encoder.transformer(**features, output_hidden_states=True, return_dict=True)
-    states = output.hidden_states[-count:]
+    vectors, states = _with_states(encoder, features)
     pooled = [
-        pooling({**features, "token_embeddings": state})["sentence_embedding"] for state in states
+        pooling({**features, "token_embeddings": state})["sentence_embedding"].float()
+        for state in states
     ]
-    return torch.stack(pooled, dim=1).float()
+    return vectors, pooled
+
+
+def logits_by_layer(ranker: Ranker, features: dict[str, Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+    """The raw logits of a batch of pairs [B], and those that the same head gives for the states
+    after each layer [B]: the body runs once, and all that comes after it once for each layer.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    logits, states = _with_states(ranker, features)
+    body = ranker.transformer.base_model
+    pooler = getattr(body, "pooler", None)
+    found = []
+    for state in states:
+        known = BaseModelOutputWithPooling(state, None if pooler is None else pooler(state))
+        with _answering(body, known):
+            found.append(ranker(features))
+    return logits, found
+
+
+def _with_states(
+    model: Encoder | Ranker, features: dict[str, Tensor]
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """A model's output for a batch, and the states [B, T, D] after each of its layers."""
+    states: list[Tensor] = []
+    config = model.transformer.config
+    hook = model.model[0].register_forward_hook(
+        lambda module, given, output: states.extend(output["all_layer_embeddings"])
+    )
+    before, config.output_hidden_states = config.output_hidden_states, True
+    try:
+        output: Tensor = model(features)
+    finally:
+        config.output_hidden_states = before
+        hook.remove()
+    return output, states[-depth_of(model) :]  # without what the first layer reads
+
+
+@contextmanager
+def _answering(module: nn.Module, output: object) -> Iterator[None]:
+    """A module that gives the same output whatever it is asked, as long as the context lasts."""
+    module.forward = lambda *given, **named: output
+    try:
+        yield
+    finally:
+        del module.forward
 
 
 def _layers(encoder: Encoder) -> Any:

@@ -35,6 +35,19 @@ def by_confidence(losses: Tensor) -> Tensor:
     return (1 - torch.softmax(losses, dim=0)) / (len(losses) - 1)
 
 
+def by_quality(losses: Tensor, temperature: float) -> Tensor:
+    """w_k = softmax(-e / temperature)_k, [K], of the losses e of K teachers, or of K layers of one:
+    the smaller a loss, the larger its weight. They add up to 1, and are equal where the losses are.
+
+    Source: LEAD, Sun et al. 2024, arXiv:2212.05225, by the authors' code.
+
+    Example:
+        >>> by_quality(torch.tensor([0.5, 1.0, 2.0]), temperature=10.0)
+        tensor([0.3556, 0.3383, 0.3061])
+    """
+    return torch.softmax(-losses / temperature, dim=0)
+
+
 def by_entropy(teachers: Sequence[Scores]) -> Tensor:
     """w_k = (1 - H_k / sum_j H_j) / (K - 1), [K, R], with H the entropy of teacher k in a row: the
     surer a teacher is, the larger its weight, right or wrong. Weights of a row add up to 1; one

@@ -57,6 +57,35 @@ def by_hand(task: Retrieval, encoder: Encoder) -> np.ndarray:
 # --- signals -------------------------------------------------------------------------------------
 
 
+def test_a_layers_scores_are_those_of_a_model_that_ends_there(
+    task: Retrieval, tiny_encoder: Encoder, tiny_ranker: Ranker
+) -> None:
+    """Layers that nobody asked for cost nothing, and those that were asked for move no score."""
+    asked = dual(task, "student", tiny_encoder, layers=[2, 4])
+    found = asked.scores(a_frozen_pass(tiny_encoder, task), BATCH)
+    assert found.keys() == asked.gives
+    plain = dual(task, "student", tiny_encoder)
+    assert plain.gives == {"student", "student/in_batch"}
+    for name, each in plain.scores(a_frozen_pass(tiny_encoder, task), BATCH).items():
+        assert torch.equal(found[name].values, each.values)
+        last = found[name.replace("student", "student/layer/4")]
+        torch.testing.assert_close(last.values, each.values)
+        assert torch.equal(last.mask, each.mask)
+    cut = cut_layers(tiny_encoder, 2, "first")
+    second = found["student/layer/2/in_batch"].values
+    np.testing.assert_allclose(second.numpy(), by_hand(task, cut), atol=1e-5)
+    for row, columns in enumerate(BATCH.lists):  # cut to own candidates: rows of the whole matrix
+        own = found["student/layer/2"].values[row]
+        assert torch.equal(own[columns >= 0], second[row, columns[columns >= 0]])
+
+    asked = cross(task, "student", tiny_ranker, layers=[1, 3])
+    found = asked.scores(a_frozen_pass(tiny_ranker, task), BATCH)
+    assert found.keys() == asked.gives == {"student", "student/layer/1", "student/layer/3"}
+    torch.testing.assert_close(found["student/layer/3"].values, found["student"].values)
+    assert not torch.allclose(found["student/layer/1"].values, found["student"].values)
+    assert torch.equal(found["student/layer/1"].mask, found["student"].mask)
+
+
 def test_scores_are_those_of_plain_sentence_transformers(task: Retrieval, student: Encoder) -> None:
     teacher = DualTeacher("teacher", task.base.encoder)
     both = forward(dual(task, "student", student), stored(task, "teacher", teacher))

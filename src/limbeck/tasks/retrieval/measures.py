@@ -7,6 +7,7 @@ no report.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,17 +18,22 @@ from limbeck.evaluation.measures import RETRIEVAL, per_query, run_of
 from limbeck.evaluation.measures import Run as Results
 from limbeck.evaluation.statistics import Measures
 from limbeck.inference import embed, score
-from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.encoder import Encoder, Ranker, WrappedModel
+from limbeck.objectives.rows import entropy
 from limbeck.search import search_dense, search_others
 from limbeck.similarity import comparable
+from limbeck.sources import ListBatch
+from limbeck.store import digest
 from limbeck.tasks.fit import TrainingSettings
 from limbeck.tasks.retrieval.asking import Asking
 from limbeck.teachers import Teacher
-from limbeck.training import Player, Validation
+from limbeck.training import Pass, Player, Scorer, Validation
+from limbeck.training.distributed import Group
 from limbeck.types import PassageId, QueryId, Split
 
 DEV_QUERIES = 300  # enough to choose a checkpoint by
 DEV_POOL = 10  # passages per dev query that a checkpoint is measured on
+LAYER_QUERIES = 100  # of dev, enough to see which layers rank at all
 
 
 class Measuring(Asking):
@@ -136,3 +142,65 @@ class Measuring(Asking):
         every = settings.eval_every(updates)
         among = "re-ranked" if isinstance(player.model, Ranker) else "pooled"
         return Validation(f"dev nDCG@10, {among}", value, player.name, every, settings.keep)
+
+    def layer_figures(
+        self, name: str, player: Player, scorer: Scorer, temperature: float
+    ) -> dict[int, tuple[float, float]]:
+        """What each layer of a player knows that a scorer gives the scores of, in a stage of this
+        name: nDCG@10 on dev, each query's candidates re-ranked, and the mean entropy, in nats, of
+        the softmax of its scores over a temperature. Nothing without dev.
+        """
+        queries = self.split_queries("dev")[:LAYER_QUERIES]
+        if not len(queries):
+            return {}
+        pools = self.pools(queries, depth=DEV_POOL, miner=self.base)
+        model, alone = player.model, replace(self.run, group=Group())
+        assert isinstance(model, WrappedModel)
+        inputs = {
+            "collection": self.collection.digest,
+            "model": [model.weights_digest(), *model.digests()],
+            "pools": digest([pools.queries.tolist(), pools.passages.tolist()]),
+            "scores": sorted(scorer.gives),
+            "temperature": temperature,
+            "engine": self.run.engine.training().key(),
+        }
+
+        def work() -> dict[int, tuple[float, float]]:
+            folder = self.run.stage(f"layers-{name}", inputs)
+            if not folder.complete:
+                update = Pass(
+                    alone,
+                    {player.name: player},
+                    frozenset(),
+                    stage=name,
+                    update=0,
+                    progress=0.0,
+                    bytes_per_token={},
+                )
+                found, kept = scorer.scores(update, _shown(pools)), []
+                for layer in range(1, len(found)):
+                    scores = found.get(f"{player.name}/layer/{layer}")
+                    if scores is not None:
+                        results = self.ranked(pools, scores.values[scores.mask].cpu().numpy())
+                        ndcg = float(self.quality(results, "dev")["nDCG@10"].to_numpy().mean())
+                        logits = replace(scores, values=scores.values / temperature)
+                        kept.append((layer, ndcg, float(entropy(logits).mean())))
+                folder.finish(layers=kept)
+            return {layer: (ndcg, nats) for layer, ndcg, nats in folder.metrics["layers"]}
+
+        return self.run.first(work)
+
+
+def _shown(pools: Candidates) -> ListBatch:
+    """Pools as the lists of one update, unjudged: a query's candidates in order."""
+    counts = np.diff(pools.offsets)
+    passages, columns = np.unique(pools.passages, return_inverse=True)
+    lists = np.full((len(pools), int(counts.max(initial=0))), -1, dtype=np.int64)
+    lists[np.arange(lists.shape[1]) < counts[:, None]] = columns
+    return ListBatch(
+        queries=pools.queries.astype(np.int64),
+        passages=passages.astype(np.int64),
+        lists=lists,
+        labelled=np.zeros(len(pools), dtype=bool),
+        not_negatives=np.zeros((len(pools), len(passages)), dtype=bool),
+    )

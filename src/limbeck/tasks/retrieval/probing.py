@@ -52,8 +52,6 @@ class RetrievalProbe:
             task.store,
             task.given,
             bases=task.bases,
-            pairs=task.pairs,
-            prompted=task.prompted,
             speeds=self.speeds,
             student=self.student,
         )

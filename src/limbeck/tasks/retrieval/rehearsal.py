@@ -27,13 +27,12 @@ from limbeck.data.tokens import tokenizer_digest
 from limbeck.evaluation.measures import Run as Results
 from limbeck.evaluation.table import Cost
 from limbeck.models.encoder import Encoder, Ranker
-from limbeck.selection import Mask
-from limbeck.sources import ListBatch, PairBatch, TextBatch
+from limbeck.sources import ListBatch, TextBatch
 from limbeck.store import digest
 from limbeck.tasks.estimate import RunEstimate
 from limbeck.tasks.fit import Examples, TrainingSettings, turns_of
 from limbeck.tasks.retrieval.costs import Speeds
-from limbeck.tasks.retrieval.measures import DEV_POOL
+from limbeck.tasks.retrieval.measures import DEV_POOL, LAYER_QUERIES
 from limbeck.tasks.retrieval.systems import (
     DEPTH,
     RERANKED,
@@ -46,7 +45,7 @@ from limbeck.tasks.retrieval.task import Retrieval
 from limbeck.tasks.task import Measured
 from limbeck.teachers import Teacher
 from limbeck.teachers.teacher import pair_codes
-from limbeck.training import Player, Trained, Turn
+from limbeck.training import Player, Scorer, Trained, Turn
 from limbeck.types import QueryId, Role, Split
 
 PADDING = 1.4  # tokens with padding, of an update, to those without
@@ -140,17 +139,6 @@ class Rehearsal(Retrieval):
         super().positive_ranks(pools, teacher)
         return np.ones(len(pools))
 
-    def consistent(self, pairs: np.ndarray, encoder: Encoder, *, k: int, pool_size: int) -> Mask:
-        """All pairs, once they were compared with the pool."""
-        self._tokenise_pairs(encoder)
-        counts, pool = self.estimate.stages["filter-pairs"], min(pool_size, len(pairs))
-        counts.queries += len(pairs)
-        counts.passages += len(pairs) + pool
-        counts.seconds += len(pairs) * self._seconds_to_encode(encoder, "query")
-        counts.seconds += (len(pairs) + pool) * self._seconds_to_encode(encoder, "passage")
-        counts.kept += len(pairs)
-        return np.ones(len(pairs), dtype=np.bool_)
-
     def _made_up(self, source: str, made_by: str, queries: np.ndarray, depth: int) -> Candidates:
         """Made-up candidates: as many passages for each query as a search would give it, neighbours
         from anywhere.
@@ -205,17 +193,6 @@ class Rehearsal(Retrieval):
             counts.passages += texts
         counts.seconds += texts * speeds.tokenise
         counts.kept += texts * speeds.nearest(model)[0].tokens[role]
-
-    def _tokenise_pairs(self, encoder: Encoder) -> None:
-        """Note that the texts of all weak pairs are turned into tokens, once per tokenizer."""
-        key: tuple[str, Role, str] = (tokenizer_digest(encoder.tokenizer), "query", "of pairs")
-        if key not in self.seen.tokenised:
-            self.seen.tokenised.add(key)
-            counts, pairs = self.estimate.stages["tokens"], len(self.weak_pairs())
-            counts.queries += pairs
-            counts.passages += pairs
-            counts.seconds += 2 * pairs * self.speeds.tokenise
-            counts.kept += pairs * sum(self.speeds.nearest(encoder)[0].tokens.values())
 
     def _read(self, stage: str, teacher: Teacher, role: Role, at: np.ndarray) -> None:
         """Note the texts that the encoder of a teacher has to read and did not read before."""
@@ -335,6 +312,17 @@ class Rehearsal(Retrieval):
         ids = [self.collection.queries.ids[query] for query in queries]
         return Measured(name, split, stage, _figures(self.measures.names, ids, value), Cost())
 
+    def layer_figures(
+        self, name: str, player: Player, scorer: Scorer, temperature: float
+    ) -> dict[int, tuple[float, float]]:
+        """Note that some dev queries and their candidates are read once more."""
+        queries = self.split_queries("dev")[:LAYER_QUERIES]
+        if len(queries):
+            self.pools(queries, depth=DEV_POOL, miner=self.base)
+            seconds = self._seconds_on_dev(_model_of(player), len(queries))
+            self.estimate.stages[f"layers-{name}"].seconds += seconds
+        return {}
+
     # --- what is trained -----------------------------------------------------------------------
 
     def train_stage(
@@ -374,8 +362,6 @@ class Rehearsal(Retrieval):
             if not self._is_student(model):
                 self.seen.fitted[id(model)] = size
             self._move(model)
-            if isinstance(model, Encoder) and isinstance(sampled[0], PairBatch):
-                self._tokenise_pairs(model)
         self.estimate.takes_at_once(taken + sum(self.seen.fitted.values()))
         every = settings.eval_every(updates)
         pools = self.dev_pools() if every else None
@@ -428,14 +414,12 @@ def _figures(measures: Iterable[str], queries: Iterable[str], value: float) -> p
 
 
 def _tokens_in(
-    model: Encoder | Ranker, batch: ListBatch | PairBatch | TextBatch, tokens: Mapping[Role, float]
+    model: Encoder | Ranker, batch: ListBatch | TextBatch, tokens: Mapping[Role, float]
 ) -> float:
     """The tokens that a model reads in an update."""
     query, passage = tokens["query"], tokens["passage"]
     if isinstance(model, Ranker) and isinstance(batch, ListBatch):
         return (query + passage) * int((batch.lists >= 0).sum())
-    if isinstance(batch, PairBatch):
-        return (query + passage) * len(batch.pairs)
     return query * len(batch.queries) + passage * len(batch.passages)
 
 

@@ -1,66 +1,55 @@
 """Who scores the lists of an update, and over which passages?
 
 A scorer gives scores by name: `NAME` over each query's own list [B, L] and, where it can score
-every pair, `NAME/in_batch` over all passages of the update [B, P]. Targets are judged positives, -1
-where there is none. It knows no loss.
+every pair, `NAME/in_batch` over all passages of the update [B, P]. Of a model's layers, counted
+from 1, it gives `NAME/layer/3` and `NAME/layer/3/in_batch` likewise: what the model would say if
+that layer were its last. Targets are judged positives, -1 where there is none. It knows no loss.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from limbeck.data.tokens import TokenStore
+from limbeck.errors import StageError
 from limbeck.models.encoder import Encoder, Ranker
+from limbeck.models.layers import logits_by_layer, vectors_by_layer
 from limbeck.similarity import matrix_similarity
-from limbeck.sources import ListBatch, PairBatch, TextBatch
+from limbeck.sources import ListBatch, TextBatch
 from limbeck.tasks.retrieval.asking import Asking, distinct
-from limbeck.tasks.retrieval.pairing import Pairing
 from limbeck.teachers import Teacher
 from limbeck.training import Forward, Pass, Scorer
 from limbeck.types import Role, Scores, Signals
 
-ROLES: tuple[Role, ...] = ("query", "passage")
 
+def dual(task: Asking, name: str, encoder: Encoder, *, layers: Sequence[int] = ()) -> Scorer:
+    """The similarities of an encoder, which is the player of this name, trained or frozen.
 
-def dual(task: Asking, name: str, encoder: Encoder) -> Scorer:
-    """The similarities of an encoder, which is the player of this name, trained or frozen."""
-
-    def scores(update: Pass, batch: ListBatch) -> dict[str, Scores]:
-        queries = embed_update(task, update, name, encoder, "query", batch.queries)
-        passages = embed_update(task, update, name, encoder, "passage", batch.passages)
-        values = matrix_similarity(encoder.similarity)(queries, passages)
-        return own_and_in_batch(name, values, batch)
-
-    return Scorer(name, frozenset({name, f"{name}/in_batch"}), scores)
-
-
-def paired(task: Pairing, name: str, encoder: Encoder) -> Scorer:
-    """The similarities of an encoder, which is the player of this name, over an update of weak
-    pairs: those of every query with every passage, [B, B] on the diagonal its own.
+    A layer's are those of its states, pooled as the encoder pools its last, neither projected nor
+    normalised, and compared by the encoder's own similarity.
     """
 
-    def scores(update: Pass, batch: PairBatch) -> dict[str, Scores]:
-        queries, passages = (
-            _embed(update, name, encoder, role, task.pair_tokens(encoder, role), batch.pairs)
-            for role in ROLES
-        )
-        values = matrix_similarity(encoder.similarity)(queries, passages)
-        own = torch.arange(len(values), device=values.device)
-        mask = ~torch.from_numpy(batch.same).to(values.device)
-        mask[own, own] = True
-        return {f"{name}/in_batch": Scores.of(values, mask=mask, target=own)}
+    def scores(update: Pass, batch: ListBatch) -> dict[str, Scores]:
+        queries = _embed_update(task, update, name, encoder, "query", batch.queries, layers)
+        passages = _embed_update(task, update, name, encoder, "passage", batch.passages, layers)
+        similarity = matrix_similarity(encoder.similarity)
+        found: dict[str, Scores] = {}
+        for each, vectors in queries.items():
+            found |= own_and_in_batch(each, similarity(vectors, passages[each]), batch)
+        return found
 
-    given = {"pairs": task.weak_pairs().digest}
-    return Scorer(name, frozenset({f"{name}/in_batch"}), scores, given)
+    names = _names(name, layers)
+    return Scorer(name, frozenset([*names, *(f"{each}/in_batch" for each in names)]), scores)
 
 
-def cross(task: Asking, name: str, ranker: Ranker) -> Scorer:
+def cross(task: Asking, name: str, ranker: Ranker, *, layers: Sequence[int] = ()) -> Scorer:
     """The logits of a ranker, which is the player of this name, trained or frozen, for each query's
-    own list; 0 in empty slots.
+    own list; 0 in empty slots. A layer's are those of the same head on its states.
     """
 
     def scores(update: Pass, batch: ListBatch) -> dict[str, Scores]:
@@ -78,19 +67,36 @@ def cross(task: Asking, name: str, ranker: Ranker) -> Scorer:
                 )
             ]
         )
-        logits = update.run(
+        logits = update.run_several(
             name,
             lengths,
             lambda chosen: collator.pairs(
                 [queries[int(at)] for at in asked[chosen]],
                 [passages[int(at)] for at in answers[chosen]],
             ),
+            partial(_by_layer, name, layers),
         )
-        mask = torch.from_numpy(batch.lists >= 0).to(logits.device)
-        values = torch.zeros(mask.shape, device=logits.device).masked_scatter(mask, logits)
-        return {name: _own(values, mask, batch)}
+        mask = torch.from_numpy(batch.lists >= 0).to(update.device)
+        empty = torch.zeros(mask.shape, device=update.device)
+        return {
+            each: _own(empty.masked_scatter(mask, own), mask, batch) for each, own in logits.items()
+        }
 
-    return Scorer(name, frozenset({name}), scores)
+    return Scorer(name, frozenset(_names(name, layers)), scores)
+
+
+def scorer_of(task: Asking, name: str, model: nn.Module, *, layers: Sequence[int] = ()) -> Scorer:
+    """The scorer of a model, the player of this name, by what kind of model it is.
+
+    Raises:
+        StageError: when it is of no such kind.
+    """
+    match model:
+        case Encoder():
+            return dual(task, name, model, layers=layers)
+        case Ranker():
+            return cross(task, name, model, layers=layers)
+    raise StageError(f"The player {name!r} is a {type(model).__name__}, which scores no list.")
 
 
 def stored(task: Asking, name: str, teacher: Teacher) -> Scorer:
@@ -159,28 +165,52 @@ def embed_update(
     positions: np.ndarray,
 ) -> Tensor:
     """A player's vectors of some queries or passages, each text once: [n, D]."""
-    tokens = task.tokens_shown(encoder.tokenizer, role, encoder.prompt(role))
-    texts, place = distinct(task.firsts(role)[positions])
-    vectors = _embed(update, player, encoder, role, tokens, texts)
-    return vectors[torch.from_numpy(place).to(vectors.device)]
+    return _embed_update(task, update, player, encoder, role, positions, ())[player]
 
 
-def _embed(
+def _embed_update(
+    task: Asking,
     update: Pass,
     player: str,
     encoder: Encoder,
     role: Role,
-    tokens: TokenStore,
-    texts: np.ndarray,
-) -> Tensor:
-    """A player's vectors of the texts at some places of a store: [n, D]."""
+    positions: np.ndarray,
+    layers: Sequence[int],
+) -> dict[str, Tensor]:
+    """A player's vectors of some queries or passages [n, D], and the states of its layers, by the
+    names of their scores.
+    """
+    tokens = task.tokens_shown(encoder.tokenizer, role, encoder.prompt(role))
     collator = encoder.collator(role)
+    texts, place = distinct(task.firsts(role)[positions])
     lengths = np.array([collator.length(int(n)) for n in tokens.lengths[texts]])
-    return update.run(
+    vectors = update.run_several(
         player,
         lengths,
         lambda chosen: collator.singles([tokens[int(at)] for at in texts[chosen]]),
+        partial(_by_layer, player, layers),
     )
+    at = torch.from_numpy(place).to(update.device)
+    return {each: found[at] for each, found in vectors.items()}
+
+
+def _names(name: str, layers: Sequence[int]) -> list[str]:
+    """The names of a model's scores, its own first."""
+    return [name, *(f"{name}/layer/{layer}" for layer in layers)]
+
+
+def _by_layer(
+    name: str, layers: Sequence[int], model: nn.Module, features: dict[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """What a model gives for a batch, and what its layers would, by the names of their scores."""
+    if not layers:
+        return {name: model(features)}
+    if isinstance(model, Encoder):
+        last, each = vectors_by_layer(model, features)
+    else:
+        assert isinstance(model, Ranker)
+        last, each = logits_by_layer(model, features)
+    return dict(zip(_names(name, layers), [last, *(each[at - 1] for at in layers)], strict=True))
 
 
 def own_and_in_batch(name: str, values: Tensor, batch: ListBatch) -> dict[str, Scores]:
