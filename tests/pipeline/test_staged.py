@@ -84,7 +84,7 @@ def test_the_page_shows_stages_in_the_order_in_which_they_trained(
 ) -> None:
     page = (done(recipe).out / "report.html").read_text()
     names = re.findall(r"<h3[^>]*>(train-[\w-]+)<", page)
-    assert len(names) > (4 if recipe in FITTING else 1)
+    assert len(names) > (2 if recipe in FITTING else 1)
     assert names == trained_in(done(recipe).out)
 
 
@@ -110,7 +110,7 @@ def test_what_it_will_do_is_estimated(
     for what in ("encode-", "score-"):
         stages = {name for name in metrics if name.startswith(what)}
         planned = tuple(name for name in found if name.startswith(what))
-        assert planned, what
+        assert bool(planned) == bool(stages), what
         assert all(name.startswith(planned) for name in stages)
     scored = sum(
         kept["pairs_scored"] + kept["texts_embedded"]

@@ -36,12 +36,11 @@ from limbeck.training import Pass, Run, Stage, Trained, frozen_player, train
 from recipes_here import ALL, RECIPES, beside, fast_settings, has_stages, settings_to_test
 from retrieval_here import a_task, stage_of
 
-NEEDS = {name: recipe.needs | recipe.settings().needs for name, recipe in RECIPES.items()}
 STUDENT = [name for name, recipe in RECIPES.items() if recipe.makes == "student"]
 # every kind of teacher that a recipe can learn from; "dual" also where it needs none
 KINDS = {
     name: ["dual", "cross", "ensemble"]
-    if NEEDS[name] & {"teacher", "vectors"} == {"teacher"}
+    if RECIPES[name].needs & {"teacher", "vectors"} == {"teacher"}
     else ["dual"]
     for name in RECIPES
 }
@@ -118,7 +117,7 @@ def test_a_recipe_says_what_it_is(name: str) -> None:
     lines = Path(module.__file__).read_text().splitlines()
     long = has_stages(recipe) or recipe.data_free  # many stages, or two players that learn
     assert len(lines) <= (240 if long else 110)  # a page
-    assert recipe.needs <= {"labels", "queries", "teacher", "vectors", "dev", "pairs"}
+    assert recipe.needs <= {"labels", "queries", "teacher", "vectors", "dev"}
 
 
 # --- two updates ---------------------------------------------------------------------------------
@@ -131,7 +130,7 @@ def test_two_updates_train_a_student_that_can_be_saved(
     student = trained(name, "run", kind=kind)
     curves = list(tmp_path.glob("run/stages/train-*/curves.json"))
     losses = [entry for path in curves for entry in read_json(path)["losses"]]
-    if RECIPES[name].fits or "pairs" in RECIPES[name].needs:
+    if RECIPES[name].fits:
         assert len(losses) > 16
     else:
         assert len(losses) == fast_settings(RECIPES[name]).model_dump()["max_steps"]
@@ -195,10 +194,22 @@ def fingerprint(stage: Stage, run: Any) -> str:
     [turn] = stage.turns
     with torch.no_grad():
         signals = turn.forward(Pass(run, frozen, frozenset(), **place), stage.source.batch(0))
-        parts = {name: float(part) for name, part in turn.loss(signals).parts.items()}
+    scores = {
+        name: replace(each, values=each.values.clone().requires_grad_())
+        for name, each in signals.scores.items()
+    }
+    looks: list[object] = []
+    for step in (0, stage.updates - 1):  # as the first step and as the last
+        loss = turn.loss(replace(signals, scores=scores, step=step))
+        looks.append({name: float(part.detach()) for name, part in loss.parts.items()})
+        if scores and loss.total.requires_grad:  # and where it pulls
+            pulls = torch.autograd.grad(
+                loss.total, [each.values for each in scores.values()], allow_unused=True
+            )
+            looks.append([None if pull is None else float(pull.norm()) for pull in pulls])
     measure = stage.measure and [stage.measure.every, stage.measure.keep]
     return digest(
-        [players, parts, stage.source.digest, stage.updates, measure, run.save_steps, stage.clip]
+        [players, looks, stage.source.digest, stage.updates, measure, run.save_steps, stage.clip]
     )
 
 
