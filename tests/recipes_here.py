@@ -24,12 +24,15 @@ RECIPES = {name: recipe for name, recipe in ALL.items() if recipe.task == "retri
 
 def has_stages(recipe: Recipe) -> bool:
     """Whether it trains more than once, be it a teacher or the student beforehand."""
-    return bool(recipe.fits) or "warmup_share" in recipe.settings.model_fields
+    more = {"warmup_share", "pretrain_share"} & set(recipe.settings.model_fields)
+    return bool(recipe.fits or more)
 
 
 # of several stages without a teacher given, and those of them that fit their own
 STAGED = [
-    name for name, recipe in RECIPES.items() if has_stages(recipe) and "teacher" not in recipe.needs
+    name
+    for name, recipe in RECIPES.items()
+    if has_stages(recipe) and "teacher" not in recipe.needs | recipe.settings().needs
 ]
 FITTING = [name for name, recipe in RECIPES.items() if recipe.fits]
 

@@ -1,4 +1,4 @@
-"""Which queries confuse a student: PROD's table of ranks, and the edges of both rules."""
+"""Which queries confuse a student (PROD's table of ranks), and which pairs a model agrees with."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from limbeck.selection import (
     MISSED,
     best_positive_rank,
     confusing,
+    consistent,
     last_pairs,
     layer_pairs,
     random_subset,
@@ -67,6 +68,30 @@ def test_the_rank_of_the_first_positive(
     scores: list[float], positive: list[bool], rank: float
 ) -> None:
     assert best_positive_rank(np.array(scores), np.array(positive, dtype=bool)) == rank
+
+
+def test_a_pair_is_kept_by_its_rank_in_the_pool() -> None:
+    """0.71 is third behind 0.9 and 0.72; 0.80 is second; a tie counts for the pair."""
+    pool = np.array([[0.9, 0.72, 0.5, 0.3]] * 3)
+    own = np.array([0.71, 0.80, 0.72])
+    assert consistent(own, pool, 2).tolist() == [False, True, True]
+    assert consistent(own, pool, 3).all()
+    assert not consistent(own, pool, 1).any()
+
+
+def test_its_own_passage_is_not_of_the_pool() -> None:
+    """A duplicate whose score is larger in its last bit would put the rank off by one."""
+    own = np.array([0.8])
+    pool = np.array([[0.9, np.nextafter(0.8, 1), 0.5]])
+    assert not consistent(own, pool, 2).any()
+    assert consistent(own, pool, 2, others=np.array([[True, False, True]])).all()
+
+
+def test_of_random_pairs_hardly_any_survive() -> None:
+    """k of pool + 1: 2 in 1001, so of 20,000 about 40 (deviation 6)."""
+    random = np.random.default_rng(0)
+    kept = [consistent(random.random(500), random.random((500, 1000)), 2).sum() for _ in range(40)]
+    assert 20 <= sum(kept) <= 60
 
 
 def test_pairs_of_layers_are_distinct_ordered_and_of_a_seed() -> None:

@@ -1,13 +1,13 @@
-"""Which queries does a stage learn from, and which layers? Predicates over what student and
-teacher make of queries, and pairs of their layers.
+"""Which queries, pairs or layers does a stage learn from? Predicates over what models make of
+queries and pairs, and which layer stands beside which.
 
 A rank counts from 1 and is that of a query's first positive in a ranked list; `MISSED` stands for a
 positive that the list lacks.
 
-Layers are counted from 1, and a pair names the teacher's first. Pairs keep the order: of two, the
-one with the earlier layer of the teacher has the earlier layer of the student.
+Layers are counted from 1, and a pair of them names the teacher's first. Such pairs keep the order:
+of two, the one with the earlier layer of the teacher has the earlier layer of the student.
 
-This module knows no collection, no model and no file: ranks, masks and numbers only.
+This module knows no collection, no model and no file: ranks and masks only.
 """
 
 from __future__ import annotations
@@ -75,6 +75,27 @@ def best_positive_rank(scores: Numbers, positive: Mask) -> float:
         return MISSED
     best = scores[positive].max()
     return 1.0 + float((scores[~positive] >= best).sum())
+
+
+def consistent(own: Numbers, pool: Numbers, k: int, *, others: Mask | None = None) -> Mask:
+    """[n] True for the pairs whose own passage is among the `k` best beside a pool: its rank is 1 +
+    the number of passages of the pool that score strictly more.
+
+    Shapes: `own` [n] is the score of each pair's query with its own passage, `pool` [n, P] with the
+    passages of the pool; `others` [n, P] is False where a passage of the pool is the pair's own, or
+    a duplicate of it, which would not count.
+
+    Source: the consistency filter of E5, Wang et al. 2022, arXiv:2212.03533, k = 2.
+
+    Example:
+        >>> pool = np.array([[0.9, 0.72, 0.5, 0.3]] * 2)
+        >>> consistent(np.array([0.71, 0.80]), pool, 2)
+        array([False,  True])
+    """
+    better = pool > own[:, None]
+    if others is not None:
+        better &= others
+    return np.asarray(1 + better.sum(axis=1) <= k)
 
 
 def layer_pairs(

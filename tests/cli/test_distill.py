@@ -32,6 +32,7 @@ def test_what_is_not_given_takes_its_default(invoke: Invoke, pipeline: FakePipel
         "precision": "auto",
         "workers": None,
         "candidates": (),
+        "pairs": None,
         "query_model": None,
         "force_teacher": False,
         "drop_unknown_judgements": False,
@@ -55,7 +56,7 @@ def test_every_option_reaches_the_pipeline(
     options += "--recipe kl --labels 500 --seed 7 --budget 1.5h --store kept --backend torch "
     options += "--precision fp32 --workers 4 --force-teacher --drop-unknown-judgements --force "
     options += "--keep-own-passage --candidates a.trec --candidates b.tsv --query-model t5 "
-    options += "--image-size 9 --augment crop "
+    options += "--image-size 9 --augment crop --pairs weak.tsv "
     result = invoke(
         *["distill", "docs", "--out", "run", *options.split(), "--settings", file],
         *["--set", "max_steps=5", "--set", "name=a=b"],
@@ -87,6 +88,7 @@ def test_every_option_reaches_the_pipeline(
         "precision": "fp32",
         "workers": 4,
         "candidates": [Path("a.trec"), Path("b.tsv")],
+        "pairs": Path("weak.tsv"),
         "query_model": Path("t5"),
         "force_teacher": True,
         "drop_unknown_judgements": True,

@@ -33,6 +33,7 @@ budget_seconds = 1200.0
 backend = "torch"
 precision = "fp32"
 candidates = ["a.trec"]
+pairs = "weak.tsv"
 query_model = "t5"
 force_teacher = true
 drop_unknown_judgements = true

@@ -36,11 +36,12 @@ from limbeck.training import Pass, Run, Stage, Trained, frozen_player, train
 from recipes_here import ALL, RECIPES, beside, fast_settings, has_stages, settings_to_test
 from retrieval_here import a_task, stage_of
 
+NEEDS = {name: recipe.needs | recipe.settings().needs for name, recipe in RECIPES.items()}
 STUDENT = [name for name, recipe in RECIPES.items() if recipe.makes == "student"]
 # every kind of teacher that a recipe can learn from; "dual" also where it needs none
 KINDS = {
     name: ["dual", "cross", "ensemble"]
-    if RECIPES[name].needs & {"teacher", "vectors"} == {"teacher"}
+    if NEEDS[name] & {"teacher", "vectors"} == {"teacher"}
     else ["dual"]
     for name in RECIPES
 }
@@ -117,7 +118,7 @@ def test_a_recipe_says_what_it_is(name: str) -> None:
     lines = Path(module.__file__).read_text().splitlines()
     long = has_stages(recipe) or recipe.data_free  # many stages, or two players that learn
     assert len(lines) <= (240 if long else 110)  # a page
-    assert recipe.needs <= {"labels", "queries", "teacher", "vectors", "dev"}
+    assert recipe.needs <= {"labels", "queries", "teacher", "vectors", "dev", "pairs"}
 
 
 # --- two updates ---------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def test_two_updates_train_a_student_that_can_be_saved(
     student = trained(name, "run", kind=kind)
     curves = list(tmp_path.glob("run/stages/train-*/curves.json"))
     losses = [entry for path in curves for entry in read_json(path)["losses"]]
-    if RECIPES[name].fits:
+    if RECIPES[name].fits or "pairs" in RECIPES[name].needs:
         assert len(losses) > 16
     else:
         assert len(losses) == fast_settings(RECIPES[name]).model_dump()["max_steps"]

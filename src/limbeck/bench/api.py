@@ -182,6 +182,7 @@ class BenchCall:
     image_size: int | None = None
     augment: Literal["none", "crop", "crop-flip"] | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
+    pairs: str | Path | None = None  # for those of the recipes that learn from some
     labels: int | None = None
     store: str | Path | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -228,9 +229,10 @@ def bench(call: BenchCall) -> Benched:
     that has it), `RECIPE.KEY` or `RECIPE:PRESET.KEY`, and `teacher_dual.KEY` for what fits the
     teacher. Several teachers teach as their mean; those to be fitted are fitted once. A teacher
     that `distill` would refuse teaches all the same: its row says what it is worth. Recipes that
-    fit their own teachers do so, and it counts as their cost. The same call goes on where an
-    earlier one stopped. `jobs` arms run at once, in processes of one thread each; the results are
-    those of one after the other with one thread.
+    fit their own teachers do so, and it counts as their cost. `pairs` are for those that learn from
+    weak pairs of texts. The same call goes on where an earlier one stopped. `jobs` arms run at
+    once, in processes of one thread each; the results are those of one after the other with one
+    thread.
 
     Raises:
         ConfigError, DataError, ModelError: for input that cannot be used, before any work.
@@ -290,6 +292,12 @@ def _planned(call: BenchCall) -> BenchPlan:
     equal = equal_settings(kind, systems, call.settings, call.max_steps)
     fitting = given_to_teachers(call.settings)
     shared = call.shared(kind)
+    reading = {system for system in systems if "pairs" in find_preset(system)[0].needs}
+    if call.pairs is not None and not reading:
+        raise ConfigError(
+            f"None of {', '.join(systems)} learns from pairs. Leave --pairs out, or compare a "
+            "recipe that needs them."
+        )
     _check_fitting(kind, fitting, shared.teachers)
 
     def arm(name: str, config: RunConfig) -> Arm:
@@ -319,6 +327,7 @@ def _planned(call: BenchCall) -> BenchPlan:
                 seed=seed,
                 teacher=FITTED if _fits_its_own(system) else taught,
                 settings=equal[system],
+                pairs=call.pairs if system in reading else None,
             ),
         )
         for system in systems

@@ -20,6 +20,7 @@ from limbeck.cli.progress import on_stderr
         "image_size",
         "augment",
         "settings",
+        "pairs",
         "labels",
         "store",
         "precision",

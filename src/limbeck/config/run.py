@@ -280,6 +280,16 @@ class RunConfig:
             type=list[Path],
         ),
     )
+    pairs: str | Path | None = field(
+        default=None,
+        metadata=_option(
+            "Weak pairs of texts to learn from before any judgement, in .jsonl or .tsv, for "
+            "recipes that do.",
+            metavar="FILE",
+            default_shown="they are made from titles, first sentences and key phrases",
+            type=Path,
+        ),
+    )
     query_model: str | Path | None = field(
         default=None,
         metadata=_option(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from limbeck.data.collection import Collection, Texts
@@ -43,18 +43,41 @@ def queries_of_words(passages: Texts, seed: int, language: str = ENGLISH) -> Der
 
     A first sentence that is the whole text is none, and a query has two words at least.
     """
+    made = {
+        (passages.ids[at], draw): query for at, draw, query, _ in _made(passages, seed, language)
+    }
+    return DerivedTexts.of("words", made)
+
+
+def pairs_of_words(
+    passages: Texts, seed: int, language: str = ENGLISH
+) -> Iterator[tuple[str, str]]:
+    """The same queries, each beside what it stands for: a title and the text below it, a first
+    sentence and what follows, key phrases and their passage.
+    """
+    for _, _, query, answer in _made(passages, seed, language):
+        if answer:
+            yield query, answer
+
+
+def _made(passages: Texts, seed: int, language: str) -> Iterator[tuple[int, int, str, str]]:
+    """A passage's position, a draw, the query, and the part of the passage that it stands for."""
     frequency: Counter[str] = Counter()
     for text in passages.texts:
         frequency.update({word.lower() for word in words(normal(text), language)})
-    made: dict[tuple[str, int], str] = {}
     for at in drawn(passages, seed):
         title, text = passages.parts(at)
+        _, end = next(sentences(text), (0, len(text)))
         phrases = key_phrases(passages.texts[at], frequency, len(passages), language)
-        for draw, found in enumerate((title, first_sentence(text), phrases)):
-            query = " ".join(found.split())
+        found = (
+            (title, text),
+            (first_sentence(text), text[end:]),
+            (phrases, passages.texts[at]),
+        )
+        for draw, (asked, answer) in enumerate(found):
+            query = " ".join(asked.split())
             if says(query, language) >= MIN_WORDS:
-                made[passages.ids[at], draw] = query
-    return DerivedTexts.of("words", made)
+                yield at, draw, query, answer.strip()
 
 
 def drawn(passages: Texts, seed: int) -> list[int]:

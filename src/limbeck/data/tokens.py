@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -103,7 +103,7 @@ class FollowedTokens(TokenStore):
 
 
 def tokenize(
-    texts: Sequence[str],
+    texts: Collection[str],
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     *,
@@ -244,7 +244,7 @@ def prompt_ids(backend: Tokenizer, prompt: str) -> tuple[int, ...]:
 
 def _write(
     folder: Path,
-    texts: Sequence[str],
+    texts: Collection[str],
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     made_from: dict[str, object],
@@ -339,7 +339,7 @@ def _encode(
     return found, shortened
 
 
-def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     """Runs of texts, bounded in number and in characters."""
     batch: list[str] = []
     characters = 0
@@ -357,7 +357,7 @@ def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
-def _digest_texts(texts: Sequence[str]) -> str:
+def _digest_texts(texts: Iterable[str]) -> str:
     hasher = hashlib.sha256()
     for text in texts:
         content = text.encode("utf-8", "surrogatepass")

@@ -46,6 +46,18 @@ def with_prompts(encoder: Encoder, query: str | None, passage: str | None) -> En
     return prompted
 
 
+def add_prompts(encoder: Encoder, query: str, passage: str) -> None:
+    """Put words before queries and passages of an encoder that has none, in place; one that names
+    any of its own keeps them.
+
+    Raises:
+        ModelError: when the encoder leaves its prompts out of its pooling.
+    """
+    if not any(encoder.prompt(role) for role in ("query", "passage")):
+        encoder.model.prompts |= {"query": query, "document": passage}
+        Encoder(encoder.model)  # which refuses what it cannot read
+
+
 def missing_prompts(spec: str, encoder: Encoder) -> tuple[str, str] | None:
     """The prompts of queries and passages that a model was trained with but its folder does not
     name, by the name of the model; None when there are none, or that is not known.

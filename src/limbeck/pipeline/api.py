@@ -81,10 +81,11 @@ def distill(call: DistillCall) -> Result:
     teaches, each brought to one scale; without `teacher_weights` they count alike. `query_prompt`
     and `passage_prompt` come before every text that the student reads, and are saved with it.
     `workers` processes encode and score, as many as may change from call to call. `candidates` are
-    files of scored pairs, such as runs: their passages join the pools of their training queries. On
-    a corpus without queries the `query_model`, a folder of a seq2seq model, writes them. The
-    collection's `language` is what BM25 goes by: a code, or `auto`. `student_alone` measures no
-    other system in the end, for data on which another run has done so. `reuse_from` are the folders
+    files of scored pairs, such as runs: their passages join the pools of their training queries.
+    `pairs` is a file of weak pairs of texts, for a recipe that learns from some. On a corpus
+    without queries the `query_model`, a folder of a seq2seq model, writes them. The collection's
+    `language` is what BM25 goes by: a code, or `auto`. `student_alone` measures no other system in
+    the end, for data on which another run has done so. `reuse_from` are the folders
     of runs from which stages are taken that they made from the same inputs. `precision_from` is a
     run whose choice of precision is taken where `precision` is `auto`, instead of measuring.
     `force` goes on under other versions or on another machine, and accepts models that were made
@@ -166,7 +167,7 @@ def dry_run(call: DistillCall) -> list[str]:
     lines += [f"fit a teacher: {name}" for name in fits_of(kind, opened.teachers)]
     if len(opened.teachers.specs) > 1:
         lines.append("bring the teachers to one scale")
-    if "teacher" in request.recipe.needs:
+    if request.taught and opened.teachers.specs:
         lines.append("ask the teacher for its answers, and examine them")
         if can_compare(data) and not call.force_teacher:
             alone = kind.baselines[0]

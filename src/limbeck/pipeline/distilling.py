@@ -282,7 +282,7 @@ class Distillation:
             systems.append(task.measure("undistilled", undistilled, beside))
         teachers = self._teachers(notes) if opened.teachers.specs else []
         teacher = given = teachers[0] if teachers else None
-        if teacher is not None and "teacher" in request.recipe.needs:
+        if teacher is not None and request.taught:
             if opened.teachers.fits:
                 how = f"a {teacher.kind} teacher, fitted on judged {task.measures.units}"
                 self.outputs.keep_model(teacher, "teacher", kind.card(teacher, how, teacher.kind))

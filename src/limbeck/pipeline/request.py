@@ -31,6 +31,15 @@ class Request:
     settings: Mapping[str, object]  # the preset's, overruled by those that were given
     opened: Opened
     said: tuple[str, ...]  # of the recipe
+    needs: frozenset[str]  # of the recipe and its settings
+
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher is examined and measured before the student learns from it; a recipe
+        that finds its own, or takes one besides, does that itself.
+        """
+        finds = self.recipe.fits or self.recipe.takes
+        return "teacher" in (self.recipe.needs if finds else self.needs)
 
     def notes(self, data: Dataset) -> list[str]:
         """Notes on the decisions so far, where the run works on `data`."""
@@ -81,7 +90,7 @@ def validate(config: RunConfig) -> Request:
         name, needs, recipe.fits, recipe.takes, recipe.data_free, rows=recipe.task is None
     )
     opened = kind.open(config, method)
-    return Request(config, kind, recipe, preset, settings, opened, tuple(said))
+    return Request(config, kind, recipe, preset, settings, opened, tuple(said), needs)
 
 
 @takes_fields_of(RunConfig)

@@ -71,8 +71,9 @@ class Recipe:
     `task` is the one that it is for; None where it learns rows of alternatives, of any task that
     has some. `makes` says whether the function trains a student or fits a teacher. `needs` are any
     of "labels" (judged training queries), "dev" (a dev split), "queries" (training queries, judged
-    or not), "teacher", "vectors" (a teacher that has them) and "texts" (one that scores texts made
-    on the way).
+    or not), "teacher", "vectors" (a teacher that has them), "texts" (one that scores texts made on
+    the way) and "pairs" (weak ones, without which `--pairs` is refused; where nothing is judged
+    they do without a fitted teacher).
     `presets` are settings under a name: an ablation, or the values of the paper.
 
     `fits` are the kinds of teacher that a student's recipe fits itself, by default and in order.

@@ -6,6 +6,7 @@ artefact. It knows no recipe, no loss and no measure.
 
 from __future__ import annotations
 
+from collections.abc import Collection as Countable
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -17,6 +18,7 @@ import polars as pl
 from limbeck.candidates import Candidates, merge, mine_dense, mine_lexical, mine_sparse
 from limbeck.data.collection import Collection, Texts, positives
 from limbeck.data.derived import DerivedTexts, derived_id
+from limbeck.data.pairs import Pairs
 from limbeck.data.scores import ScoredPairs
 from limbeck.data.tokens import FollowedTokens, TokenStore, tokenize, tokenizer_digest
 from limbeck.errors import StageError
@@ -42,7 +44,8 @@ class Asking:
     trained a model on it, in order, and `suffix` ends their names. `bases` are other encoders that
     teachers are fitted from, by name. `derived` are passages made for training alone: their
     positions come after the collection's, models read and teachers score them there, and nobody
-    finds, measures or indexes them.
+    finds, measures or indexes them. `pairs` are weak pairs of texts, None where none were given,
+    and `prompted` says whether the student's prompts were asked for, be they empty.
     """
 
     collection: Collection
@@ -54,7 +57,9 @@ class Asking:
     suffix: str = ""
     bases: Mapping[str, DualTeacher] = field(default_factory=dict)
     derived: Texts = field(default_factory=lambda: Texts([], []))
-    _tokens: dict[tuple[str, Role, str], TokenStore] = field(default_factory=dict)
+    pairs: Pairs | None = None
+    prompted: bool = False
+    _tokens: dict[tuple[str, str, str], TokenStore] = field(default_factory=dict)
     _made: dict[tuple[str, str], TokenStore] = field(default_factory=dict)
     _equal: dict[Role, np.ndarray] = field(default_factory=dict)
     _vectors: WeakValueDictionary[tuple[str, str, Role, bytes], np.ndarray] = field(
@@ -128,10 +133,16 @@ class Asking:
 
     def tokens(self, tokenizer: Any, role: Role, prompt: str) -> TokenStore:
         """A field's tokens, made once per tokenizer and prompt."""
-        key = (tokenizer_digest(tokenizer), role, prompt)
+        texts = self.collection.queries if role == "query" else self.collection.passages
+        return self.tokenised(role, texts.texts, tokenizer, prompt)
+
+    def tokenised(
+        self, what: str, texts: Countable[str], tokenizer: Any, prompt: str
+    ) -> TokenStore:
+        """The tokens of the texts that are called so, made once per tokenizer and prompt."""
+        key = (tokenizer_digest(tokenizer), what, prompt)
         if key not in self._tokens:
-            texts = self.collection.queries if role == "query" else self.collection.passages
-            name = f"{role}-{digest(list(key))[:12]}"
+            name = f"{what}-{digest(list(key))[:12]}"
             self._tokens[key] = self._tokenized(name, texts, tokenizer, prompt)
         return self._tokens[key]
 
@@ -143,17 +154,19 @@ class Asking:
         key = (tokenizer_digest(tokenizer), prompt)
         if key not in self._made:
             name = f"derived-{digest([*key, self.derived.ids])[:12]}"
-            made = self._tokenized(name, self.derived, tokenizer, prompt)
+            made = self._tokenized(name, self.derived.texts, tokenizer, prompt)
             self._made[key] = FollowedTokens(own, made)
         return self._made[key]
 
-    def _tokenized(self, name: str, texts: Texts, tokenizer: Any, prompt: str) -> TokenStore:
+    def _tokenized(
+        self, name: str, texts: Countable[str], tokenizer: Any, prompt: str
+    ) -> TokenStore:
         """Tokens of texts by an artefact of the run."""
         folder = self.run.folder / "stages" / "tokens" / name
         return self.run.made(
             folder,
             lambda: tokenize(
-                texts.texts,
+                texts,
                 tokenizer,
                 folder,
                 stage="tokens",

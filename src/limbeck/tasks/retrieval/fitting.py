@@ -16,9 +16,9 @@ from pydantic import Field
 from limbeck.candidates import Candidates
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.objectives.listwise import cross_entropy
-from limbeck.sources import ListSource
+from limbeck.sources import ListSource, PairSource
 from limbeck.tasks.fit import AT_THE_END, TrainingSettings, train_model, updates_of
-from limbeck.tasks.retrieval.scorers import cross, dual, taught
+from limbeck.tasks.retrieval.scorers import cross, dual, paired, taught
 from limbeck.tasks.retrieval.task import ListSettings, Retrieval
 from limbeck.teachers import CrossTeacher, DualTeacher, EnsembleTeacher, Teacher
 from limbeck.training import Trained, Turn, forward, frozen_player
@@ -73,6 +73,12 @@ class StagedSettings(WarmedSettings):
     ranker_batch_size: int = Field(16, ge=1, description="queries in one step of a cross-encoder")
 
 
+class _PairContrast(TrainingSettings):
+    """All that `train_on_pairs` depends on but for its pairs."""
+
+    temperature: float
+
+
 class _Contrast(ListSettings):
     """All that `train_contrastive` depends on but for its lists, whichever recipe calls it."""
 
@@ -111,6 +117,31 @@ def train_contrastive(
 
     turn = Turn(forward(dual(task, "student", encoder)), loss, trains=frozenset({"student"}))
     given = _Contrast(**_common(settings), temperature=temperature)
+    return train_model(task, name, encoder, source, turn, given, makes=makes)
+
+
+def train_on_pairs(
+    task: Retrieval,
+    name: str,
+    encoder: Encoder,
+    source: PairSource,
+    settings: TrainingSettings,
+    temperature: float,
+    *,
+    makes: Makes,
+) -> Trained:
+    """Train an encoder in place on weak pairs: L = -(1/B) sum_i log softmax(s_i / temperature)[i],
+    where the passages of all pairs of the update are the alternatives of each query.
+
+    Source: Wang et al. 2022, arXiv:2212.03533, section 3.2.
+    """
+
+    def loss(signals: Signals) -> Loss:
+        return Loss({"contrastive": cross_entropy(signals.scores["student/in_batch"], temperature)})
+
+    turn = Turn(forward(paired(task, "student", encoder)), loss, trains=frozenset({"student"}))
+    shared = settings.model_dump(include=set(TrainingSettings.model_fields))
+    given = _PairContrast(**shared, temperature=temperature)
     return train_model(task, name, encoder, source, turn, given, makes=makes)
 
 

@@ -50,8 +50,9 @@ class RetrievalKind(TaskKind):
     fits = KINDS
     fits_on_dev = ("ensemble",)
     options = frozenset(
-        {"dim", "query_prompt", "passage_prompt", "candidates", "query_model", "language"}
-        | {"drop_unknown_judgements", "keep_own_passage", "layer_choice", "student_layers"}
+        {"dim", "query_prompt", "passage_prompt", "candidates", "pairs", "query_model"}
+        | {"drop_unknown_judgements", "keep_own_passage", "language", "layer_choice"}
+        | {"student_layers"}
     )
     budget = ("max_steps", "batch_size", "list_length", "candidates_per_query")
     has_rows = True

@@ -19,6 +19,7 @@ import numpy as np
 from limbeck.config import Loaded, RunConfig
 from limbeck.config.teacher_spec import TeacherSpec
 from limbeck.data.collection import Collection
+from limbeck.data.pairs import Pairs, made_pairs, read_pairs
 from limbeck.data.reading import complete
 from limbeck.data.scores import ScoredPairs, read_candidates
 from limbeck.data.tokens import misread
@@ -46,8 +47,9 @@ class RetrievalRequest(Opened):
 
     `read` is the collection as it was given; `data`, which a run works on, may have a dev split and
     queries that were made for it. `base` is the encoder that the student was cut from; teachers may
-    be fitted from other `bases`, by name. `candidates` from files join those that a run mines. The
-    `writer` is the model that writes queries for a corpus without any.
+    be fitted from other `bases`, by name. `candidates` from files join those that a run mines.
+    `pairs` are weak pairs of texts, where the recipe learns from some. The `writer` is the model
+    that writes queries for a corpus without any.
     """
 
     config: RunConfig
@@ -61,11 +63,17 @@ class RetrievalRequest(Opened):
     bases: Mapping[str, DualTeacher] = field(default_factory=dict)
     candidates: tuple[ScoredPairs, ...] = ()
     writer: Writer | None = None
+    pairs: Pairs | None = None
 
     @property
     def inputs(self) -> Mapping[str, object]:
-        """Digests of the candidates that were given."""
-        return {"candidates": [each.digest for each in self.candidates]} if self.candidates else {}
+        """Digests of the candidates and pairs that were given."""
+        given: dict[str, object] = {}
+        if self.candidates:
+            given["candidates"] = [each.digest for each in self.candidates]
+        if self.config.pairs is not None and self.pairs is not None:
+            given["pairs"] = self.pairs.digest
+        return given
 
     @property
     def models(self) -> Mapping[str, Any]:
@@ -87,6 +95,7 @@ class RetrievalRequest(Opened):
             f"read {len(data.passages):,} passages and {queries}",
             *(["write other queries with the --query-model"] if self.writer else []),
             "tokenise queries and passages once per tokenizer",
+            *([f"read {len(self.pairs):,} pairs {self.pairs.origin}"] if self.pairs else []),
             "mine candidates with BM25 and with vectors",
         ]
 
@@ -98,7 +107,17 @@ class RetrievalRequest(Opened):
         """The request in a run; the queries of a corpus without any are kept there."""
         data = with_kept_queries(self.read, self.data, self.writer, run, labels=self.config.labels)
         base = DualTeacher("base", self.base)
-        return Retrieval(data, run, base, store, self.candidates, bases=self.bases)
+        prompts = self.config.query_prompt, self.config.passage_prompt
+        return Retrieval(
+            data,
+            run,
+            base,
+            store,
+            self.candidates,
+            bases=self.bases,
+            pairs=self.pairs,
+            prompted=prompts != (None, None),
+        )
 
 
 def open_request(config: RunConfig, method: Method) -> RetrievalRequest:
@@ -112,6 +131,8 @@ def open_request(config: RunConfig, method: Method) -> RetrievalRequest:
     writer = _writer(config, read)
     data = complete(read, labels=config.labels)
     specs = teachers_of(config, method)
+    if "pairs" in method.needs and not data.labelled and all(spec.open for spec in specs):
+        specs = ()  # pairs alone will do
     _check_labels(data, method, specs)
     if "maps" in method.needs:
         raise ConfigError(
@@ -124,7 +145,8 @@ def open_request(config: RunConfig, method: Method) -> RetrievalRequest:
             f"{data.name} has no training query, judged or not: all are in dev or test. Add "
             "queries to queries.jsonl, or use --recipe embed, which can learn from passages alone."
         )
-    notes = []
+    pairs = _pairs(config, method, data)
+    notes = [] if pairs is None else [f"pairs: {len(pairs):,} {pairs.origin}"]
     base, student = _students(config)
     if config.query_prompt is None and config.passage_prompt is None:
         notes += prompt_notes("student", str(config.student or OFFLINE), base)
@@ -142,7 +164,8 @@ def open_request(config: RunConfig, method: Method) -> RetrievalRequest:
     elif method.takes:
         notes.append(f"teacher: none named, {method.name} has its own")
     else:
-        notes.append(f"teacher: none, {method.name} learns from judgements alone")
+        what = "pairs" if pairs is not None else "judgements"
+        notes.append(f"teacher: none, {method.name} learns from {what} alone")
     candidates = _candidates(config.candidates, method, given, data)
     notes += [note for found in candidates for note in found.notes]
     return RetrievalRequest(
@@ -157,6 +180,7 @@ def open_request(config: RunConfig, method: Method) -> RetrievalRequest:
         bases,
         candidates,
         writer,
+        pairs,
     )
 
 
@@ -263,6 +287,24 @@ def _candidates(
             "name a model as --teacher."
         )
     return tuple(read_candidates(Path(file).expanduser(), collection) for file in files)
+
+
+def _pairs(config: RunConfig, method: Method, collection: Collection) -> Pairs | None:
+    """The weak pairs that a recipe learns from: given, or made of the collection.
+
+    Raises:
+        ConfigError, DataError: when the recipe would not read them, or they cannot be used.
+    """
+    if "pairs" in method.needs:
+        if config.pairs is None:
+            return made_pairs(collection)
+        return read_pairs(Path(config.pairs).expanduser())
+    if config.pairs is not None:
+        raise ConfigError(
+            f"{method.name} learns from no pairs. Leave --pairs out, or use a recipe that needs "
+            "them, such as --recipe e5."
+        )
+    return None
 
 
 def _writer(config: RunConfig, given: Collection) -> Writer | None:

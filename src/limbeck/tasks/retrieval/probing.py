@@ -52,6 +52,8 @@ class RetrievalProbe:
             task.store,
             task.given,
             bases=task.bases,
+            pairs=task.pairs,
+            prompted=task.prompted,
             speeds=self.speeds,
             student=self.student,
         )

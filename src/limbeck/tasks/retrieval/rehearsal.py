@@ -27,7 +27,8 @@ from limbeck.data.tokens import tokenizer_digest
 from limbeck.evaluation.measures import Run as Results
 from limbeck.evaluation.table import Cost
 from limbeck.models.encoder import Encoder, Ranker
-from limbeck.sources import ListBatch, TextBatch
+from limbeck.selection import Mask
+from limbeck.sources import ListBatch, PairBatch, TextBatch
 from limbeck.store import digest
 from limbeck.tasks.estimate import RunEstimate
 from limbeck.tasks.fit import Examples, TrainingSettings, turns_of
@@ -139,6 +140,17 @@ class Rehearsal(Retrieval):
         super().positive_ranks(pools, teacher)
         return np.ones(len(pools))
 
+    def consistent(self, pairs: np.ndarray, encoder: Encoder, *, k: int, pool_size: int) -> Mask:
+        """All pairs, once they were compared with the pool."""
+        self._tokenise_pairs(encoder)
+        counts, pool = self.estimate.stages["filter-pairs"], min(pool_size, len(pairs))
+        counts.queries += len(pairs)
+        counts.passages += len(pairs) + pool
+        counts.seconds += len(pairs) * self._seconds_to_encode(encoder, "query")
+        counts.seconds += (len(pairs) + pool) * self._seconds_to_encode(encoder, "passage")
+        counts.kept += len(pairs)
+        return np.ones(len(pairs), dtype=np.bool_)
+
     def _made_up(self, source: str, made_by: str, queries: np.ndarray, depth: int) -> Candidates:
         """Made-up candidates: as many passages for each query as a search would give it, neighbours
         from anywhere.
@@ -193,6 +205,17 @@ class Rehearsal(Retrieval):
             counts.passages += texts
         counts.seconds += texts * speeds.tokenise
         counts.kept += texts * speeds.nearest(model)[0].tokens[role]
+
+    def _tokenise_pairs(self, encoder: Encoder) -> None:
+        """Note that the texts of all weak pairs are turned into tokens, once per tokenizer."""
+        key: tuple[str, Role, str] = (tokenizer_digest(encoder.tokenizer), "query", "of pairs")
+        if key not in self.seen.tokenised:
+            self.seen.tokenised.add(key)
+            counts, pairs = self.estimate.stages["tokens"], len(self.weak_pairs())
+            counts.queries += pairs
+            counts.passages += pairs
+            counts.seconds += 2 * pairs * self.speeds.tokenise
+            counts.kept += pairs * sum(self.speeds.nearest(encoder)[0].tokens.values())
 
     def _read(self, stage: str, teacher: Teacher, role: Role, at: np.ndarray) -> None:
         """Note the texts that the encoder of a teacher has to read and did not read before."""
@@ -362,6 +385,8 @@ class Rehearsal(Retrieval):
             if not self._is_student(model):
                 self.seen.fitted[id(model)] = size
             self._move(model)
+            if isinstance(model, Encoder) and isinstance(sampled[0], PairBatch):
+                self._tokenise_pairs(model)
         self.estimate.takes_at_once(taken + sum(self.seen.fitted.values()))
         every = settings.eval_every(updates)
         pools = self.dev_pools() if every else None
@@ -414,12 +439,14 @@ def _figures(measures: Iterable[str], queries: Iterable[str], value: float) -> p
 
 
 def _tokens_in(
-    model: Encoder | Ranker, batch: ListBatch | TextBatch, tokens: Mapping[Role, float]
+    model: Encoder | Ranker, batch: ListBatch | PairBatch | TextBatch, tokens: Mapping[Role, float]
 ) -> float:
     """The tokens that a model reads in an update."""
     query, passage = tokens["query"], tokens["passage"]
     if isinstance(model, Ranker) and isinstance(batch, ListBatch):
         return (query + passage) * int((batch.lists >= 0).sum())
+    if isinstance(batch, PairBatch):
+        return (query + passage) * len(batch.pairs)
     return query * len(batch.queries) + passage * len(batch.passages)
 
 

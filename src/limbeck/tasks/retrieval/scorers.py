@@ -16,15 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from limbeck.data.tokens import TokenStore
 from limbeck.errors import StageError
 from limbeck.models.encoder import Encoder, Ranker
 from limbeck.models.layers import logits_by_layer, vectors_by_layer
 from limbeck.similarity import matrix_similarity
-from limbeck.sources import ListBatch, TextBatch
+from limbeck.sources import ListBatch, PairBatch, TextBatch
 from limbeck.tasks.retrieval.asking import Asking, distinct
+from limbeck.tasks.retrieval.pairing import Pairing
 from limbeck.teachers import Teacher
 from limbeck.training import Forward, Pass, Scorer
 from limbeck.types import Role, Scores, Signals
+
+ROLES: tuple[Role, ...] = ("query", "passage")
 
 
 def dual(task: Asking, name: str, encoder: Encoder, *, layers: Sequence[int] = ()) -> Scorer:
@@ -45,6 +49,26 @@ def dual(task: Asking, name: str, encoder: Encoder, *, layers: Sequence[int] = (
 
     names = _names(name, layers)
     return Scorer(name, frozenset([*names, *(f"{each}/in_batch" for each in names)]), scores)
+
+
+def paired(task: Pairing, name: str, encoder: Encoder) -> Scorer:
+    """The similarities of an encoder, which is the player of this name, over an update of weak
+    pairs: those of every query with every passage, [B, B] on the diagonal its own.
+    """
+
+    def scores(update: Pass, batch: PairBatch) -> dict[str, Scores]:
+        queries, passages = (
+            _embed(update, name, encoder, role, task.pair_tokens(encoder, role), batch.pairs)[name]
+            for role in ROLES
+        )
+        values = matrix_similarity(encoder.similarity)(queries, passages)
+        own = torch.arange(len(values), device=values.device)
+        mask = ~torch.from_numpy(batch.same).to(values.device)
+        mask[own, own] = True
+        return {f"{name}/in_batch": Scores.of(values, mask=mask, target=own)}
+
+    given = {"pairs": task.weak_pairs().digest}
+    return Scorer(name, frozenset({f"{name}/in_batch"}), scores, given)
 
 
 def cross(task: Asking, name: str, ranker: Ranker, *, layers: Sequence[int] = ()) -> Scorer:
@@ -165,7 +189,7 @@ def embed_update(
     positions: np.ndarray,
 ) -> Tensor:
     """A player's vectors of some queries or passages, each text once: [n, D]."""
-    return _embed_update(task, update, player, encoder, role, positions, ())[player]
+    return _embed_update(task, update, player, encoder, role, positions)[player]
 
 
 def _embed_update(
@@ -175,23 +199,38 @@ def _embed_update(
     encoder: Encoder,
     role: Role,
     positions: np.ndarray,
-    layers: Sequence[int],
+    layers: Sequence[int] = (),
 ) -> dict[str, Tensor]:
     """A player's vectors of some queries or passages [n, D], and the states of its layers, by the
     names of their scores.
     """
     tokens = task.tokens_shown(encoder.tokenizer, role, encoder.prompt(role))
-    collator = encoder.collator(role)
     texts, place = distinct(task.firsts(role)[positions])
+    vectors = _embed(update, player, encoder, role, tokens, texts, layers)
+    at = torch.from_numpy(place).to(update.device)
+    return {each: found[at] for each, found in vectors.items()}
+
+
+def _embed(
+    update: Pass,
+    player: str,
+    encoder: Encoder,
+    role: Role,
+    tokens: TokenStore,
+    texts: np.ndarray,
+    layers: Sequence[int] = (),
+) -> dict[str, Tensor]:
+    """A player's vectors of the texts at some places of a store [n, D], and the states of its
+    layers, by the names of their scores.
+    """
+    collator = encoder.collator(role)
     lengths = np.array([collator.length(int(n)) for n in tokens.lengths[texts]])
-    vectors = update.run_several(
+    return update.run_several(
         player,
         lengths,
         lambda chosen: collator.singles([tokens[int(at)] for at in texts[chosen]]),
         partial(_by_layer, player, layers),
     )
-    at = torch.from_numpy(place).to(update.device)
-    return {each: found[at] for each, found in vectors.items()}
 
 
 def _names(name: str, layers: Sequence[int]) -> list[str]:

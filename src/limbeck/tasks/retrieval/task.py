@@ -23,6 +23,7 @@ from limbeck.tasks.fit import Examples, TrainingSettings, default_updates
 from limbeck.tasks.retrieval import systems
 from limbeck.tasks.retrieval.lists import Listing
 from limbeck.tasks.retrieval.measures import Measuring
+from limbeck.tasks.retrieval.pairing import Pairing
 from limbeck.tasks.retrieval.teaching import check_teacher, combine
 from limbeck.tasks.rows import Rows
 from limbeck.tasks.task import Checked, Combined, Measured, Task
@@ -49,7 +50,7 @@ class ListSettings(ShownSettings, TrainingSettings):
 
 
 @dataclass
-class Retrieval(Listing, Measuring, Task):
+class Retrieval(Listing, Measuring, Pairing, Task):
     """One collection in one run, for recipes to work on."""
 
     @property
