@@ -37,8 +37,14 @@ def test_the_order_that_is_hoped_for_gives_no_warning() -> None:
 def test_another_order_does() -> None:
     warning = placed(-3, 8, 2, 6).warning
     assert warning is not None
-    assert "(weakened positive above reinforced negative in 0% of the queries)" in warning
+    assert "(positive above reinforced negative in 0% of the queries)" in warning
     assert "above hard negative" not in warning
+
+
+def test_which_dark_example_is_above_the_other_is_told_and_no_reason_to_warn() -> None:
+    found = placed(-3, 3, 2, 6)
+    assert found.warning is None
+    assert "weakened positive above reinforced negative: in 0% of the queries" in found.lines()
 
 
 @pytest.mark.parametrize("kind", ["cross", "dual"])

@@ -7,7 +7,6 @@ them read it. This module knows no loss.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -28,7 +27,11 @@ QUERY_TOKENS = 32  # that a ranker reads before a passage: few queries are longe
 SPECIAL_TOKENS = 8  # of models whose own library puts them there
 EXAMINED_QUERIES = 100
 DEPTH, LENGTH = 32, 8  # candidates of each, and passages drawn, of which one is the positive
-ROLES = ("hard negative", "reinforced negative", "weakened positive", "positive")  # as expected
+HARD, REINFORCED, WEAKENED, POSITIVE = ROLES = (  # in the order that is expected
+    *("hard negative", "reinforced negative", "weakened positive", "positive"),
+)
+# below and above; which of the two dark ones is above the other matters little
+BETWEEN = ((HARD, REINFORCED), (HARD, WEAKENED), (REINFORCED, POSITIVE), (WEAKENED, POSITIVE))
 
 Floats = NDArray[np.float32]
 
@@ -55,7 +58,7 @@ class Placed:
         """What is not as it should be, and what to do; None where all is."""
         wrong = [
             f"{above} above {below} in {share:.0%}"
-            for below, above in pairwise(ROLES)
+            for below, above in BETWEEN
             if (share := self.ordered(below, above)) <= 0.5
         ]
         if not wrong:
@@ -81,7 +84,7 @@ class Placed:
             )
         told += [
             f"{above} above {below}: in {self.ordered(below, above):.0%} of the queries"
-            for below, above in pairwise(ROLES)
+            for below, above in (*BETWEEN, (REINFORCED, WEAKENED))
         ]
         clean, dark = self.entropies
         told.append(f"entropy of a list: {clean:.4f} nats, with dark examples {dark:.4f}")
