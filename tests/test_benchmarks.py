@@ -18,6 +18,7 @@ SCRIPTS = {
     "head_to_head": "--burst",
     "serve_load": "--clients",
     "unmoved": "--against",
+    "noisy_pairs": "--pairs-of",
     "noisy_teachers": "--noise",
 }
 
@@ -79,3 +80,18 @@ def test_the_share_is_of_the_quicker_side(speed: Any) -> None:
     assert speed.quicker({"a": [1.0, 4.0], "b": [2.0, 2.0]}, "a", "b") == "b"
     assert speed.share(30.0, {"limbeck": [1.0, 2.0, 9.0]}, 60.0) == 0.25
     assert speed.share(None, {"limbeck": [1.0]}, 60.0) is None
+
+
+def test_wrong_pairs_have_passages_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    module = importlib.import_module("noisy_pairs")
+    try:
+        rows = [(f"q{at}", f"p{at}") for at in range(10)]
+        right, noisy = module.corrupted(rows, 0.4)
+    finally:
+        for name in ("noisy_pairs", "ledger"):
+            sys.modules.pop(name, None)
+    assert right.sum() == 6
+    assert [query for query, _ in noisy] == [query for query, _ in rows]
+    assert sorted(passage for _, passage in noisy) == sorted(passage for _, passage in rows)
+    assert [new == old for new, old in zip(noisy, rows, strict=True)] == right.tolist()
