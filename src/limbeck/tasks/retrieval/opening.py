@@ -372,8 +372,8 @@ def _check_kinds(method: Method, teachers: Teachers, teacher: Teacher | None) ->
     if method.takes and "teacher" not in method.needs and kind not in method.takes:
         what = "chosen on dev" if kind is None else f"a {kind}"
         raise ConfigError(
-            f"{method.name} cannot use a teacher that is {what}. Name one that is a "
-            f"{' or '.join(method.takes)}, or leave --teacher out."
+            f"{method.name} cannot use a teacher that is {what}. Its teacher is of the kind "
+            f"{' or '.join(method.takes)}: name such a model, or leave --teacher out."
         )
     models = teacher.models() if method.fits and method.takes and teacher is not None else []
     if any(not list(model.parameters()) for model in models):
