@@ -1,12 +1,13 @@
 """The arithmetic of the benchmarks. Running them is not a test."""
 
 import importlib
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from processes import Coded
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -23,16 +24,22 @@ SCRIPTS = {
 }
 
 
+START = """
+import runpy, sys
+from pathlib import Path
+sys.argv = sys.argv[1:]
+sys.path.insert(0, str(Path(sys.argv[0]).parent))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_can_be_started(script: str) -> None:
-    found = subprocess.run(
-        [sys.executable, FOLDER / f"{script}.py", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert SCRIPTS[script] in found.stdout
+def test_scripts_can_be_started(script: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    started = Coded(START, FOLDER / f"{script}.py", "--help", log=log)
+    assert started.ended() == 0, log.read_text()
+    assert SCRIPTS[script] in log.read_text()
 
 
 @pytest.fixture
