@@ -21,8 +21,8 @@ demo: $(INSTALLED)
 	HF_HUB_OFFLINE=1 $(BIN)/limbeck demo --out demo-run
 
 # One thread in each of the two test processes: more would only make them wait for each other. A file
-# stays in one process, so that what its tests share is made once.
-PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# stays in one process, so that what its tests share is made once; tests/conftest.py orders the files.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(INSTALLED)
 	$(PYTEST)

@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from limbeck.models.encoder import Encoder, Ranker
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _without_waiting() -> Iterator[None]:
     """No test here pulls the plug, and a run flushes some three hundred files; and no test needs a
