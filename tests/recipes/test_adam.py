@@ -37,16 +37,18 @@ from retrieval_here import Trained, a_task, trained_stages
 SMALL: dict[str, object] = {
     "max_steps": 8,
     "batch_size": 6,
-    "list_length": 4,
+    "list_length": 8,
     "candidates_per_query": 8,
     "learning_rate": 1e-3,
-    "reinforced": 2,
-    "weakened": 2,
+    "reinforced": 0.25,
+    "weakened": 0.25,
 }
 # for the tests that all recipes share (recipes_here.py)
-FAST: dict[str, object] = {"reinforced": 1, "weakened": 1}
+FAST: dict[str, object] = {"list_length": 6, "reinforced": 0.2, "weakened": 0.2}
 OTHERWISE: dict[str, object] = {
     "dark_draws": 1,
+    "reinforced": 0.4,
+    "weakened": 0.4,
     "warmup_share": 0.5,
     "drop_to": 0.9,
     "theta_start": 0.2,

@@ -56,7 +56,7 @@ class AdamSettings(ListSettings):
     )
     batch_size: int = Field(16, ge=1, description="queries in one step")
     list_length: int = Field(
-        8, ge=2, description="passages drawn for each query, dark ones besides"
+        16, ge=2, description="passages for each query of a step, dark ones included"
     )
     temperature: float | None = Field(
         None,
@@ -72,8 +72,12 @@ class AdamSettings(ListSettings):
     warmup_share: float = Field(
         0.3, ge=0, lt=1, description="share of the steps in which judgements alone teach, at first"
     )
-    reinforced: int = Field(4, ge=0, description="negatives in a list with a span of the positive")
-    weakened: int = Field(4, ge=0, description="positives in a list that lack some words")
+    reinforced: float = Field(
+        0.25, ge=0, le=0.5, description="share of a list: negatives with a span of the positive"
+    )
+    weakened: float = Field(
+        0.25, ge=0, le=0.5, description="share of a list: positives that lack some words"
+    )
     mix_from: float = Field(
         0.2, ge=0, le=1, description="least share of the positive's words mixed"
     )
@@ -104,7 +108,7 @@ class AdamSettings(ListSettings):
         return frozenset(dark | ({"mask"} if self.weakened and self.weaken == "mask" else set()))
 
 
-CLEAN = {"reinforced": 0, "weakened": 0, "list_length": 16}  # as many passages in a list
+CLEAN = {"reinforced": 0.0, "weakened": 0.0}
 
 
 @recipe(
@@ -114,8 +118,8 @@ CLEAN = {"reinforced": 0, "weakened": 0, "list_length": 16}  # as many passages 
     settings=AdamSettings,
     needs=frozenset({"teacher", "queries"}),
     presets={
-        "reinforced-only": {"reinforced": 8, "weakened": 0},
-        "noisy-only": {"reinforced": 0, "weakened": 8},
+        "reinforced-only": {"reinforced": 0.5, "weakened": 0.0},
+        "noisy-only": {"reinforced": 0.0, "weakened": 0.5},
         "mask": {"weaken": "mask"},
         "no-selection": {"theta_start": 0.0},
         "selection-only": {**CLEAN, "unselected": "dropped"},
@@ -125,7 +129,11 @@ CLEAN = {"reinforced": 0, "weakened": 0, "list_length": 16}  # as many passages 
 )
 def adam(task: Retrieval, teacher: Teacher, student: Encoder, settings: AdamSettings) -> None:
     """Train the student in place."""
-    length, depth = settings.list_length, settings.candidates_per_query
+    depth = settings.candidates_per_query
+    reinforced, weakened = (
+        int(share * settings.list_length) for share in (settings.reinforced, settings.weakened)
+    )
+    length = max(2, settings.list_length - reinforced - weakened)  # of a clean list
     judged, everyone = task.labelled_queries(), task.training_queries()
     temperature = settings.temperature or softmax_temperature(student.similarity)
     natural = settings.teacher_temperature or teacher.temperature
@@ -151,10 +159,10 @@ def adam(task: Retrieval, teacher: Teacher, student: Encoder, settings: AdamSett
     lists = task.lists(pools, negatives_from=settings.range_min, teacher=teacher)
     shown = source(lists)
     # 5b. and 5c. Dark examples of all lists that will be shown, and the teacher's scores of them.
-    if settings.reinforced + settings.weakened:
+    if reinforced + weakened:
         dark = Dark(
-            settings.reinforced,
-            settings.weakened,
+            reinforced,
+            weakened,
             (settings.mix_from, settings.mix_to),
             (settings.drop_from, settings.drop_to),
             task.run.seed,

@@ -85,6 +85,7 @@ def test_both_read_what_is_put_in(tiny_encoder: Encoder, tiny_ranker: Ranker) ->
 def test_the_defaults_are_those_of_the_recipe() -> None:
     fields = {name: field.default for name, field in find("adam").settings.model_fields.items()}
     given = Dark()
-    assert (given.reinforced, given.weakened) == (fields["reinforced"], fields["weakened"])
+    shares = np.array([given.reinforced, given.weakened]) / fields["list_length"]
+    assert shares.tolist() == [fields["reinforced"], fields["weakened"]]
     assert given.mixed == (fields["mix_from"], fields["mix_to"])
     assert given.dropped == (fields["drop_from"], fields["drop_to"])

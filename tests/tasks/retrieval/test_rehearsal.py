@@ -87,11 +87,13 @@ def test_passages_made_for_training_are_read_and_scored(
     trained on.
     """
     recipe, teacher = find("adam"), CrossTeacher("teacher", tiny_ranker)
-    settings = {"max_steps": 4, "batch_size": 6, "list_length": 3, "warmup_share": 0.0}
+    settings = {"max_steps": 4, "batch_size": 6, "warmup_share": 0.0, "reinforced": 0.0}
     counts = {}
     for dark in (0, 2):
         own = replace(stage, estimate=RunEstimate(), seen=Seen())
-        given = parse_settings(recipe.settings, {**settings, "reinforced": 0, "weakened": dark})
+        given = parse_settings(
+            recipe.settings, {**settings, "list_length": 3 + dark, "weakened": dark / (3 + dark)}
+        )
         recipe.function(own, teacher, cut_layers(tiny_encoder, 2), given)
         stages = own.estimate.stages
         trained = next(each for name, each in stages.items() if name.startswith("train-"))

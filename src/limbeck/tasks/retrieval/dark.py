@@ -27,9 +27,8 @@ QUERY_TOKENS = 32  # that a ranker reads before a passage: few queries are longe
 SPECIAL_TOKENS = 8  # of models whose own library puts them there
 EXAMINED_QUERIES = 100
 DEPTH, LENGTH = 32, 8  # candidates of each, and passages drawn, of which one is the positive
-HARD, REINFORCED, WEAKENED, POSITIVE = ROLES = (  # in the order that is expected
-    *("hard negative", "reinforced negative", "weakened positive", "positive"),
-)
+ROLES = ("hard negative", "reinforced negative", "weakened positive", "positive")  # as expected
+HARD, REINFORCED, WEAKENED, POSITIVE = ROLES
 # below and above; which of the two dark ones is above the other matters little
 BETWEEN = ((HARD, REINFORCED), (HARD, WEAKENED), (REINFORCED, POSITIVE), (WEAKENED, POSITIVE))
 
