@@ -171,6 +171,13 @@ def test_an_exported_model_is_evaluated_like_its_origin(
         pipeline.evaluate(str(exported), data, backend="torch")
 
 
+def test_an_exported_model_cannot_be_trained_as_a_teacher(
+    exported: Path, tiny_encoder_folder: Path, data: Path
+) -> None:
+    with pytest.raises(ConfigError, match="lead trains its teacher, and one that was exported"):
+        pipeline.plan(data, recipe="lead", teacher=str(exported), student=str(tiny_encoder_folder))
+
+
 def test_an_exported_ranker_is_evaluated_like_its_origin(
     exported_ranker: Path,
     tiny_ranker_folder: Path,
