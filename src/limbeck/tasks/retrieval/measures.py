@@ -166,6 +166,7 @@ class Measuring(Asking):
         }
 
         def work() -> dict[int, tuple[float, float]]:
+            player.model.to(self.run.engine.device)  # a pass moves no model
             folder = self.run.stage(f"layers-{name}", inputs)
             if not folder.complete:
                 update = Pass(
