@@ -85,7 +85,7 @@ def test_a_file_of_another_kind_or_none(tmp_path: Path, name: str) -> None:
 def test_equal_texts_have_equal_keys() -> None:
     rows = [("a", "The  sea "), ("A", "the sea"), ("b", "the seas")]
     keys = Pairs.of("by hand", lambda: iter(rows)).keys
-    assert keys.shape == (3, 2)
+    assert keys.shape == (3, 3)
     equal = keys[:, None] == keys[None]
     assert equal[..., 0].tolist() == [
         [True, True, False],
@@ -106,6 +106,7 @@ def test_pairs_of_a_collection() -> None:
     assert first[2][1] == texts[0]
     assert {"cat0", "dog0"} <= set(first[2][0].split())
     assert len(pairs) == 9
+    assert pairs.keys[:, 2].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # no negatives of each other
 
 
 def test_a_collection_of_one_word_makes_no_pairs() -> None:

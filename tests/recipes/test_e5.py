@@ -128,13 +128,14 @@ def test_the_pairs_are_those_that_the_first_model_finds(whole: Ran) -> None:
     pairs = task.learnable_pairs()
     queries = encoded(judge, [texts[at][0] for at in pairs], "query")
     passages = encoded(judge, [texts[at][1] for at in pairs], "passage")
-    keys = task.weak_pairs().keys[pairs, 1]
+    keys, documents = task.weak_pairs().keys[pairs, 1:].T
     _, firsts = np.unique(keys, return_index=True)
     pool = firsts[np.random.default_rng(0).permutation(len(firsts))[:10]]
     kept = []
     for place in range(len(pairs)):
         scores = passages[pool] @ queries[place]
         better = (scores > passages[place] @ queries[place]) & (keys[pool] != keys[place])
+        better &= documents[pool] != documents[place]
         kept.append(1 + better.sum() <= 2)
     assert second.stage.source.pairs.tolist() == pairs[np.array(kept)].tolist()
     assert 0 < sum(kept) < len(pairs)

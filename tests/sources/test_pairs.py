@@ -34,6 +34,17 @@ def test_the_digest_says_all_that_the_updates_depend_on(changed) -> None:
     assert replace(SOURCE, **changed).digest != SOURCE.digest
 
 
+def test_pairs_of_one_document_are_no_negatives_and_none_is_twice_in_an_update() -> None:
+    documents = np.array([0, 0, 1, 2, 3, 4])
+    source = PairSource(
+        np.arange(3), np.column_stack([np.arange(6), np.arange(6), documents]), 8, 0
+    )
+    batch = source.batch(0)
+    assert sorted(batch.pairs) == [0, 1, 2]
+    assert source.updates_per_pass == 1
+    assert batch.same.sum() == 3 + 2
+
+
 def test_one_pair_is_refused() -> None:
     with pytest.raises(DataError, match="1 pairs of texts are left to learn from"):
         replace(SOURCE, pairs=np.array([3]))

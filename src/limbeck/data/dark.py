@@ -53,7 +53,7 @@ class Dark:
             random = generator(self.seed, draw, QueryId(f"dark {slot} {query}"))
             if slot >= self.reinforced:
                 share = random.uniform(*self.dropped)
-                made.append(weakened(positive, share, random, mask=self.mask))
+                made.append(weakened(positive[: read(positive)], share, random, mask=self.mask))
             else:
                 share = random.uniform(*self.mixed)
                 negative = negatives[slot % len(negatives)] if negatives else ""

@@ -51,13 +51,13 @@ def queries_of_words(passages: Texts, seed: int, language: str = ENGLISH) -> Der
 
 def pairs_of_words(
     passages: Texts, seed: int, language: str = ENGLISH
-) -> Iterator[tuple[str, str]]:
-    """The same queries, each beside what it stands for: a title and the text below it, a first
-    sentence and what follows, key phrases and their passage.
+) -> Iterator[tuple[int, str, str]]:
+    """The same queries, each after the position of its passage and before what it stands for: a
+    title and the text below it, a first sentence and what follows, key phrases and their passage.
     """
-    for _, _, query, answer in _made(passages, seed, language):
+    for at, _, query, answer in _made(passages, seed, language):
         if answer:
-            yield query, answer
+            yield at, query, answer
 
 
 def _made(passages: Texts, seed: int, language: str) -> Iterator[tuple[int, int, str, str]]:

@@ -8,8 +8,8 @@ texts, questions and answers, comments and replies.
     FILE.tsv[.gz]      two columns, query and passage, without a heading
 
 Without a file they are made of a collection: title and text, first sentence and what follows, key
-phrases and passage. Texts of a file stay there and are read again whenever they are needed; 16
-bytes of each pair are kept, which tell equal texts.
+phrases and passage. Texts of a file stay there and are read again whenever they are needed; 24
+bytes of each pair are kept, which tell equal texts and documents.
 
 This module knows no tokenizer and no model.
 """
@@ -43,9 +43,9 @@ COLUMNS = "Each line must be a query and a passage with one tab between them."
 class Pairs:
     """Queries and passages that belong together, more or less.
 
-    `rows` reads the texts, as often as it is called. `keys` [n, 2] tell which queries and passages
-    are equal, but for case and white space; `digest` is that of all texts in their order. `origin`
-    says in words where they are from.
+    `rows` reads the texts, as often as it is called. `keys` [n, 3] tell which queries and passages
+    are equal, but for case and white space, and which pairs are of one document; `digest` is that
+    of all texts in their order. `origin` says in words where they are from.
     """
 
     origin: str
@@ -54,8 +54,8 @@ class Pairs:
     digest: str
 
     @classmethod
-    def of(cls, origin: str, rows: Rows) -> Pairs:
-        """The pairs that `rows` gives.
+    def of(cls, origin: str, rows: Rows, documents: NDArray[np.int64] | None = None) -> Pairs:
+        """The pairs that `rows` gives, each of the document of that number, or of its own.
 
         Raises:
             DataError: when there are not two of them.
@@ -72,8 +72,10 @@ class Pairs:
                 f"There are {len(keys) // 2} pairs of texts, {origin}, and two are needed to tell "
                 "one from the other. Name a file with more as --pairs."
             )
-        found = np.frombuffer(keys, dtype=np.int64).reshape(-1, 2)
-        return cls(origin, rows, found, hasher.hexdigest())
+        texts = np.frombuffer(keys, dtype=np.int64).reshape(-1, 2)
+        if documents is None:
+            documents = np.arange(len(texts))
+        return cls(origin, rows, np.column_stack([texts, documents]), hasher.hexdigest())
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -136,8 +138,11 @@ def made_pairs(collection: Documents) -> Pairs:
     Raises:
         DataError: when there are not two of them.
     """
-    rows = list(pairs_of_words(collection.passages, DATA_SEED, collection.language))
-    return Pairs.of("made from titles, first sentences and key phrases", lambda: iter(rows))
+    made = list(pairs_of_words(collection.passages, DATA_SEED, collection.language))
+    rows = [(query, passage) for _, query, passage in made]
+    documents = np.array([at for at, _, _ in made], dtype=np.int64)
+    origin = "made from titles, first sentences and key phrases"
+    return Pairs.of(origin, lambda: iter(rows), documents)
 
 
 def _of_objects(path: Path) -> Iterator[tuple[str, str]]:

@@ -243,7 +243,11 @@ def _with_states(
     finally:
         config.output_hidden_states = before
         hook.remove()
-    return output, states[-depth_of(model) :]  # without what the first layer reads
+    states = states[-depth_of(model) :]  # without what the first layer reads
+    norm = getattr(model.transformer.base_model, "final_norm", None)  # of ModernBERT
+    if norm is not None:  # the last states went through it, as those of every layer would as last
+        states[:-1] = [norm(state) for state in states[:-1]]
+    return output, states
 
 
 @contextmanager

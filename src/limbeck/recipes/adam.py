@@ -56,7 +56,10 @@ class AdamSettings(ListSettings):
     )
     batch_size: int = Field(16, ge=1, description="queries in one step")
     list_length: int = Field(
-        16, ge=2, description="passages for each query of a step, dark ones included"
+        16,
+        ge=2,
+        description="passages for each query of a step, dark ones included; at least two that "
+        "are not, and one of each kind with a share",
     )
     temperature: float | None = Field(
         None,
@@ -131,7 +134,8 @@ def adam(task: Retrieval, teacher: Teacher, student: Encoder, settings: AdamSett
     """Train the student in place."""
     depth = settings.candidates_per_query
     reinforced, weakened = (
-        int(share * settings.list_length) for share in (settings.reinforced, settings.weakened)
+        max(1, int(share * settings.list_length)) if share else 0
+        for share in (settings.reinforced, settings.weakened)
     )
     length = max(2, settings.list_length - reinforced - weakened)  # of a clean list
     judged, everyone = task.labelled_queries(), task.training_queries()

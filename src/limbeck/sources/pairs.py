@@ -24,7 +24,7 @@ class PairBatch:
     """The pairs [B] of one update, as positions.
 
     `same` [B, B] is True where the passage of a column is no negative of a row's query: its own,
-    one with its text, or one of an equal query.
+    one with its text, one of an equal query, or one of the same document.
     """
 
     pairs: np.ndarray
@@ -33,8 +33,9 @@ class PairBatch:
 
 @dataclass(frozen=True, slots=True)
 class PairSource:
-    """Updates of `pairs_per_step` of some pairs, given as positions [n]. `keys` [N, 2] tell which
-    queries and which passages of all pairs are equal.
+    """Updates of `pairs_per_step` of some pairs, or of all where there are fewer. `pairs` [n] are
+    positions; the columns of `keys` [N, C] tell of all pairs what is equal: queries, passages,
+    documents.
     """
 
     pairs: np.ndarray
@@ -59,7 +60,7 @@ class PairSource:
     @property
     def updates_per_pass(self) -> float:
         """Number of updates in one pass over all pairs."""
-        return len(self.pairs) / self.pairs_per_step
+        return len(self.pairs) / self._size
 
     @property
     def dropped(self) -> Mapping[str, int]:
@@ -68,9 +69,14 @@ class PairSource:
 
     def batch(self, update: int) -> PairBatch:
         """The pairs of one update."""
-        places = update_positions(
-            len(self.pairs), self.pairs_per_step, seed=self.seed, update=update
-        )
+        places = update_positions(len(self.pairs), self._size, seed=self.seed, update=update)
         pairs = self.pairs[places[:, 0]]
-        keys = self.keys[pairs]
-        return PairBatch(pairs, (keys[:, None] == keys[None]).any(axis=2))
+        same = np.eye(len(pairs), dtype=bool)
+        for column in self.keys[pairs].T:  # one by one, since [B, B, C] may be gigabytes
+            same |= column[:, None] == column[None]
+        return PairBatch(pairs, same)
+
+    @property
+    def _size(self) -> int:
+        """Number of pairs in one update, none of them twice."""
+        return min(self.pairs_per_step, len(self.pairs))

@@ -20,7 +20,8 @@ from limbeck.store import digest_tensors, read_parquet, write_parquet
 from limbeck.tasks.retrieval.asking import Asking
 from limbeck.types import Role, Split
 
-SHARD_PAIRS = 8192  # compared with the pool at a time
+SHARD_PAIRS = 8192  # compared with the pool at a time, fewer where
+SHARD_SCORES = 2**26  # scores of them would be more than these
 HELD_OUT: tuple[Split, ...] = ("dev", "test")
 
 
@@ -37,7 +38,7 @@ class Pairing(Asking):
         """The pairs, as positions, neither of whose texts is that of a dev or test query."""
         texts = self.collection.queries.texts
         held_out = [key(texts[at]) for split in HELD_OUT for at in self.split_queries(split)]
-        held = np.isin(self.weak_pairs().keys, np.array(held_out, dtype=np.int64))
+        held = np.isin(self.weak_pairs().keys[:, :2], np.array(held_out, dtype=np.int64))
         return np.flatnonzero(~held.any(axis=1))
 
     def pair_tokens(self, encoder: Encoder, role: Role) -> TokenStore:
@@ -49,10 +50,11 @@ class Pairing(Asking):
         """[n] True for those of some pairs, given as positions, whose passage an encoder finds
         among the `k` best of the pool: `pool_size` other passages of these pairs, drawn once.
 
-        A pair's own passage and its duplicates do not count as passages of the pool.
+        What a pair's own document holds, and duplicates of its passage, do not count as passages of
+        the pool.
         """
-        keys = self.weak_pairs().keys[:, 1]
-        _, firsts = np.unique(keys[pairs], return_index=True)
+        keys = self.weak_pairs().keys[:, 1:]
+        _, firsts = np.unique(keys[pairs, 0], return_index=True)
         drawn = np.random.default_rng(self.run.seed).permutation(len(firsts))[:pool_size]
         pool = np.sort(pairs[firsts[drawn]])
         inputs = {
@@ -78,16 +80,19 @@ class Pairing(Asking):
         stage = self.run.stage("filter-pairs", inputs)
         done = stage.complete
         answers, found = None, []
+        size = max(1, min(SHARD_PAIRS, SHARD_SCORES // len(pool)))
         with self.run.progress.task("Filtering pairs", len(pairs), "pairs") as advance:
-            for number, start in enumerate(range(0, len(pairs), SHARD_PAIRS)):
-                own = pairs[start : start + SHARD_PAIRS]
+            for number, start in enumerate(range(0, len(pairs), size)):
+                own = pairs[start : start + size]
                 path = stage.path / f"shard-{number:05d}.parquet"
                 if not path.exists():
                     if answers is None:
                         answers = self._vectors_of(encoder, "passage", pool)
                     asked = self._vectors_of(encoder, "query", own)
                     scores = (asked * self._vectors_of(encoder, "passage", own)).sum(axis=1)
-                    others = keys[own][:, None] != keys[pool][None]
+                    others = np.ones((len(own), len(pool)), dtype=bool)
+                    for mine, theirs in zip(keys[own].T, keys[pool].T, strict=True):
+                        others &= mine[:, None] != theirs[None]
                     kept = consistent(scores, asked @ answers.T, k, others=others)
                     frame = pl.DataFrame({"pair": own, "kept": kept})
                     write_parquet(path, frame, stage=stage.name)
